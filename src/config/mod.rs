@@ -1,0 +1,261 @@
+//! `/etc/feedgate/feedgate.toml`: what the user typed into what the daemon runs on.
+//!
+//! Every mistake is found in one pass and reported with line, column and a caret. A key whose
+//! feature this version lacks parses and gives a warning. Does not read files but its own.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+
+use url::Url;
+
+use crate::{
+    feed::{Action, FeedName, Scope, Severity},
+    prefix::Prefix,
+};
+
+/// The whole configuration, with defaults filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `[daemon]`
+    pub daemon: Daemon,
+    /// `[nftables]`
+    pub nftables: Nftables,
+    /// `[exceptions]`
+    pub exceptions: Exceptions,
+    /// `[[feed]]`, in the file's order; names are unique.
+    pub feeds: Vec<Feed>,
+    /// `[attribution]`
+    pub attribution: Attribution,
+    /// `[alerts]`
+    pub alerts: Alerts,
+}
+
+/// `[daemon]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Daemon {
+    /// State folder.
+    pub state_dir: PathBuf,
+    /// Socket of the client commands.
+    pub control_socket: PathBuf,
+    /// Verdict of policies by source while the daemon is down.
+    pub on_daemon_down: OnDaemonDown,
+}
+
+/// `daemon.on-daemon-down`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDaemonDown {
+    /// Let it pass.
+    Allow,
+    /// Deny it.
+    Deny,
+}
+
+/// `[nftables]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Nftables {
+    /// Who owns the table.
+    pub mode: Mode,
+    /// `inet`, `ip` or `ip6`; only `inet` in mode own.
+    pub family: String,
+    /// Table name.
+    pub table: String,
+    /// Hooks to watch; at least one, no duplicates.
+    pub hooks: Vec<Hook>,
+    /// First queue number.
+    pub queue_first: u16,
+    /// Number of queues, at least 1; `queue_first + queue_count - 1` fits in 16 bits.
+    pub queue_count: u16,
+    /// Packets the kernel holds for the daemon, for each queue.
+    pub queue_max_len: u32,
+    /// Two bits of the packet mark: the lower means allow, the higher deny.
+    pub mark_mask: u32,
+    /// One bit of the conntrack mark: the flow is cut.
+    pub cut_mask: u32,
+    /// How a denied packet ends.
+    pub deny_with: DenyWith,
+}
+
+/// `nftables.mode`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The daemon creates and removes the table.
+    Own,
+    /// The table is the admin's; the daemon fills its sets.
+    Include,
+}
+
+/// A netfilter hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hook {
+    /// Packets of local processes.
+    Output,
+    /// Packets to this host.
+    Input,
+    /// Packets routed through this host.
+    Forward,
+}
+
+/// `nftables.deny-with`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DenyWith {
+    /// Silence.
+    Drop,
+    /// TCP reset, or ICMP administratively prohibited.
+    Reject,
+}
+
+/// `[exceptions]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exceptions {
+    /// Never blocked, never alerted.
+    pub prefixes: Vec<Prefix>,
+    /// Files of prefixes, one a line.
+    pub files: Vec<PathBuf>,
+    /// Own addresses, gateways, resolvers, feed and syslog servers.
+    pub own_addresses: bool,
+    /// What happens to networks of private space in a feed.
+    pub private_networks: PrivateNetworks,
+}
+
+/// `exceptions.private-networks`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrivateNetworks {
+    /// Leave them out.
+    Refuse,
+    /// Watch them, never deny.
+    AlertOnly,
+    /// As the feed says.
+    Keep,
+}
+
+/// `[[feed]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Feed {
+    /// Its name.
+    pub name: FeedName,
+    /// Where it is pulled from (`http`, `https` or `file`); `None`: it is pushed.
+    pub url: Option<Url>,
+    /// What a match does.
+    pub action: Action,
+    /// Directions it applies to.
+    pub scope: Scope,
+    /// Time between pulls, at least one minute.
+    pub period: Duration,
+    /// Age at which it counts as stale.
+    pub stale_after: Duration,
+    /// How its text is read.
+    pub format: Format,
+    /// Severity of its alerts.
+    pub severity: Severity,
+    /// Labels, for policies.
+    pub labels: BTreeMap<String, String>,
+    /// Request headers.
+    pub headers: BTreeMap<String, HeaderValue>,
+    /// Pulled and enforced at all.
+    pub enabled: bool,
+    /// More entries than that: the update is refused.
+    pub max_entries: usize,
+    /// Larger than that, in bytes: the update is refused.
+    pub max_bytes: u64,
+    /// Share of malformed lines above which the update is refused, 0.0..=1.0.
+    pub max_bad: f64,
+    /// An empty body is fine.
+    pub allow_empty: bool,
+    /// Shorter IPv4 prefixes are refused, entry by entry.
+    pub min_prefix4: u8,
+    /// Shorter IPv6 prefixes are refused, entry by entry.
+    pub min_prefix6: u8,
+}
+
+/// `feed.format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One address or prefix a line.
+    Plain,
+}
+
+/// A request header's value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeaderValue {
+    /// As written.
+    Text(String),
+    /// The trimmed content of a file, read at each pull.
+    File(PathBuf),
+}
+
+/// `[attribution]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attribution {
+    /// The longest a packet is held for attribution.
+    pub timeout: Duration,
+    /// MAC address (`00:00:5e:00:53:01`, lower case) to the name of a LAN client.
+    pub clients: BTreeMap<String, String>,
+}
+
+/// `[alerts]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alerts {
+    /// Repeats of one source, indicator and verdict within this time are one summary; zero: each one.
+    pub suppress: Duration,
+    /// ECS JSON lines go here.
+    pub json_file: Option<PathBuf>,
+    /// Syslog targets.
+    pub syslog: Vec<SyslogTarget>,
+}
+
+/// `[[alerts.syslog]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyslogTarget {
+    /// Where to.
+    pub address: SyslogAddress,
+    /// Line format.
+    pub format: SyslogFormat,
+    /// Facility code, 0..=23 (RFC 5424 section 6.2.1).
+    pub facility: Facility,
+}
+
+/// `alerts.syslog.address`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SyslogAddress {
+    /// `unix:PATH`, a datagram socket.
+    Unix(PathBuf),
+    /// `udp:HOST:PORT`
+    Udp(HostPort),
+    /// `tcp:HOST:PORT`
+    Tcp(HostPort),
+}
+
+/// A host name or address and a port; IPv6 addresses are written in brackets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// The host.
+    pub host: Host,
+    /// The port.
+    pub port: u16,
+}
+
+/// A host by address or name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// An address.
+    Addr(IpAddr),
+    /// A name to resolve.
+    Name(String),
+}
+
+/// `alerts.syslog.format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyslogFormat {
+    /// RFC 5424 with structured data.
+    Rfc5424,
+    /// RFC 3164, the structured data leading the text.
+    Rfc3164,
+}
+
+/// A syslog facility.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facility {
+    /// Its keyword, `authpriv`.
+    pub name: &'static str,
+    /// Its code, 0..=23.
+    pub code: u8,
+}

@@ -1,0 +1,33 @@
+//! feedgate: threat feeds into nftables sets, and the first packet of each matching flow
+//! attributed to its exact source before the verdict is given.
+//!
+//! The modules are the stages of two flows:
+//!
+//! ```text
+//! feed text -> fetch -> feed (parse, judge) -> snapshot (merge, subtract) -> delta -> nft (one transaction)
+//! packet    -> queue -> packet (decode) -> snapshot (match) -> attribution -> policy (decide) -> alert -> sink -> verdict
+//! ```
+//!
+//! Pure modules know no operating system: [`prefix`], [`feed`], [`snapshot`], [`ruleset`],
+//! [`packet`], [`policy`], [`alert`], [`config`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
+//! [`attribution`], [`sink`], [`host`], [`control`]. Only [`daemon`] wires edges together.
+//! `tests/structure.rs` holds this.
+
+pub mod alert;
+pub mod attribution;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod demo;
+pub mod feed;
+pub mod fetch;
+pub mod host;
+pub mod nft;
+pub mod packet;
+pub mod policy;
+pub mod prefix;
+pub mod queue;
+pub mod ruleset;
+pub mod sink;
+pub mod snapshot;

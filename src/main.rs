@@ -1,0 +1,3 @@
+//! The `feedgate` command.
+
+fn main() {}
