@@ -70,6 +70,7 @@ impl Netns {
         let name = name.into();
         ip(&["netns", "add", &name], "")?;
         let netns = Self { name };
+        netns.trust_addresses()?;
         netns.ip(&["link set lo up"])?;
         Ok(netns)
     }
@@ -121,7 +122,7 @@ impl Netns {
         command
     }
 
-    /// Runs `work` in it, on a thread of its own; sockets made there stay in the namespace.
+    /// Runs `work` in it, on a thread of its own; sockets made there stay in it.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
         let file = File::open(self.path()).map_err(|source| self.entering(source))?;
         std::thread::scope(|scope| {
@@ -132,6 +133,17 @@ impl Netns {
             match thread.join() {
                 Ok(result) => result.map_err(|errno: nix::Error| self.entering(errno.into())),
                 Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+
+    /// Switches duplicate address detection off: an IPv6 address, the link-local one of a router
+    /// too, is of use at once, not two seconds later.
+    fn trust_addresses(&self) -> Result<(), NetnsError> {
+        self.enter(|| {
+            for which in ["all", "default"] {
+                // Not there: a kernel without IPv6.
+                let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{which}/accept_dad"), "0");
             }
         })
     }
