@@ -105,17 +105,19 @@ impl DemoError {
 
 /// Runs the demo with the feedgate binary `exe` and narrates it on `out`.
 ///
-/// Holds back SIGINT, SIGTERM and SIGHUP in the calling thread meanwhile; threads that the caller
-/// started before should have them blocked too, or the process may end at once (the guard then
-/// cleans up).
+/// From then on SIGINT, SIGTERM and SIGHUP end the demo, not the process: the caller exits.
 pub fn run(exe: &Path, out: &mut dyn Write) -> Result<(), DemoError> {
     privileged()?;
     tools()?;
-    let stop = Stop::watch().map_err(|errno| DemoError::io("signals")(errno.into()))?;
+    let stop = Stop::watch().map_err(DemoError::io("signals"))?;
     let lab = Lab::build()?;
     let mut demo = Demo { lab, stop, out };
-    demo.play(exe)?;
-    demo.clean_up()
+    match demo.play(exe) {
+        // Ctrl-C reaches the daemon and curl too, and what they did not do then is no surprise.
+        Err(_) if demo.stop.asked() => Err(DemoError::Interrupted),
+        Err(error) => Err(error),
+        Ok(()) => demo.clean_up(),
+    }
 }
 
 struct Demo<'a> {

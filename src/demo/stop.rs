@@ -1,50 +1,91 @@
 //! Ctrl-C, SIGTERM and SIGHUP as something to ask for between two steps.
+//!
+//! Handlers, not a blocked mask: a mask would be inherited by the daemon and by curl.
 
-use std::os::fd::AsFd as _;
-
-use nix::{
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        signal::{SigSet, Signal},
-        signalfd::{SfdFlags, SignalFd},
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
     },
 };
 
-/// The signals, held back from this thread and those it starts until the drop. Children start
-/// without them held back (std resets the mask).
+use tokio::{
+    runtime::Builder,
+    select,
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+/// Whether one of the signals has come. From [`Stop::watch`] on they do nothing else to the process.
 #[derive(Debug)]
 pub(super) struct Stop {
-    fd: SignalFd,
-    before: SigSet,
+    asked: Arc<AtomicBool>,
 }
 
 impl Stop {
-    pub(super) fn watch() -> nix::Result<Self> {
-        let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
-        let fd = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        let before = SigSet::thread_get_mask()?;
-        signals.thread_block()?;
-        Ok(Self { fd, before })
+    pub(super) fn watch() -> io::Result<Self> {
+        let asked = Arc::new(AtomicBool::new(false));
+        let (send, receive) = mpsc::channel();
+        let flag = Arc::clone(&asked);
+        std::thread::Builder::new()
+            .name("demo-signals".into())
+            .spawn(move || watch(&flag, &send))?;
+        match receive.recv() {
+            Ok(Ok(())) => Ok(Self { asked }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(io::Error::other("the thread that waits for signals ended")),
+        }
     }
 
-    /// True once one of them has come. It stays pending, so that it is true from then on.
+    /// True once one of them has come.
     pub(super) fn asked(&self) -> bool {
-        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
-        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        self.asked.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Stop {
-    fn drop(&mut self) {
-        // What is pending was asked for and answered; it must not end the process now.
-        while let Ok(Some(_)) = self.fd.read_signal() {}
-        let _ = self.before.thread_set_mask();
-    }
+/// Sets `asked` at each signal, for as long as the process lives; first tells `ready`.
+fn watch(asked: &AtomicBool, ready: &mpsc::Sender<io::Result<()>>) {
+    let runtime = match Builder::new_current_thread().enable_io().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
+    runtime.block_on(async {
+        let [mut interrupt, mut terminate, mut hangup] = match handlers() {
+            Ok(handlers) => handlers,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return;
+            }
+        };
+        let _ = ready.send(Ok(()));
+        loop {
+            select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+            asked.store(true, Ordering::Relaxed);
+        }
+    });
+}
+
+fn handlers() -> io::Result<[Signal; 3]> {
+    Ok([
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::hangup())?,
+    ])
 }
 
 #[cfg(test)]
 mod tests {
-    use nix::sys::signal::raise;
+    use std::time::{Duration, Instant};
+
+    use nix::sys::signal::{Signal, raise};
 
     use super::*;
 
@@ -53,7 +94,10 @@ mod tests {
         let stop = Stop::watch().unwrap();
         assert!(!stop.asked());
         raise(Signal::SIGTERM).unwrap();
-        assert!(stop.asked());
-        assert!(stop.asked(), "it stays");
+        let start = Instant::now();
+        while !stop.asked() {
+            assert!(start.elapsed() < Duration::from_secs(10));
+            std::thread::yield_now();
+        }
     }
 }

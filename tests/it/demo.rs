@@ -57,8 +57,9 @@ fn interrupted_at(word: &str, signal: Signal) -> (u32, std::process::ExitStatus)
         .spawn()
         .unwrap();
     let pid = child.id();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let reached = lines.map_while(Result::ok).any(|line| line.contains(word));
+    // Kept open: a closed pipe would end the demo before the signal does.
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let reached = lines.any(|line| line.unwrap().contains(word));
     assert!(reached, "the demo came to {word}");
     assert_eq!(left(pid).len(), 3);
     kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
