@@ -63,7 +63,7 @@ impl fmt::Display for Direction {
 }
 
 /// The directions a feed applies to; at least one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
     /// Both directions.
     Both,
