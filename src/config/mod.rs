@@ -259,3 +259,43 @@ pub struct Facility {
     /// Its code, 0..=23.
     pub code: u8,
 }
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            daemon: Daemon {
+                state_dir: "/var/lib/feedgate".into(),
+                control_socket: "/run/feedgate/control.sock".into(),
+                on_daemon_down: OnDaemonDown::Allow,
+            },
+            nftables: Nftables {
+                mode: Mode::Own,
+                family: "inet".into(),
+                table: "feedgate".into(),
+                hooks: vec![Hook::Output, Hook::Input, Hook::Forward],
+                queue_first: 4470,
+                queue_count: 1,
+                queue_max_len: 65536,
+                mark_mask: 0x0c00_0000,
+                cut_mask: 0x0800_0000,
+                deny_with: DenyWith::Drop,
+            },
+            exceptions: Exceptions {
+                prefixes: vec![],
+                files: vec![],
+                own_addresses: true,
+                private_networks: PrivateNetworks::Refuse,
+            },
+            feeds: vec![],
+            attribution: Attribution {
+                timeout: Duration::from_millis(50),
+                clients: BTreeMap::new(),
+            },
+            alerts: Alerts {
+                suppress: Duration::from_secs(60),
+                json_file: None,
+                syslog: vec![],
+            },
+        }
+    }
+}

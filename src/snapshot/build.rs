@@ -374,10 +374,10 @@ mod tests {
         fn kernel_and_index_agree(
             feeds in feeds(),
             exceptions in proptest::collection::vec(prefix(), 0..3),
-            mode in 0..3,
+            mode in 0usize..3,
             a in 0u8..5, b in 0u8..5,
         ) {
-            let mode = [PrivateNetworks::Refuse, PrivateNetworks::AlertOnly, PrivateNetworks::Keep][mode as usize];
+            let mode = [PrivateNetworks::Refuse, PrivateNetworks::AlertOnly, PrivateNetworks::Keep][mode];
             let inputs: Vec<Input> = feeds.iter().enumerate().map(|(i, (deny, scope, list))| {
                 let list: Vec<&str> = list.iter().map(String::as_str).collect();
                 input(&format!("f{i}"), if *deny { Action::Deny } else { Action::Alert }, *scope, &list)

@@ -7,9 +7,9 @@ use super::{Content, Kind, SetName, Sets};
 use crate::prefix::{Address, Family, Range, RangeSet};
 
 /// Prefix length of an IPv4 block.
-pub(crate) const BLOCK4: u8 = 20;
+pub const BLOCK4: u8 = 20;
 /// Prefix length of an IPv6 block.
-pub(crate) const BLOCK6: u8 = 32;
+pub const BLOCK6: u8 = 32;
 /// A range over more blocks than this goes to the interval set.
 const MAX_BLOCKS: u128 = 16;
 /// Above this share of the IPv4 space, in blocks, the prefilter no longer pays: 2^20 blocks in all.

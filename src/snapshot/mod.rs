@@ -12,6 +12,7 @@ mod sets;
 use std::collections::BTreeMap;
 
 pub use build::{Input, build};
+pub use coarse::{BLOCK4, BLOCK6};
 pub use delta::{Delta, Elements, SetDelta};
 pub use index::{Hit, Index, Listing};
 pub use sets::{Class, Content, Kind, SetName, Sets};
