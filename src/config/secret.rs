@@ -1,0 +1,123 @@
+//! Which bytes of the configuration's text are secrets, so that no diagnostic shows them.
+
+use std::ops::Range;
+
+use toml::de::{DeTable, DeValue};
+
+use super::keys;
+
+/// `text` with every secret replaced by stars; byte offsets and lines stay.
+///
+/// Secrets are what stands before an `@` and behind a `?` in a URL, and values of headers. A
+/// feed's unknown key is treated like `headers`, because it may be that, misspelled.
+pub(super) fn starred(text: &str) -> String {
+    let mut hidden = urls(text);
+    hidden.extend(headers(text));
+    hidden.sort_by_key(|range| range.start);
+    let mut hidden = hidden.into_iter().peekable();
+    let mut out = String::with_capacity(text.len());
+    for (at, c) in text.char_indices() {
+        while hidden.next_if(|range| range.end <= at).is_some() {}
+        let secret = hidden.peek().is_some_and(|range| range.contains(&at));
+        if secret && c != '\n' && c != '\r' {
+            out.extend(std::iter::repeat_n('*', c.len_utf8()));
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+fn urls(text: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    for (at, mark) in text.match_indices("://") {
+        let start = at + mark.len();
+        let rest = text.get(start..).unwrap_or_default();
+        let url = rest.split(['"', '\'', '\n']).next().unwrap_or_default();
+        if let Some(user) = url.rfind('@') {
+            found.push(start..start + user);
+        }
+        if let Some(query) = url.find('?') {
+            found.push(start + query + 1..start + url.len());
+        }
+    }
+    found
+}
+
+fn headers(text: &str) -> Vec<Range<usize>> {
+    let (root, _) = DeTable::parse_recoverable(text);
+    let mut found = Vec::new();
+    if let Some(feeds) = root.get_ref().get("feed") {
+        match feeds.get_ref() {
+            DeValue::Array(feeds) => {
+                for feed in feeds.iter() {
+                    feed_secrets(feed.get_ref(), &mut found);
+                }
+            }
+            single => feed_secrets(single, &mut found),
+        }
+    }
+    found
+}
+
+fn feed_secrets(feed: &DeValue<'_>, found: &mut Vec<Range<usize>>) {
+    for (key, value) in feed.as_table().into_iter().flatten() {
+        let name: &str = key.get_ref();
+        if name == "headers" || !keys::known(&format!("feed.{name}")) {
+            leaves(value.get_ref(), value.span(), found);
+        }
+    }
+}
+
+/// Scalars and lists below `value`, but for the `file` of a `{ file = "..." }`.
+fn leaves(value: &DeValue<'_>, span: Range<usize>, found: &mut Vec<Range<usize>>) {
+    match value {
+        DeValue::Table(table) => {
+            for (key, value) in table {
+                if key.get_ref() != "file" {
+                    leaves(value.get_ref(), value.span(), found);
+                }
+            }
+        }
+        _ => found.push(span),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn credentials_queries_and_header_values_are_hidden() {
+        let text = r#"
+[[feed]]
+name = "a"
+url = "https://user:pa@ss@host/list?token=1"
+headers = { Authorization = "Bearer x", Other = { file = "/t" } }
+header = { Cookie = "ü" }
+"#;
+        assert_eq!(
+            starred(text),
+            r#"
+[[feed]]
+name = "a"
+url = "https://**********@host/list?*******"
+headers = { Authorization = **********, Other = { file = "/t" } }
+header = { Cookie = **** }
+"#
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn offsets_stay(text in "(.|\n|://|@|\\[\\[feed]]\n|x='a'\n){0,40}") {
+            let out = starred(&text);
+            prop_assert_eq!(out.len(), text.len());
+            for (at, c) in text.char_indices().filter(|(_, c)| *c == '\n') {
+                prop_assert_eq!(out[at..].chars().next(), Some(c));
+            }
+        }
+    }
+}
