@@ -115,9 +115,16 @@ fn mark<'a>(kind: AnnotationKind, span: &Range<usize>, begin: usize) -> Annotati
 
 /// `span` cut to `text` and moved to character boundaries.
 fn inside(text: &str, span: &Range<usize>) -> Range<usize> {
-    let start = text.floor_char_boundary(span.start);
-    let end = text.ceil_char_boundary(span.end.max(start));
-    start..end
+    let start = boundary(text, span.start);
+    start..boundary(text, span.end.max(start))
+}
+
+/// The last character boundary of `text` up to byte `at`.
+pub(super) fn boundary(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len()))
+        .rev()
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0)
 }
 
 fn before(text: &str, at: usize) -> &str {
@@ -172,21 +179,19 @@ error: feed[0].name: wrong
             span: 0..1,
         };
         assert_eq!(
-            render(&[at(4..5, Some(related))], "a\n\nb\nc\n", "f", false),
+            render(&[at(6..7, Some(related))], "a\n\n\nz b\nc\n", "f", false).replace(" \n", "\n"),
             "\
 error: feed[0].name: wrong
- --> f:4:1
+ --> f:4:3
   |
 1 | a
   | - first used here
 ...
-4 | c
-  | ^
+4 | z b
+  |   ^
   |
   = help: make it right
 "
-            .replace("f:4:1", "f:3:2")
-            .replace("4 | c\n  | ^", "3 | b\n  |  ^"),
         );
     }
 

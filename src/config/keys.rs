@@ -121,10 +121,10 @@ pub(super) fn paths() -> impl Iterator<Item = &'static str> {
 
 /// What to say about `key`, which table `table` does not have.
 pub(super) fn suggest(table: &str, key: &str) -> String {
-    let here = children(table);
-    if let Some(near) = nearest(key, here.iter().copied()) {
+    if let Some(near) = near(table, key) {
         return format!("did you mean `{near}`?");
     }
+    let here = children(table);
     let elsewhere = paths().find_map(|path| {
         let (home, name) = path.rsplit_once('.')?;
         (name == key).then_some(home)
@@ -134,6 +134,11 @@ pub(super) fn suggest(table: &str, key: &str) -> String {
         None if table.is_empty() => format!("the tables are {}", here.join(", ")),
         None => format!("{} has the keys {}", header(table), here.join(", ")),
     }
+}
+
+/// The key of `table` that is `key` but for a typing mistake.
+pub(super) fn near(table: &str, key: &str) -> Option<&'static str> {
+    nearest(key, children(table).into_iter())
 }
 
 /// The word of `words` that is `text` but for a typing mistake.

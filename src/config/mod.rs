@@ -7,6 +7,7 @@ mod address;
 mod defaults;
 mod diagnostic;
 mod feeds;
+mod identifier;
 mod keys;
 mod parse;
 mod print;

@@ -78,9 +78,10 @@ fn read(text: &str, root: &DeTable<'_>, complete: bool) -> (Config, Vec<Diagnost
     (config, log.finish())
 }
 
+/// The first syntax error of each line: the others there mostly follow from it.
 fn syntax(text: &str, errors: &[toml::de::Error]) -> Vec<Diagnostic> {
     let lines = Lines::new(text);
-    errors
+    let mut found: Vec<Diagnostic> = errors
         .iter()
         .map(|error| {
             let span = error.span().unwrap_or(0..0);
@@ -92,7 +93,10 @@ fn syntax(text: &str, errors: &[toml::de::Error]) -> Vec<Diagnostic> {
                 ..whole(error.message().to_owned())
             }
         })
-        .collect()
+        .collect();
+    found.sort_by_key(|diagnostic| diagnostic.span.start);
+    found.dedup_by_key(|diagnostic| diagnostic.line);
+    found
 }
 
 /// The same key or table twice: the parser knows the rest of the text all the same.

@@ -14,7 +14,7 @@ use toml::{
 };
 
 use super::{
-    diagnostic::{Diagnostic, Level, Related},
+    diagnostic::{Diagnostic, Level, Related, boundary},
     keys,
     value::{Problem, quoted},
 };
@@ -438,7 +438,7 @@ impl<'t> Lines<'t> {
 
     /// Line and column in characters, both from 1, of byte `at`.
     pub(super) fn position(&self, at: usize) -> (usize, usize) {
-        let at = self.text.floor_char_boundary(at);
+        let at = boundary(self.text, at);
         let line = self.starts.partition_point(|start| *start <= at);
         let start = line
             .checked_sub(1)

@@ -8,8 +8,8 @@ use super::keys;
 
 /// `text` with every secret replaced by stars; byte offsets and lines stay.
 ///
-/// Secrets are what stands before an `@` and behind a `?` in a URL, and values of headers. A
-/// feed's unknown key is treated like `headers`, because it may be that, misspelled.
+/// Secrets are what stands before an `@` and behind a `?` in a URL, and values of headers. So is
+/// the value of a feed's unknown key, `token = "..."`, unless it is a known one misspelled.
 pub(super) fn starred(text: &str) -> String {
     let mut hidden = urls(text);
     hidden.extend(headers(text));
@@ -62,11 +62,14 @@ fn headers(text: &str) -> Vec<Range<usize>> {
 
 fn feed_secrets(feed: &DeValue<'_>, found: &mut Vec<Range<usize>>) {
     for (key, value) in feed.as_table().into_iter().flatten() {
-        let name: &str = key.get_ref();
-        if name == "headers" || !keys::known(&format!("feed.{name}")) {
+        if may_hold_secrets(key.get_ref()) {
             leaves(value.get_ref(), value.span(), found);
         }
     }
+}
+
+fn may_hold_secrets(key: &str) -> bool {
+    keys::near("feed", key).is_none_or(|near| near == "headers")
 }
 
 /// Scalars and lists below `value`, but for the `file` of a `{ file = "..." }`.
@@ -97,6 +100,8 @@ name = "a"
 url = "https://user:pa@ss@host/list?token=1"
 headers = { Authorization = "Bearer x", Other = { file = "/t" } }
 header = { Cookie = "ü" }
+token = "x"
+peroid = "24h"
 "#;
         assert_eq!(
             starred(text),
@@ -106,6 +111,8 @@ name = "a"
 url = "https://**********@host/list?*******"
 headers = { Authorization = **********, Other = { file = "/t" } }
 header = { Cookie = **** }
+token = ***
+peroid = "24h"
 "#
         );
     }

@@ -7,6 +7,7 @@ use toml::de::DeValue;
 use super::{
     Alerts, Attribution, Daemon, Exceptions, Facility, Mode, Nftables, SyslogFormat, SyslogTarget,
     address::{self, Written},
+    identifier,
     read::{Log, Table},
     value::{self, LONGEST, Problem},
     words,
@@ -39,7 +40,7 @@ pub(super) fn nftables(log: &mut Log<'_>, root: &Table<'_>) -> Nftables {
             .read(log, "family", value::word(words::FAMILIES))
             .map_or(usual.family, str::to_owned),
         table: table
-            .read(log, "table", value::identifier)
+            .read(log, "table", identifier::identifier)
             .unwrap_or(usual.table),
         hooks: table
             .set(log, "hooks", value::word(words::HOOKS))

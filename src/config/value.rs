@@ -9,7 +9,7 @@ use super::{keys, words::Words};
 use crate::prefix::Prefix;
 
 /// The longest duration the configuration takes: ten years, far from any clock's overflow.
-pub(super) const LONGEST: Duration = Duration::from_secs(10 * 366 * 86_400);
+pub(super) const LONGEST: Duration = Duration::from_secs(315_576_000);
 
 /// What is wrong with a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -278,25 +278,6 @@ pub(super) fn prefix(value: &DeValue<'_>) -> Result<Prefix, Problem> {
         .help(format!("the prefix is {prefix}"))),
         Err(error) => Err(Problem::new(format!("{}: {error}", quoted(text)))
             .help("write an address or a prefix, such as 192.0.2.1 or 2001:db8::/32")),
-    }
-}
-
-/// An identifier that `nft` reads without quotes, at most 255 bytes (NFT_NAME_MAXLEN).
-pub(super) fn identifier(value: &DeValue<'_>) -> Result<String, Problem> {
-    const LONGEST: usize = 255;
-    let text = text(value)?;
-    let good = text.len() <= LONGEST
-        && text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"_.-/".contains(&b));
-    if good {
-        Ok(text.to_owned())
-    } else {
-        Err(
-            Problem::new(format!("{} is no nft identifier", quoted(text)))
-                .help("use A-Z a-z 0-9 _ . - / and start with a letter"),
-        )
     }
 }
 
