@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use toml::de::{DeTable, DeValue};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 use super::keys;
 
@@ -11,15 +14,19 @@ use super::keys;
 /// Secrets are what stands before an `@` and behind a `?` in a URL, and values of headers. So is
 /// the value of a feed's unknown key, `token = "..."`, unless it is a known one misspelled.
 pub(super) fn starred(text: &str) -> String {
+    let (root, errors) = DeTable::parse_recoverable(text);
     let mut hidden = urls(text);
-    hidden.extend(headers(text));
+    headers(root.get_ref(), &mut hidden);
+    if !errors.is_empty() {
+        hidden.extend(lines(text));
+    }
     hidden.sort_by_key(|range| range.start);
     let mut hidden = hidden.into_iter().peekable();
     let mut out = String::with_capacity(text.len());
     for (at, c) in text.char_indices() {
         while hidden.next_if(|range| range.end <= at).is_some() {}
         let secret = hidden.peek().is_some_and(|range| range.contains(&at));
-        if secret && c != '\n' && c != '\r' {
+        if secret && !c.is_ascii_whitespace() {
             out.extend(std::iter::repeat_n('*', c.len_utf8()));
         } else {
             out.push(c);
@@ -44,18 +51,44 @@ fn urls(text: &str) -> Vec<Range<usize>> {
     found
 }
 
-fn headers(text: &str) -> Vec<Range<usize>> {
-    let (root, _) = DeTable::parse_recoverable(text);
-    let mut found = Vec::new();
-    if let Some(feeds) = root.get_ref().get("feed") {
-        match feeds.get_ref() {
-            DeValue::Array(feeds) => {
-                for feed in feeds.iter() {
-                    feed_secrets(feed.get_ref(), &mut found);
-                }
+fn headers(root: &DeTable<'_>, found: &mut Vec<Range<usize>>) {
+    if let Some(stray) = root.get("headers") {
+        leaves(stray.get_ref(), stray.span(), found);
+    }
+    match root.get("feed").map(Spanned::get_ref) {
+        Some(DeValue::Array(feeds)) => {
+            for feed in feeds.iter() {
+                feed_secrets(feed.get_ref(), found);
             }
-            single => feed_secrets(single, &mut found),
         }
+        Some(single) => feed_secrets(single, found),
+        None => {}
+    }
+}
+
+/// The same by lines, for a text with syntax errors: the parser may not know what stands there.
+fn lines(text: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let (mut in_feed, mut in_headers) = (false, false);
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        let code = line.trim_start();
+        if code.starts_with('[') {
+            in_feed = code.contains("feed");
+            in_headers = code.contains("header");
+        } else if !code.starts_with('#') {
+            let key = code
+                .split(|c: char| c.is_whitespace() || "=.\"'".contains(c))
+                .next()
+                .unwrap_or_default();
+            if in_headers || key.starts_with("header") || in_feed && may_hold_secrets(key) {
+                let value = code.find(['=', '"', '\'']).unwrap_or(key.len());
+                let start = at + line.len() - code.len() + value;
+                let equals = code.get(value..).is_some_and(|rest| rest.starts_with('='));
+                found.push(start + usize::from(equals)..at + line.len());
+            }
+        }
+        at += line.len();
     }
     found
 }
@@ -109,12 +142,34 @@ peroid = "24h"
 [[feed]]
 name = "a"
 url = "https://**********@host/list?*******"
-headers = { Authorization = **********, Other = { file = "/t" } }
+headers = { Authorization = ******* **, Other = { file = "/t" } }
 header = { Cookie = **** }
 token = ***
 peroid = "24h"
 "#
         );
+    }
+
+    #[test]
+    fn syntax_errors_reveal_nothing() {
+        for text in [
+            "[[feed]]\nheaders = { A = \"hunter2 }\nperiod = '1h'",
+            "[[feed]]\nheaders = { A = \"hunter2\" B = 'hunter2' }\n",
+            "[[feed]]\nheaders { A = \"hunter2\" }\n",
+            "[[feed\nheaders.A = \"hunter2\" x\n",
+            "[[feed]]\nheaders.A = \"\"\"\nhunter2\\q\"\"\"\n",
+            "[[feed]]\n[feed.headers]\nA \"hunter2\"\nurl hunter2",
+            "[[feed]]\n\"token\" \"hunter2\"\n",
+            "headers = 'hunter2'",
+        ] {
+            assert!(!starred(text).contains("hunter2"), "{}", starred(text));
+        }
+    }
+
+    #[test]
+    fn syntax_errors_of_other_keys_stay_readable() {
+        let text = "[daemon]\nstate-dir = \"/x\n[[feed]]\nperiod = 24h\nurl = \"https://a/b\n";
+        assert_eq!(starred(text), text);
     }
 
     proptest! {
