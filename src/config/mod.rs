@@ -9,6 +9,7 @@ mod diagnostic;
 mod feeds;
 mod identifier;
 mod keys;
+mod log;
 mod parse;
 mod print;
 mod read;

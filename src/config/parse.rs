@@ -6,7 +6,8 @@ use super::{
     Config,
     diagnostic::{Diagnostic, Level},
     feeds,
-    read::{Lines, Log, Table},
+    log::{Lines, Log},
+    read::Table,
     sections,
 };
 

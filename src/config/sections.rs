@@ -8,7 +8,8 @@ use super::{
     Alerts, Attribution, Daemon, Exceptions, Facility, Mode, Nftables, SyslogFormat, SyslogTarget,
     address::{self, Written},
     identifier,
-    read::{Log, Table},
+    log::Log,
+    read::Table,
     value::{self, LONGEST, Problem},
     words,
 };
