@@ -222,7 +222,7 @@ mod tests {
                 "3ffe:507:0:1:200:86ff:fe05:80da",
                 1,
                 4,
-                "hLZd0XWGojozrvxqE0dWB1iM6R0=",
+                "hLZd0XGWojozrvxqE0dWB1iM6R0=",
             ),
         ] {
             assert_eq!(

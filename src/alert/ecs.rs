@@ -432,7 +432,7 @@ mod tests {
                 "destination": { "ip": "10.48.255.194", "address": "10.48.255.194", "port": 80 },
                 "network": {
                     "direction": "egress", "type": "ipv4", "transport": "tcp", "iana_number": "6",
-                    "community_id": "1:7FOMdAN8HgDAtIqhCGlnhb4D7Wk=",
+                    "community_id": "1:OHtovGbttPq2UT6l3DTkAdYbV1E=",
                 },
                 "observer": {
                     "type": "firewall", "vendor": "feedgate", "product": "feedgate", "version": "0.1.0", "hostname": "gw",

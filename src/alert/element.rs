@@ -262,7 +262,7 @@ mod tests {
                 r#" method="sock-diag" feed="ipsum" indicator="10.48.255.194" severity="medium" policy="default.deny" proto="tcp""#,
                 r#" src="10.0.0.1" spt="4711" dst="10.48.255.194" dpt="80" iface="eth0" uid="1001" user="red" pid="1234" ppid="1""#,
                 r#" exe="/usr/bin/curl" comm="curl" unit="cron.service" image="busybox" natdst="192.0.2.1" natdpt="8080""#,
-                r#" community_id="1:7FOMdAN8HgDAtIqhCGlnhb4D7Wk=" count="1" held_us="312"]"#
+                r#" community_id="1:OHtovGbttPq2UT6l3DTkAdYbV1E=" count="1" held_us="312"]"#
             )
         );
     }

@@ -133,13 +133,14 @@ pub(crate) mod example {
     }
 
     /// Texts with the characters that hurt, up to some hundred bytes.
-    pub(crate) fn nasty() -> impl Strategy<Value = String> {
+    pub(crate) fn nasty() -> BoxedStrategy<String> {
         prop_oneof![
             any::<String>(),
             "[\\x00-\\x7f]{0,300}",
             "[\"\\\\\\] =\\n\\r\\x1b\u{85}\u{2028}\u{202e}\u{feff}\u{e9}\u{1f600}]{0,300}",
             "[a-z/]{1,600}",
         ]
+        .boxed() // many of them by value would overflow a test thread's stack
     }
 
     prop_compose! {
@@ -150,7 +151,7 @@ pub(crate) mod example {
     }
 
     prop_compose! {
-        fn source()(process in process(), cause in of(nasty()), user in of(nasty()), pod in of(nasty()),
+        fn source()(process in process().boxed(), cause in of(nasty()), user in of(nasty()), pod in of(nasty()),
                     namespace in of(nasty()), mac in of(nasty()), client in of(nasty()),
                     uid: Option<u32>, grade in prop_oneof![Just(Grade::Exact), Just(Grade::Likely), Just(Grade::Unknown)],
                     method in of(Just("sock-diag"))) -> Source {
@@ -160,7 +161,7 @@ pub(crate) mod example {
 
     prop_compose! {
         /// Any alert.
-        pub(crate) fn any_alert()(id: u128, secs in -1_000_000_000_000i64..1_000_000_000_000, flow in flow(), source in source(),
+        pub(crate) fn any_alert()(id: u128, secs in -1_000_000_000_000i64..1_000_000_000_000, flow in flow().boxed(), source in source().boxed(),
                        feeds in prop::collection::btree_set("[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}", 1..5),
                        policy in of(nasty()), iface in of(nasty()), deny: bool, ingress: bool,
                        nat in of(any::<(IpAddr, Option<u16>)>()), count: u64, held: u64,
