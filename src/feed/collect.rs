@@ -89,20 +89,21 @@ impl Bad {
         if self.examples.len() < Self::KEEP {
             self.examples.push(BadLine {
                 line: line.number,
-                text: printable(line.text),
+                text: printable(line.text, SHOWN),
                 why: why.to_owned(),
             });
         }
     }
 }
 
-/// `text` as at most [`SHOWN`] printable characters: what is not UTF-8, control characters and
+/// `text` as at most `longest` printable characters: what is not UTF-8, control characters and
 /// invisible ones are written as escapes, and a cut is marked.
-pub(super) fn printable(text: &[u8]) -> String {
+pub(crate) fn printable(text: &[u8], longest: usize) -> String {
     let mut out = String::new();
     let mut shown = 0;
     // Four bytes are the longest character.
-    let head = text.get(..text.len().min(4 * SHOWN)).unwrap_or_default();
+    let head = text.len().min(longest.saturating_mul(4));
+    let head = text.get(..head).unwrap_or_default();
     let chunks = head.trim_ascii().utf8_chunks();
     let pieces = chunks.flat_map(|chunk| {
         let good = chunk.valid().chars().map(|c| match c {
@@ -119,7 +120,7 @@ pub(super) fn printable(text: &[u8]) -> String {
     });
     for piece in pieces {
         shown += piece.chars().count();
-        if shown >= SHOWN {
+        if shown >= longest {
             out.push('…');
             break;
         }
@@ -143,7 +144,7 @@ mod tests {
             ("a\u{202e}b".as_bytes(), "a\\u{202e}b"),
             ("dürr".as_bytes(), "dürr"),
         ] {
-            assert_eq!(printable(text), shown);
+            assert_eq!(printable(text, SHOWN), shown);
         }
     }
 
@@ -179,7 +180,7 @@ mod tests {
     proptest! {
         #[test]
         fn printable_is_short_and_has_no_control_characters(text: Vec<u8>) {
-            let shown = printable(&text);
+            let shown = printable(&text, SHOWN);
             prop_assert!(shown.chars().count() <= SHOWN);
             prop_assert!(!shown.chars().any(char::is_control));
         }

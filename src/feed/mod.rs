@@ -13,6 +13,7 @@ mod token;
 
 use std::{fmt, time::SystemTime};
 
+pub(crate) use collect::printable;
 pub use judge::{Refusal, judge, refuse_body};
 pub use limits::Limits;
 pub use name::{FeedName, NameError};
