@@ -16,7 +16,7 @@ use std::net::IpAddr;
 
 use super::{
     Limits, Parsed,
-    collect::{Collector, Line},
+    collect::{Collector, Line, without_mark},
     token::{Class, classify, is_hosts_name},
 };
 use crate::prefix::Prefix;
@@ -24,7 +24,7 @@ use crate::prefix::Prefix;
 /// Reads newline-delimited text. Never fails: what cannot be read is counted, and
 /// [`judge`](super::judge) decides about the whole. Stops one entry past `limits.max_entries`.
 pub fn parse_plain(text: &[u8], limits: &Limits) -> Parsed {
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let text = without_mark(text);
     let lines = text.iter().filter(|b| **b == b'\n').count() + 1;
     let mut out = Collector::new(limits, lines);
     for (index, text) in text.split(|b| *b == b'\n').enumerate() {
@@ -137,8 +137,6 @@ fn is_separator(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::path::{Path, PathBuf};
-
     use proptest::prelude::*;
 
     use super::*;
@@ -264,61 +262,6 @@ mod tests {
         };
         let parsed = parse_plain("1.2.3.4\n".repeat(1000).as_bytes(), &limits);
         assert_eq!(parsed.entries.len(), 11);
-    }
-
-    fn fixture(name: &str) -> Vec<u8> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-        std::fs::read(folder.join(name)).unwrap()
-    }
-
-    #[test]
-    fn the_lab_excerpt() {
-        let parsed = parse(fixture("lab-excerpt.txt"));
-        assert_eq!((parsed.entries.len(), parsed.lines()), (197, 197));
-        let entries = entries(&parsed);
-        for entry in [
-            "10.48.255.194",
-            "193.176.211.0/24",
-            "2606:4700:30::6812:3594",
-        ] {
-            assert!(entries.iter().any(|e| e == entry), "{entry}");
-        }
-        let v6 = parsed.entries.iter().filter(|e| e.prefix.addr().is_ipv6());
-        assert_eq!(v6.count(), 3);
-    }
-
-    #[test]
-    fn the_ipsum_excerpt() {
-        let parsed = parse(fixture("ipsum-excerpt.txt"));
-        assert_eq!((parsed.entries.len(), parsed.lines()), (193, 193));
-        assert_eq!(entries(&parsed)[0], "77.90.185.20");
-    }
-
-    /// The real lists, which are beside the repository on the machines that build it.
-    fn shared(name: &str) -> Option<Vec<u8>> {
-        let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
-        let places = [beside, PathBuf::from("/work/shared")];
-        let text = places
-            .iter()
-            .find_map(|at| std::fs::read(at.join(name)).ok());
-        if text.is_none() {
-            eprintln!("skipped: {name} is not on this machine");
-        }
-        text
-    }
-
-    #[test]
-    fn the_real_lists() {
-        for (name, count) in [("lab/feed.txt", 5_161), ("data/ipsum.txt", 120_430)] {
-            let Some(text) = shared(name) else { continue };
-            let parsed = parse(text);
-            assert_eq!(
-                (parsed.entries.len(), parsed.lines()),
-                (count, count),
-                "{name}"
-            );
-            assert_eq!(parsed.host_bits, 0, "{name}");
-        }
     }
 
     /// Prefixes no wider than the defaults allow (a mapped IPv6 one may fold to a wide IPv4 one).

@@ -207,7 +207,8 @@ impl FetchError {
     pub(super) fn http(at: &Place, error: &reqwest::Error, connect_limit: Duration) -> Self {
         let at = at.clone();
         let cause = innermost(error);
-        if error.is_timeout() {
+        // The kernel's own time limits end a body too, but they are not the connection's.
+        if error.is_timeout() && error.is_connect() {
             let limit = connect_limit;
             return Self::Timeout { at, limit };
         }

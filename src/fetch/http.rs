@@ -487,6 +487,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_connection_that_does_not_stand_in_time() {
+        let limit = Duration::from_millis(100);
+        let client = Client::new(Options {
+            connect_timeout: limit,
+            total_timeout: Duration::from_secs(10),
+            proxy_from_env: false,
+        })
+        .unwrap();
+        // The kernel accepts, nobody speaks TLS.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://{}/", listener.local_addr().unwrap());
+        let error = client.pull(&feed(&url), None).await.unwrap_err();
+        let FetchError::Timeout { limit: reached, .. } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(reached, limit);
+    }
+
+    #[tokio::test]
+    async fn credentials_of_the_url_are_sent_and_not_shown() {
+        let server = serve(&[]).await;
+        let url = server.base.replace("http://", "http://user:s3cret@");
+        let error = client().pull(&feed(&url), None).await.unwrap_err();
+        assert!(!error.to_string().contains("s3cret"), "{error}");
+        // "user:s3cret" in base64, in lower case as the server keeps it.
+        let sent = "authorization: basic dxnlcjpzm2nyzxq=";
+        assert!(
+            server.requests()[0].contains(sent),
+            "{:?}",
+            server.requests()
+        );
+    }
+
+    #[tokio::test]
     async fn no_connection() {
         let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = unused.local_addr().unwrap().port();
