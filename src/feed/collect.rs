@@ -1,7 +1,7 @@
 //! Where a parser of any format puts what it finds: entries up to the limits, the rest as counts
 //! and a few printable examples, so that memory stays bounded whatever the text is.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use super::{Bad, BadLine, Entry, Limits, Parsed};
 use crate::prefix::{Family, Prefix};
@@ -46,7 +46,7 @@ impl<'a> Collector<'a> {
             Family::V6 => self.limits.min_prefix6,
         };
         if prefix.is_empty() {
-            self.parsed.too_wide.add(line, "a default route");
+            self.parsed.too_wide.add(line, 1, "a default route");
             return;
         }
         if prefix.len() < shortest {
@@ -54,7 +54,7 @@ impl<'a> Collector<'a> {
                 Family::V4 => "prefix shorter than min-prefix4",
                 Family::V6 => "prefix shorter than min-prefix6",
             };
-            self.parsed.too_wide.add(line, why);
+            self.parsed.too_wide.add(line, 1, why);
             return;
         }
         self.parsed.host_bits += usize::from(host_bits);
@@ -63,12 +63,17 @@ impl<'a> Collector<'a> {
 
     /// Counts a malformed line.
     pub(super) fn bad(&mut self, line: Line<'_>, why: &str) {
-        self.parsed.bad.add(line, why);
+        self.bad_lines(line, 1, why);
+    }
+
+    /// Counts a malformed record of `count` lines.
+    pub(super) fn bad_lines(&mut self, line: Line<'_>, count: usize, why: impl Display) {
+        self.parsed.bad.add(line, count, why);
     }
 
     /// Counts a line about something that has no address.
     pub(super) fn not_address(&mut self, line: Line<'_>, why: &str) {
-        self.parsed.not_address.add(line, why);
+        self.parsed.not_address.add(line, 1, why);
     }
 
     /// Counts a line of a hosts file.
@@ -84,16 +89,21 @@ impl<'a> Collector<'a> {
 }
 
 impl Bad {
-    fn add(&mut self, line: Line<'_>, why: &str) {
-        self.count += 1;
+    fn add(&mut self, line: Line<'_>, count: usize, why: impl Display) {
+        self.count += count;
         if self.examples.len() < Self::KEEP {
             self.examples.push(BadLine {
                 line: line.number,
                 text: printable(line.text, SHOWN),
-                why: why.to_owned(),
+                why: why.to_string(),
             });
         }
     }
+}
+
+/// `text` behind a UTF-8 byte order mark, if there is one.
+pub(super) fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
 
 /// `text` as at most `longest` printable characters: what is not UTF-8, control characters and

@@ -1,6 +1,6 @@
 //! Whether a feed's text is good enough to replace what is enforced.
 
-use super::{Bad, BadLine, FeedData, Limits, Parsed};
+use super::{Bad, BadLine, FeedData, Limits, Parsed, collect::without_mark};
 
 /// Why a whole text is refused; the last good data stays.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -64,9 +64,9 @@ pub enum Refusal {
         /// The first of them.
         first: BadLine,
     },
-    /// Only names and URLs.
+    /// Only names, URLs and records about other things.
     #[error(
-        "the text lists {count} host names or URLs and no address, first {first}; use the feed's list of IP addresses"
+        "the text has no address, only {count} host names, URLs or other records, first {first}; use the feed's list of IP addresses"
     )]
     OnlyNames {
         /// Such lines.
@@ -84,6 +84,27 @@ pub enum Refusal {
         /// The first of them.
         first: BadLine,
     },
+    /// The column of a CSV format is not in the header.
+    #[error(
+        "no column is named {name} in the header row or the comments before it; check the name, or give the column's number"
+    )]
+    NoColumn {
+        /// The name looked for.
+        name: String,
+    },
+    /// The text of a JSON format is none.
+    #[error(
+        "the text is not a JSON document: {cause}; check the address, or use format jsonl for one document a line"
+    )]
+    NotJson {
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// A JSON document that would take too much memory.
+    #[error(
+        "the JSON document has too many values to be read at once; use the feed's plain text or JSON lines"
+    )]
+    TooManyValues,
     /// A larger share of malformed lines than [`Limits::max_bad`].
     #[error("{bad} of {of} lines are malformed, more than max-bad ({:.1}%), first {first}; check the format of the feed, or raise max-bad", .max_bad * 100.0)]
     Malformed {
@@ -136,7 +157,7 @@ pub fn refuse_body(text: &[u8], limits: &Limits) -> Result<(), Refusal> {
             return Err(Refusal::Packed(name));
         }
     }
-    let start = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let start = without_mark(text);
     if start.trim_ascii_start().starts_with(b"<") {
         return Err(Refusal::Html);
     }

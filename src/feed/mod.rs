@@ -5,6 +5,7 @@
 //! not merge feeds ([`crate::snapshot`]).
 
 mod collect;
+pub mod formats;
 mod judge;
 mod limits;
 mod name;
