@@ -2,6 +2,16 @@
 //!
 //! Does not send anything ([`crate::sink`]).
 
+mod community;
+pub mod ecs;
+mod element;
+pub mod line;
+mod sentence;
+pub mod suppress;
+mod text;
+
+pub use community::community_id;
+
 use std::{
     net::IpAddr,
     time::{Duration, SystemTime},
@@ -47,4 +57,135 @@ pub struct Alert {
     pub window: Option<(SystemTime, SystemTime)>,
     /// How long the packet was held until the alert was handed on.
     pub held: Duration,
+}
+
+#[cfg(test)]
+pub(crate) mod example {
+    //! Alerts for tests: a plain one, and any.
+
+    use proptest::{option::of, prelude::*};
+
+    use super::*;
+    use crate::{
+        attribution::Grade,
+        packet::{Protocol, Transport},
+    };
+
+    /// A denied TCP flow of curl, with the fields a local flow has.
+    pub(crate) fn alert() -> Alert {
+        Alert {
+            id: uuid::Uuid::from_u128(0x0190_a5c8_7c1e_7000_8000_0000_0000_0001),
+            time: SystemTime::UNIX_EPOCH + Duration::from_micros(1_786_000_000_123_456),
+            action: Action::Deny,
+            direction: Direction::Egress,
+            flow: Flow {
+                src: "10.0.0.1".parse().unwrap(),
+                dst: "10.48.255.194".parse().unwrap(),
+                proto: Protocol::TCP,
+                transport: Transport::Ports { src: 4711, dst: 80 },
+                fragment: false,
+            },
+            feeds: vec!["ipsum".parse().unwrap()],
+            indicator: "10.48.255.194".parse().unwrap(),
+            severity: Severity::Medium,
+            policy: None,
+            iface: Some("eth0".into()),
+            source: Source {
+                grade: Grade::Exact,
+                method: Some("sock-diag"),
+                uid: Some(1001),
+                user: Some("red".into()),
+                pid: Some(1234),
+                start: Some(5678),
+                ppid: Some(1),
+                exe: Some("/usr/bin/curl".into()),
+                comm: Some("curl".into()),
+                unit: Some("cron.service".into()),
+                ..Source::default()
+            },
+            nat_dst: None,
+            count: 1,
+            window: None,
+            held: Duration::from_micros(312),
+        }
+    }
+
+    prop_compose! {
+        /// Any protocol, with the transport part it has.
+        fn flow()(v6: bool, a: u128, b: u128, proto in prop_oneof![Just(1u8), Just(6), Just(17), Just(58), any::<u8>()],
+                  src: u16, dst: u16, kind: u8, code: u8, none: bool) -> Flow {
+            let addr = |bits: u128| -> IpAddr {
+                if v6 {
+                    std::net::Ipv6Addr::from(bits).into()
+                } else {
+                    std::net::Ipv4Addr::from(bits.to_le_bytes()[..4].try_into().map(u32::from_le_bytes).unwrap()).into()
+                }
+            };
+            let proto = Protocol(proto);
+            let transport = match proto {
+                _ if none => Transport::None,
+                Protocol::ICMP | Protocol::ICMPV6 => Transport::Icmp { kind, code, id: Some(src) },
+                proto if proto.has_ports() => Transport::Ports { src, dst },
+                _ => Transport::None,
+            };
+            Flow { src: addr(a), dst: addr(b), proto, transport, fragment: none }
+        }
+    }
+
+    /// Texts with the characters that hurt, up to some hundred bytes.
+    pub(crate) fn nasty() -> BoxedStrategy<String> {
+        prop_oneof![
+            any::<String>(),
+            "[\\x00-\\x7f]{0,300}",
+            "[\"\\\\\\] =\\n\\r\\x1b\u{85}\u{2028}\u{202e}\u{feff}\u{e9}\u{1f600}]{0,300}",
+            "[a-z/]{1,600}",
+        ]
+        .boxed() // many of them by value would overflow a test thread's stack
+    }
+
+    prop_compose! {
+        fn process()(exe in of(nasty()), comm in of(nasty()), unit in of(nasty()), container in of(nasty()),
+                     image in of(nasty()), pid: Option<u32>, ppid: Option<u32>, start: Option<u64>) -> Source {
+            Source { exe, comm, unit, container, image, pid, ppid, start, ..Source::default() }
+        }
+    }
+
+    prop_compose! {
+        fn source()(process in process().boxed(), cause in of(nasty()), user in of(nasty()), pod in of(nasty()),
+                    namespace in of(nasty()), mac in of(nasty()), client in of(nasty()),
+                    uid: Option<u32>, grade in prop_oneof![Just(Grade::Exact), Just(Grade::Likely), Just(Grade::Unknown)],
+                    method in of(Just("sock-diag"))) -> Source {
+            Source { cause, user, pod, namespace, mac, client, uid, grade, method, ..process }
+        }
+    }
+
+    prop_compose! {
+        /// Any alert.
+        pub(crate) fn any_alert()(id: u128, secs in -1_000_000_000_000i64..1_000_000_000_000, flow in flow().boxed(), source in source().boxed(),
+                       feeds in prop::collection::btree_set("[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}", 1..5),
+                       policy in of(nasty()), iface in of(nasty()), deny: bool, ingress: bool,
+                       nat in of(any::<(IpAddr, Option<u16>)>()), count: u64, held: u64,
+                       severity in prop_oneof![Just(Severity::Low), Just(Severity::Medium), Just(Severity::High), Just(Severity::Critical)],
+                       window: bool) -> Alert {
+            let gap = Duration::from_secs(secs.unsigned_abs());
+            let time = if secs < 0 { SystemTime::UNIX_EPOCH - gap } else { SystemTime::UNIX_EPOCH + gap };
+            Alert {
+                id: uuid::Uuid::from_u128(id),
+                time,
+                action: if deny { Action::Deny } else { Action::Alert },
+                direction: if ingress { Direction::Ingress } else { Direction::Egress },
+                indicator: Prefix::host(if ingress { flow.src } else { flow.dst }),
+                flow,
+                feeds: feeds.iter().map(|feed| feed.parse().unwrap()).collect(),
+                severity,
+                policy,
+                iface,
+                source,
+                nat_dst: nat,
+                count,
+                window: window.then_some((time, time)),
+                held: Duration::from_micros(held),
+            }
+        }
+    }
 }

@@ -3,14 +3,38 @@
 //! Every mistake is found in one pass and reported with line, column and a caret. A key whose
 //! feature this version lacks parses and gives a warning. Does not read files but its own.
 
+mod address;
+mod defaults;
+mod diagnostic;
+mod feeds;
+mod identifier;
+mod keys;
+mod log;
+mod parse;
+mod print;
+mod read;
+mod secret;
+mod sections;
+#[cfg(test)]
+mod tests;
+mod value;
+mod words;
+
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 use url::Url;
+
+pub use diagnostic::{Diagnostic, Level, Related, render};
+pub use parse::{Outcome, parse};
+pub use print::to_toml;
 
 use crate::{
     feed::{Action, FeedName, Scope, Severity},
     prefix::Prefix,
 };
+
+/// The shipped file, which explains every key; defaults are commented out.
+pub const EXAMPLE: &str = include_str!("feedgate.toml");
 
 /// The whole configuration, with defaults filled in.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,1 +1,434 @@
-//! (nft)
+//! The kernel's nf_tables: installs the ruleset, applies deltas, removes the table, reads counters.
+//!
+//! Every change is one transaction. Knows nothing of feeds beyond the sets it is given.
+
+mod expression;
+mod message;
+mod query;
+mod transaction;
+mod wire;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::{CStr, CString},
+    io,
+    time::{Duration, Instant},
+};
+
+use nftnl::{Chain, ChainType, Hook as NftHook, MsgType, Policy, ProtoFamily, Rule, Table};
+use nix::errno::Errno;
+
+use crate::{
+    config::Hook,
+    ruleset::{self, Counter, Options, Ruleset, Set},
+    snapshot::{Delta, SetName, Sets},
+};
+use message::{CounterMessage, RawMessage, SetMessage};
+pub use query::{Count, TableState};
+use transaction::{Netlink, Transaction};
+
+/// What went wrong between the daemon and nf_tables.
+#[derive(Debug, thiserror::Error)]
+pub enum NftError {
+    /// A system call on the netlink socket.
+    #[error("{step}: {source}{}", permission_hint(source))]
+    Socket {
+        /// What was being done.
+        step: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The kernel refused a message; nothing of the transaction took effect.
+    #[error("the kernel refused {what}: {}{}{}", errno.desc(), more_hint(*more), errno_hint(*errno))]
+    Refused {
+        /// The message.
+        what: String,
+        /// The kernel's answer.
+        errno: Errno,
+        /// Further refused messages of the same transaction.
+        more: usize,
+    },
+    /// No answer in time.
+    #[error(
+        "the kernel did not answer a transaction; `nft list tables` shows whether nf_tables is stuck"
+    )]
+    NoAnswer,
+    /// Somebody else's table has the name.
+    #[error(
+        "table inet {table} exists and is not feedgate's ({why}): it was left untouched. \
+         Remove it with `nft delete table inet {table}`, or set another name under [nftables] table"
+    )]
+    Foreign {
+        /// Table name.
+        table: String,
+        /// How it was recognised.
+        why: String,
+    },
+    /// The name holds a NUL byte, or memory ran out.
+    #[error("cannot build a message for table {0}")]
+    Build(String),
+}
+
+fn permission_hint(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        " (CAP_NET_ADMIN is needed)"
+    } else {
+        ""
+    }
+}
+
+fn more_hint(more: usize) -> String {
+    if more == 0 {
+        String::new()
+    } else {
+        format!(" (and {more} more)")
+    }
+}
+
+fn errno_hint(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EPERM => " (CAP_NET_ADMIN is needed)",
+        Errno::EOPNOTSUPP => " (the kernel lacks this feature of nf_tables)",
+        Errno::ENOENT => " (a table, chain or set of it is gone, or a kernel module is missing)",
+        Errno::EEXIST => " (it overlaps with an element that is there)",
+        _ => "",
+    }
+}
+
+/// How packets get from a rule to the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueKind {
+    /// The native `queue` expression (CONFIG_NFT_QUEUE).
+    Native,
+    /// The xt `NFQUEUE` target through nft_compat.
+    Compat,
+    /// Neither: deny sets are enforced, nothing is attributed.
+    Missing,
+}
+
+impl QueueKind {
+    /// For status and log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native queue expression",
+            Self::Compat => "xt NFQUEUE target through nft_compat",
+            Self::Missing => {
+                "none: the kernel has neither CONFIG_NFT_QUEUE nor xt_NFQUEUE with nft_compat"
+            }
+        }
+    }
+}
+
+/// What a transaction did.
+#[derive(Clone, Copy, Debug)]
+pub struct Applied {
+    /// Elements sent.
+    pub elements: usize,
+    /// From building the messages to the kernel's answer.
+    pub elapsed: Duration,
+}
+
+/// The daemon's table in the kernel.
+pub struct Kernel {
+    netlink: Netlink,
+    options: Options,
+    table: CString,
+    queue: QueueKind,
+}
+
+impl Kernel {
+    /// Opens the kernel's nf_tables and finds out how packets can be queued.
+    pub fn open(options: Options) -> Result<Self, NftError> {
+        let table = CString::new(options.table.as_str())
+            .map_err(|_| NftError::Build(options.table.clone()))?;
+        let netlink = Netlink::open()?;
+        let queue = probe_queue(&netlink, options.queue_first)?;
+        Ok(Self {
+            netlink,
+            options,
+            table,
+            queue,
+        })
+    }
+
+    /// How packets are queued on this kernel.
+    pub fn queue_kind(&self) -> QueueKind {
+        self.queue
+    }
+
+    /// The options the table is built from.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Takes other options; the next [`Kernel::install`] uses them. The table name cannot change.
+    pub fn set_options(&mut self, options: Options) {
+        self.options = Options {
+            table: self.options.table.clone(),
+            ..options
+        };
+    }
+
+    /// Whether the table is there, and whose it is.
+    pub fn table_state(&self) -> Result<TableState, NftError> {
+        query::table_state(&self.netlink, &self.options.table)
+    }
+
+    /// Puts the whole table with all elements into the kernel, in place of an earlier one of ours.
+    pub fn install(&self, sets: &Sets) -> Result<Applied, NftError> {
+        let start = Instant::now();
+        let mut transaction = Transaction::new();
+        match self.table_state()? {
+            TableState::Foreign(why) => {
+                return Err(NftError::Foreign {
+                    table: self.options.table.clone(),
+                    why,
+                });
+            }
+            TableState::Ours => transaction.delete(&RawMessage::table(&self.table), "old table"),
+            TableState::Absent => {}
+        }
+        transaction.add(
+            &RawMessage::table(&self.table),
+            format!("table inet {}", self.options.table),
+        );
+        let ruleset = self.ruleset(sets);
+        for counter in Counter::ALL {
+            let message =
+                CounterMessage::new(&self.table, counter).ok_or_else(|| self.cannot_build())?;
+            transaction.add(&message, format!("counter {}", counter.as_str()));
+        }
+        for (id, set) in (1..).zip(&ruleset.sets) {
+            self.create_set(&mut transaction, *set, id)?;
+        }
+        self.chains(&mut transaction, &ruleset);
+        self.rules(&mut transaction, &ruleset, false);
+        let mut elements = 0;
+        for (name, content) in sets.iter() {
+            elements += content.len();
+            self.elements(&mut transaction, MsgType::Add, name, content);
+        }
+        transaction.commit(&self.netlink, &self.table)?;
+        Ok(Applied {
+            elements,
+            elapsed: start.elapsed(),
+        })
+    }
+
+    /// Takes the kernel from the sets before `delta` to `sets`, and forgets remembered verdicts.
+    pub fn apply(&self, delta: &Delta, sets: &Sets) -> Result<Applied, NftError> {
+        let start = Instant::now();
+        let mut transaction = Transaction::new();
+        let ruleset = self.ruleset(sets);
+        let mut elements = 0;
+        for (id, name) in (1..).zip(&delta.created) {
+            self.create_set(&mut transaction, Set::Addresses(*name), id)?;
+            if let Some(content) = sets.get(*name) {
+                elements += content.len();
+                self.elements(&mut transaction, MsgType::Add, *name, content);
+            }
+        }
+        for (name, change) in &delta.changed {
+            elements += change.removed.len() + change.added.len();
+            self.elements(&mut transaction, MsgType::Del, *name, &change.removed);
+            self.elements(&mut transaction, MsgType::Add, *name, &change.added);
+        }
+        if delta.reshapes() {
+            self.rules(&mut transaction, &ruleset, true);
+        }
+        for name in &delta.dropped {
+            let set = Set::Addresses(*name);
+            let message =
+                SetMessage::new(&self.table, set, 0).ok_or_else(|| self.cannot_build())?;
+            transaction.delete(&message, format!("set {set}"));
+        }
+        for set in ruleset
+            .sets
+            .iter()
+            .filter(|set| matches!(set, Set::Recent { .. }))
+        {
+            transaction.delete(
+                &RawMessage::all_elements(&self.table, *set),
+                format!("elements of {set}"),
+            );
+        }
+        transaction.commit(&self.netlink, &self.table)?;
+        Ok(Applied {
+            elements,
+            elapsed: start.elapsed(),
+        })
+    }
+
+    /// Stops asking the daemon: the queue rules leave, the deny sets stay in force.
+    pub fn stop_asking(&mut self, sets: &Sets) -> Result<(), NftError> {
+        self.queue = QueueKind::Missing;
+        let mut transaction = Transaction::new();
+        self.rules(&mut transaction, &self.ruleset(sets), true);
+        transaction.commit(&self.netlink, &self.table)
+    }
+
+    /// Removes the table if it is ours; says whether it was there.
+    pub fn remove(&self) -> Result<bool, NftError> {
+        match self.table_state()? {
+            TableState::Absent => Ok(false),
+            TableState::Foreign(why) => Err(NftError::Foreign {
+                table: self.options.table.clone(),
+                why,
+            }),
+            TableState::Ours => {
+                let mut transaction = Transaction::new();
+                transaction.delete(
+                    &RawMessage::table(&self.table),
+                    format!("table inet {}", self.options.table),
+                );
+                // The last answer cannot come from the table that is gone.
+                transaction.commit_last(&self.netlink)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// The table's counters.
+    pub fn counters(&self) -> Result<BTreeMap<Counter, Count>, NftError> {
+        query::counters(&self.netlink, &self.table)
+    }
+
+    /// The ruleset for these sets, as the kernel has it.
+    pub fn ruleset(&self, sets: &Sets) -> Ruleset {
+        let present: BTreeSet<SetName> = sets.names().collect();
+        ruleset::build(&self.options, &present)
+    }
+
+    fn create_set(&self, transaction: &mut Transaction, set: Set, id: u32) -> Result<(), NftError> {
+        let message = SetMessage::new(&self.table, set, id).ok_or_else(|| self.cannot_build())?;
+        transaction.add(&message, format!("set {set}"));
+        if !set.constants().is_empty() {
+            transaction.add(
+                &RawMessage::constants(&self.table, set),
+                format!("elements of {set}"),
+            );
+        }
+        Ok(())
+    }
+
+    fn elements(
+        &self,
+        transaction: &mut Transaction,
+        kind: MsgType,
+        name: SetName,
+        content: &crate::snapshot::Content,
+    ) {
+        let mut from = 0;
+        for (message, count) in RawMessage::content(&self.table, Set::Addresses(name), content) {
+            let label = format!("elements {from} to {} of {name}", from + count - 1);
+            from += count;
+            match kind {
+                MsgType::Add => transaction.add(&message, label),
+                MsgType::Del => transaction.delete(&message, label),
+            }
+        }
+    }
+
+    fn chains(&self, transaction: &mut Transaction, ruleset: &Ruleset) {
+        let table = Table::new(&self.table, ProtoFamily::Inet);
+        for chain in &ruleset.chains {
+            transaction.add(&nft_chain(&table, chain), format!("chain {}", chain.name));
+        }
+    }
+
+    /// Fills the chains; `again`: empties them first.
+    fn rules(&self, transaction: &mut Transaction, ruleset: &Ruleset, again: bool) {
+        let table = Table::new(&self.table, ProtoFamily::Inet);
+        if again {
+            for chain in &ruleset.chains {
+                let handle = nft_chain(&table, chain);
+                transaction.delete(
+                    &Rule::new(&handle),
+                    format!("rules of chain {}", chain.name),
+                );
+            }
+        }
+        for chain in &ruleset.chains {
+            let handle = nft_chain(&table, chain);
+            for statements in &chain.rules {
+                let mut rule = Rule::new(&handle);
+                let mut empty = true;
+                for expr in statements
+                    .iter()
+                    .flat_map(|s| expression::compile(s, self.queue))
+                {
+                    rule.add_expr(&expr);
+                    empty = false;
+                }
+                // A queue statement without a queue is no rule at all.
+                if !empty {
+                    let text: Vec<String> = statements.iter().map(ToString::to_string).collect();
+                    transaction.add(
+                        &rule,
+                        format!("rule \"{}\" in chain {}", text.join(" "), chain.name),
+                    );
+                }
+            }
+        }
+    }
+
+    fn cannot_build(&self) -> NftError {
+        NftError::Build(self.options.table.clone())
+    }
+}
+
+fn nft_chain<'a>(table: &'a Table, chain: &ruleset::Chain) -> Chain<'a> {
+    let name = CString::new(chain.name.as_str()).unwrap_or_default();
+    let mut nft = Chain::new(&name, table);
+    if let Some(base) = chain.base {
+        let hook = match base.hook {
+            Hook::Output => NftHook::Out,
+            Hook::Input => NftHook::In,
+            Hook::Forward => NftHook::Forward,
+        };
+        nft.set_hook(hook, base.priority);
+        nft.set_type(if base.route {
+            ChainType::Route
+        } else {
+            ChainType::Filter
+        });
+        nft.set_policy(Policy::Accept);
+    }
+    nft
+}
+
+/// Lets the kernel check, and not apply, a rule with each kind of queue.
+fn probe_queue(netlink: &Netlink, first: u16) -> Result<QueueKind, NftError> {
+    for kind in [QueueKind::Native, QueueKind::Compat] {
+        let name: &CStr = c"feedgate-probe";
+        let mut transaction = Transaction::new();
+        transaction.add(&RawMessage::table(name), "probe table");
+        let table = Table::new(name, ProtoFamily::Inet);
+        let chain = Chain::new(c"probe", &table);
+        transaction.add(&chain, "probe chain");
+        let mut rule = Rule::new(&chain);
+        for expr in expression::compile(&ruleset::Statement::Queue { first, count: 1 }, kind) {
+            rule.add_expr(&expr);
+        }
+        transaction.add(&rule, "probe rule");
+        match transaction.check(netlink) {
+            Ok(()) => return Ok(kind),
+            Err(NftError::Refused {
+                errno: Errno::EPERM,
+                what,
+                more,
+            }) => {
+                return Err(NftError::Refused {
+                    errno: Errno::EPERM,
+                    what,
+                    more,
+                });
+            }
+            Err(NftError::Refused { what, errno, .. }) => {
+                tracing::debug!("{}: not available: {what}: {errno}", kind.as_str());
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(QueueKind::Missing)
+}

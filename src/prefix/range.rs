@@ -22,6 +22,8 @@ pub trait Address: Copy + Ord + std::fmt::Debug + std::hash::Hash + Send + Sync 
     fn span(first: Self, last: Self) -> u128;
     /// The address with all but the first `len` bits cleared.
     fn masked(self, len: u8) -> Self;
+    /// The address with all but the first `len` bits set.
+    fn filled(self, len: u8) -> Self;
 }
 
 impl Address for u32 {
@@ -54,6 +56,9 @@ impl Address for u32 {
             .checked_shl(32 - u32::from(len.min(32)))
             .unwrap_or(0)
     }
+    fn filled(self, len: u8) -> Self {
+        self | u32::MAX.checked_shr(u32::from(len)).unwrap_or(0)
+    }
 }
 
 impl Address for u128 {
@@ -85,6 +90,9 @@ impl Address for u128 {
         self & u128::MAX
             .checked_shl(128 - u32::from(len.min(128)))
             .unwrap_or(0)
+    }
+    fn filled(self, len: u8) -> Self {
+        self | u128::MAX.checked_shr(u32::from(len)).unwrap_or(0)
     }
 }
 
@@ -173,6 +181,12 @@ impl<A: Address> RangeSet<A> {
             .checked_sub(1)
             .and_then(|i| self.0.get(i))
             .is_some_and(|range| addr <= range.last)
+    }
+
+    /// True when any address of `range` is inside. O(log n).
+    pub fn intersects(&self, range: Range<A>) -> bool {
+        let at = self.0.partition_point(|mine| mine.last < range.first);
+        self.0.get(at).is_some_and(|mine| mine.first <= range.last)
     }
 
     /// The addresses of `self` that are not in `other`. O(n + m).

@@ -1,1 +1,278 @@
-//! (ruleset)
+//! The kernel ruleset as a pure value, printed in nft(8) syntax.
+//!
+//! [`build`] makes the table of DESIGN.md section 2; [`crate::nft`] sends the same value over
+//! netlink. A test loads the printed text with nft and compares the two.
+
+mod build;
+mod statement;
+
+use std::fmt;
+
+pub use build::{Options, build};
+pub use statement::{FlowKey, Side, Statement};
+
+use crate::{
+    config::Hook,
+    prefix::Family,
+    snapshot::{Kind, SetName},
+};
+
+/// What marks a table as ours; other tables of the same name are never touched.
+pub const TABLE_COMMENT: &str = "managed by feedgate";
+
+/// A counter object of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Counter {
+    /// Packets handed to the queue.
+    Queued,
+    /// First packets that the daemon let pass.
+    Allowed,
+    /// First packets that the daemon denied.
+    Denied,
+    /// Later packets of a flow that was denied.
+    DeniedRepeat,
+    /// Packets of a deny set dropped without the daemon.
+    DeniedUnattributed,
+    /// Packets of a watch set passed without the daemon.
+    PassedUnattributed,
+    /// Packets of established flows that were cut.
+    Cut,
+}
+
+impl Counter {
+    /// All of them, in the order of the table.
+    pub const ALL: [Self; 7] = [
+        Self::Queued,
+        Self::Allowed,
+        Self::Denied,
+        Self::DeniedRepeat,
+        Self::DeniedUnattributed,
+        Self::PassedUnattributed,
+        Self::Cut,
+    ];
+
+    /// Its name in the table.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::DeniedRepeat => "denied_repeat",
+            Self::DeniedUnattributed => "denied_unattributed",
+            Self::PassedUnattributed => "passed_unattributed",
+            Self::Cut => "cut",
+        }
+    }
+}
+
+/// The verdict that a `recent_*` set remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Remembered {
+    /// The flow passes.
+    Allow,
+    /// The flow is denied.
+    Deny,
+}
+
+/// A set of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Set {
+    /// Addresses from feeds, or the prefilter.
+    Addresses(SetName),
+    /// Protocols whose header starts with two ports.
+    PortProtocols,
+    /// ICMP echo request and reply.
+    Echo(Family),
+    /// Verdicts of flows without an established conntrack entry.
+    Recent {
+        /// Which verdict.
+        verdict: Remembered,
+        /// How the flow is keyed.
+        key: FlowKey,
+        /// IP version.
+        family: Family,
+    },
+}
+
+impl Set {
+    /// Seconds a `recent_*` element lives.
+    pub const RECENT_TIMEOUT: u64 = 60;
+    /// Elements a `recent_*` set holds at most.
+    pub const RECENT_SIZE: u32 = 65_536;
+    /// TCP, UDP, DCCP, SCTP, UDP-Lite.
+    pub const PORT_PROTOCOLS: [u8; 5] = [6, 17, 33, 132, 136];
+
+    /// True for sets that hold feed data and are created only when something is in them.
+    pub fn is_addresses(self) -> bool {
+        matches!(self, Self::Addresses(_))
+    }
+
+    /// Elements that never change.
+    pub fn constants(self) -> &'static [u8] {
+        match self {
+            Self::PortProtocols => &Self::PORT_PROTOCOLS,
+            Self::Echo(Family::V4) => &[0, 8],
+            Self::Echo(Family::V6) => &[128, 129],
+            _ => &[],
+        }
+    }
+}
+
+impl fmt::Display for Set {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Addresses(name) => name.fmt(f),
+            Self::PortProtocols => f.write_str("port_protocols"),
+            Self::Echo(family) => write!(f, "echo{}", digit(family)),
+            Self::Recent {
+                verdict,
+                key,
+                family,
+            } => {
+                let verdict = match verdict {
+                    Remembered::Allow => "recent_allow",
+                    Remembered::Deny => "recent_deny",
+                };
+                let key = match key {
+                    FlowKey::Ports => "",
+                    FlowKey::Echo => "_echo",
+                    FlowKey::Addresses => "_other",
+                };
+                write!(f, "{verdict}{key}{}", digit(family))
+            }
+        }
+    }
+}
+
+/// A base chain's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// `type route` (reroutes when the mark changed) instead of `type filter`.
+    pub route: bool,
+    /// The hook.
+    pub hook: Hook,
+    /// Relative to `filter` (0).
+    pub priority: i32,
+}
+
+/// A chain with its rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// Its name.
+    pub name: String,
+    /// `None` for a chain that is jumped to.
+    pub base: Option<Base>,
+    /// Each rule is a list of matches and actions.
+    pub rules: Vec<Vec<Statement>>,
+}
+
+/// The whole table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruleset {
+    /// Table name; the family is `inet`.
+    pub table: String,
+    /// Sets, without their elements.
+    pub sets: Vec<Set>,
+    /// Chains; a chain stands before those that jump to it.
+    pub chains: Vec<Chain>,
+}
+
+fn digit(family: Family) -> char {
+    match family {
+        Family::V4 => '4',
+        Family::V6 => '6',
+    }
+}
+
+/// The table as `nft -f` reads it, without elements.
+impl fmt::Display for Ruleset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "table inet {} {{", self.table)?;
+        writeln!(f, "\tcomment \"{TABLE_COMMENT}\"")?;
+        for counter in Counter::ALL {
+            writeln!(f, "\tcounter {} {{ }}", counter.as_str())?;
+        }
+        for set in &self.sets {
+            writeln!(f, "\tset {set} {{")?;
+            write_set(f, *set)?;
+            writeln!(f, "\t}}")?;
+        }
+        for chain in &self.chains {
+            writeln!(f, "\tchain {} {{", chain.name)?;
+            write_chain(f, chain)?;
+            writeln!(f, "\t}}")?;
+        }
+        writeln!(f, "}}")
+    }
+}
+
+fn write_set(f: &mut fmt::Formatter<'_>, set: Set) -> fmt::Result {
+    match set {
+        Set::Addresses(name) => {
+            let family = match name.family() {
+                Family::V4 => "ipv4_addr",
+                Family::V6 => "ipv6_addr",
+            };
+            writeln!(f, "\t\ttype {family}")?;
+            if name.kind() == Kind::Nets {
+                writeln!(f, "\t\tflags interval")?;
+            }
+            Ok(())
+        }
+        Set::PortProtocols => {
+            writeln!(
+                f,
+                "\t\ttype inet_proto\n\t\telements = {{ tcp, udp, dccp, sctp, udplite }}"
+            )
+        }
+        Set::Echo(Family::V4) => {
+            writeln!(
+                f,
+                "\t\ttype icmp_type\n\t\telements = {{ echo-reply, echo-request }}"
+            )
+        }
+        Set::Echo(Family::V6) => {
+            writeln!(
+                f,
+                "\t\ttype icmpv6_type\n\t\telements = {{ echo-request, echo-reply }}"
+            )
+        }
+        Set::Recent { key, family, .. } => {
+            writeln!(f, "\t\ttypeof {}", statement::KeyText { key, family })?;
+            writeln!(
+                f,
+                "\t\tsize {}\n\t\tflags dynamic,timeout",
+                Set::RECENT_SIZE
+            )?;
+            writeln!(f, "\t\ttimeout {}s", Set::RECENT_TIMEOUT)
+        }
+    }
+}
+
+fn write_chain(f: &mut fmt::Formatter<'_>, chain: &Chain) -> fmt::Result {
+    if let Some(base) = chain.base {
+        let kind = if base.route { "route" } else { "filter" };
+        let hook = match base.hook {
+            Hook::Output => "output",
+            Hook::Input => "input",
+            Hook::Forward => "forward",
+        };
+        let sign = if base.priority < 0 { '-' } else { '+' };
+        let distance = base.priority.unsigned_abs();
+        writeln!(
+            f,
+            "\t\ttype {kind} hook {hook} priority filter {sign} {distance}; policy accept;"
+        )?;
+    }
+    for rule in &chain.rules {
+        f.write_str("\t\t")?;
+        for (i, statement) in rule.iter().enumerate() {
+            if i > 0 {
+                f.write_str(" ")?;
+            }
+            write!(f, "{statement}")?;
+        }
+        writeln!(f)?;
+    }
+    Ok(())
+}

@@ -1,1 +1,66 @@
-//! (snapshot)
+//! All feeds together at one moment: the kernel's sets, the index behind them, and what was left out.
+//!
+//! Pure. A new snapshot is built from the feeds' good data; [`Delta`] says how the kernel's sets get
+//! from the old one to the new one.
+
+mod build;
+mod coarse;
+mod delta;
+mod index;
+mod sets;
+
+use std::collections::BTreeMap;
+
+pub use build::{Input, build};
+pub use coarse::{BLOCK4, BLOCK6};
+pub use delta::{Delta, Elements, SetDelta};
+pub use index::{Hit, Index, Listing};
+pub use sets::{Class, Content, Kind, SetName, Sets};
+
+use crate::{feed::FeedName, prefix::Prefix};
+
+/// An address that is never blocked and never alerted, and why.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Exception {
+    /// The addresses.
+    pub prefix: Prefix,
+    /// Where it comes from: `own address on eth0`, `resolver`, `configuration`, ...
+    pub why: String,
+}
+
+/// Everything that follows from the feeds at one moment.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// What the kernel holds.
+    pub sets: Sets,
+    /// What the daemon asks.
+    pub index: Index,
+    /// What was left out.
+    pub report: Report,
+}
+
+/// What a snapshot left out of the kernel, for status.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Report {
+    /// For each feed: numbers after merging, and what exceptions removed.
+    pub feeds: BTreeMap<FeedName, FeedReport>,
+}
+
+/// What became of one feed's entries.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct FeedReport {
+    /// Entries that count.
+    pub entries: usize,
+    /// Ranges left after merging this feed's own overlapping and adjacent prefixes.
+    pub merged: usize,
+    /// Addresses covered, as text: IPv6 does not fit a JSON number.
+    pub addresses: String,
+    /// Entries touched by an exception: how many, and the first few with the reason.
+    pub excepted: usize,
+    /// Examples of the above: `192.0.2.1: own address on eth0`.
+    pub excepted_examples: Vec<String>,
+    /// Networks of private space that were left out or only watched.
+    pub private: usize,
+    /// Examples of the above.
+    pub private_examples: Vec<String>,
+}

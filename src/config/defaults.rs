@@ -1,0 +1,134 @@
+//! The values of keys that are not written.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use super::{
+    Alerts, Attribution, Config, Daemon, DenyWith, Exceptions, Facility, Feed, Format, Hook, Mode,
+    Nftables, OnDaemonDown, PrivateNetworks, SyslogAddress, SyslogFormat, SyslogTarget,
+};
+use crate::feed::{Action, FeedName, Scope, Severity};
+
+/// No feeds, and alerts to the local syslog.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            daemon: Daemon::default(),
+            nftables: Nftables::default(),
+            exceptions: Exceptions::default(),
+            feeds: Vec::new(),
+            attribution: Attribution::default(),
+            alerts: Alerts::default(),
+        }
+    }
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self {
+            state_dir: PathBuf::from("/var/lib/feedgate"),
+            control_socket: PathBuf::from("/run/feedgate/control.sock"),
+            on_daemon_down: OnDaemonDown::Allow,
+        }
+    }
+}
+
+impl Default for Nftables {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Own,
+            family: "inet".to_owned(),
+            table: "feedgate".to_owned(),
+            hooks: vec![Hook::Output, Hook::Input, Hook::Forward],
+            queue_first: 4470,
+            queue_count: 1,
+            queue_max_len: 65_536,
+            mark_mask: 0x0c00_0000,
+            cut_mask: 0x0800_0000,
+            deny_with: DenyWith::Drop,
+        }
+    }
+}
+
+impl Default for Exceptions {
+    fn default() -> Self {
+        Self {
+            prefixes: Vec::new(),
+            files: Vec::new(),
+            own_addresses: true,
+            private_networks: PrivateNetworks::Refuse,
+        }
+    }
+}
+
+impl Feed {
+    /// A feed that is pushed, with every other key at its default.
+    pub fn new(name: FeedName) -> Self {
+        let period = Duration::from_secs(24 * 3600);
+        Self {
+            name,
+            url: None,
+            action: Action::Alert,
+            scope: Scope::Both,
+            period,
+            stale_after: stale_after(period),
+            format: Format::Plain,
+            severity: Severity::Medium,
+            labels: BTreeMap::new(),
+            headers: BTreeMap::new(),
+            enabled: true,
+            max_entries: 2_000_000,
+            max_bytes: 64 << 20,
+            max_bad: 0.05,
+            allow_empty: false,
+            min_prefix4: 8,
+            min_prefix6: 19,
+        }
+    }
+}
+
+/// Three missed pulls make a feed stale, whatever its period.
+pub(super) fn stale_after(period: Duration) -> Duration {
+    period.saturating_mul(3)
+}
+
+impl Default for Attribution {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_millis(50),
+            clients: BTreeMap::new(),
+        }
+    }
+}
+
+/// Alerts go to `/dev/log` and to no file.
+impl Default for Alerts {
+    fn default() -> Self {
+        Self {
+            suppress: Duration::from_secs(60),
+            json_file: None,
+            syslog: vec![SyslogTarget::default()],
+        }
+    }
+}
+
+impl Default for SyslogTarget {
+    fn default() -> Self {
+        let address = SyslogAddress::Unix(PathBuf::from("/dev/log"));
+        Self {
+            format: SyslogFormat::usual(&address),
+            address,
+            facility: Facility::AUTHPRIV,
+        }
+    }
+}
+
+impl SyslogFormat {
+    /// The format a target gets when none is written: stock rsyslog and journald misread RFC 5424
+    /// on the local socket.
+    pub fn usual(address: &SyslogAddress) -> Self {
+        match address {
+            SyslogAddress::Unix(_) => Self::Rfc3164,
+            SyslogAddress::Udp(_) | SyslogAddress::Tcp(_) => Self::Rfc5424,
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! `[[feed]]`, key by key.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use toml::de::DeValue;
+
+use super::{
+    Feed, Format, HeaderValue, address,
+    defaults::stale_after,
+    diagnostic::Related,
+    log::Log,
+    read::Table,
+    sections::label_name,
+    value::{self, LONGEST, Problem},
+    words,
+};
+use crate::feed::{Direction, FeedName, NameError, Scope};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// All feeds that are right; a wrong one is reported, and so is a name's second use.
+pub(super) fn feeds(log: &mut Log<'_>, root: &Table<'_>) -> Vec<Feed> {
+    let tables = root.tables(log, "feed").unwrap_or_default();
+    let mut first: BTreeMap<FeedName, &Table<'_>> = BTreeMap::new();
+    let mut feeds = Vec::new();
+    for table in &tables {
+        let Some(feed) = feed(log, table) else {
+            continue;
+        };
+        if let Some(other) = first.get(&feed.name) {
+            same_name(log, table, other, &feed.name);
+            continue;
+        }
+        first.insert(feed.name.clone(), table);
+        feeds.push(feed);
+    }
+    feeds
+}
+
+fn same_name(log: &mut Log<'_>, table: &Table<'_>, first: &Table<'_>, name: &FeedName) {
+    let problem = Problem::new(format!(
+        "\"{name}\" is also the name of {}",
+        first.path("name").trim_end_matches(".name")
+    ))
+    .help("each feed needs a name of its own");
+    let related = Related {
+        message: "first used here".to_owned(),
+        span: first.place("name"),
+    };
+    log.error_with(&table.path("name"), table.place("name"), problem, related);
+}
+
+/// One feed. `None` when it has no good name; everything else falls back to its default.
+fn feed(log: &mut Log<'_>, table: &Table<'_>) -> Option<Feed> {
+    let name = table.require(log, "name", "add name = \"...\"", |value| {
+        value::text(value)?
+            .parse()
+            .map_err(|error: NameError| Problem::new(error.to_string()))
+    });
+    later(log, table);
+    // The other keys of a nameless feed are judged all the same.
+    let usual = name
+        .clone()
+        .map_or_else(placeholder, |name| Some(Feed::new(name)))?;
+    let (format, readable) = format(log, table);
+    let url = table.read(log, "url", address::url);
+    if table.has("preset") && !table.has("url") {
+        let help = "presets do not fill it in this version: add url = \"https://...\"";
+        table.missing(log, "url", help);
+    }
+    let period = table
+        .read(log, "period", value::duration(MINUTE..=LONGEST))
+        .unwrap_or(usual.period);
+    let feed = Feed {
+        url,
+        format,
+        period,
+        action: table
+            .read(log, "action", value::word(words::ACTIONS))
+            .unwrap_or(usual.action),
+        scope: table
+            .set(log, "directions", value::word(words::DIRECTIONS))
+            .map_or(usual.scope, |directions| scope(&directions)),
+        stale_after: table
+            .read(log, "stale-after", value::duration(MINUTE..=LONGEST))
+            .unwrap_or_else(|| stale_after(period)),
+        severity: table
+            .read(log, "severity", value::word(words::SEVERITIES))
+            .unwrap_or(usual.severity),
+        labels: table.map(log, "labels", label_name, value::label),
+        headers: table.map(log, "headers", header_name, header_value),
+        enabled: table
+            .read(log, "enabled", value::boolean)
+            .unwrap_or(usual.enabled)
+            && readable,
+        max_entries: table
+            .read(log, "max-entries", value::integer(1..=usize::MAX))
+            .unwrap_or(usual.max_entries),
+        max_bytes: table
+            .read(log, "max-bytes", value::size)
+            .unwrap_or(usual.max_bytes),
+        max_bad: table
+            .read(log, "max-bad", value::share)
+            .unwrap_or(usual.max_bad),
+        allow_empty: table
+            .read(log, "allow-empty", value::boolean)
+            .unwrap_or(usual.allow_empty),
+        min_prefix4: table
+            .read(log, "min-prefix4", value::integer(0..=32))
+            .unwrap_or(usual.min_prefix4),
+        min_prefix6: table
+            .read(log, "min-prefix6", value::integer(0..=128))
+            .unwrap_or(usual.min_prefix6),
+        name: usual.name,
+    };
+    name.is_some().then_some(feed)
+}
+
+fn placeholder() -> Option<Feed> {
+    "nameless".parse().ok().map(Feed::new)
+}
+
+/// Keys of features that are not built yet and have no field: checked and dropped.
+fn later(log: &mut Log<'_>, table: &Table<'_>) {
+    table.read(log, "preset", value::label);
+    table.read(log, "origin", value::label);
+    table.read(
+        log,
+        "expire-after",
+        value::duration_or_never(MINUTE..=LONGEST),
+    );
+    table.read(log, "max-shrink", value::share);
+    table.read(log, "max-growth", value::growth);
+    table.read(log, "csv", value::any_table);
+    table.read(log, "json", value::any_table);
+    let alert = table.read(log, "min-score", value::score);
+    let deny = table.read(log, "deny-score", value::score);
+    if let (Some(alert), Some(deny)) = (alert, deny)
+        && deny < alert
+    {
+        let problem = Problem::new("must not be below min-score");
+        log.error(
+            &table.path("deny-score"),
+            table.place("deny-score"),
+            problem,
+        );
+    }
+}
+
+/// The format, and whether this version can read it.
+fn format(log: &mut Log<'_>, table: &Table<'_>) -> (Format, bool) {
+    let Some((word, format)) = table.read(log, "format", value::word(words::FORMATS)) else {
+        return (Format::Plain, true);
+    };
+    let pending = log.pending(
+        &format!("feed.format={word}"),
+        table.place("format"),
+        Some("the feed is treated as disabled"),
+    );
+    match format {
+        Some(format) => (format, !pending),
+        None => (Format::Plain, false),
+    }
+}
+
+fn scope(directions: &[Direction]) -> Scope {
+    match directions {
+        [Direction::Egress] => Scope::Out,
+        [Direction::Ingress] => Scope::In,
+        _ => Scope::Both,
+    }
+}
+
+/// A field name (RFC 9110 section 5.1), in lower case: names differ by more than their case.
+fn header_name(name: &str) -> Result<String, Problem> {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if !name.is_empty() && name.bytes().all(token) {
+        Ok(name.to_ascii_lowercase())
+    } else {
+        Err(Problem::new("not the name of an HTTP header")
+            .help("use letters, digits and dashes, such as Authorization"))
+    }
+}
+
+/// A text, or `{ file = "PATH" }`. No message quotes the value: it is often a secret.
+fn header_value(value: &DeValue<'_>) -> Result<HeaderValue, Problem> {
+    match value {
+        DeValue::String(text) => {
+            // What field-value allows (RFC 9110 section 5.5) but for obsolete bytes above 127.
+            if text.chars().all(|c| c == '\t' || (' '..='~').contains(&c)) {
+                Ok(HeaderValue::Text(text.to_string()))
+            } else {
+                Err(Problem::new(
+                    "the value of a header has no control characters and only ASCII",
+                ))
+            }
+        }
+        DeValue::Table(table) => match (table.len(), table.get("file")) {
+            (1, Some(file)) => value::path(file.get_ref()).map(HeaderValue::File),
+            _ => Err(Problem::new("expected { file = \"PATH\" }")),
+        },
+        _ => Err(Problem::expected("a text or { file = \"PATH\" }", value)),
+    }
+}

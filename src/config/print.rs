@@ -1,0 +1,269 @@
+//! The effective configuration as TOML that parses back to the same value.
+
+use std::{collections::BTreeMap, fmt::Write as _, path::Path, time::Duration};
+
+use super::{
+    Config, Feed, HeaderValue, SyslogTarget,
+    defaults::stale_after,
+    keys,
+    words::{self, Words},
+};
+use crate::feed::{Direction, Scope};
+
+/// `config` as TOML, every key of this version with its value.
+///
+/// Holds what the file holds, secrets included: credentials in URLs and header values. A key that
+/// is not in effect is printed only where it differs from its default.
+pub fn to_toml(config: &Config) -> String {
+    let usual = Config::default();
+    let mut out = Printer::default();
+
+    let (daemon, usual_daemon) = (&config.daemon, &usual.daemon);
+    out.table("[daemon]", "daemon");
+    out.path("state-dir", &daemon.state_dir);
+    out.path("control-socket", &daemon.control_socket);
+    out.word_unless(
+        "on-daemon-down",
+        words::ON_DAEMON_DOWN,
+        daemon.on_daemon_down,
+        usual_daemon.on_daemon_down,
+    );
+
+    let nftables = &config.nftables;
+    out.table("[nftables]", "nftables");
+    out.word("mode", words::MODES, nftables.mode);
+    out.text("family", &nftables.family);
+    out.text("table", &nftables.table);
+    out.list("hooks", &nftables.hooks, |hook| {
+        words::print(words::HOOKS, *hook).to_owned()
+    });
+    out.plain("queue-first", nftables.queue_first);
+    out.plain("queue-count", nftables.queue_count);
+    out.plain("queue-max-len", nftables.queue_max_len);
+    out.text("mark-mask", &format!("{:#010x}", nftables.mark_mask));
+    out.text("cut-mask", &format!("{:#010x}", nftables.cut_mask));
+    out.word("deny-with", words::DENY_WITH, nftables.deny_with);
+
+    let exceptions = &config.exceptions;
+    out.table("[exceptions]", "exceptions");
+    out.list("prefixes", &exceptions.prefixes, ToString::to_string);
+    out.list("files", &exceptions.files, |file| {
+        file.display().to_string()
+    });
+    out.plain("own-addresses", exceptions.own_addresses);
+    out.word(
+        "private-networks",
+        words::PRIVATE_NETWORKS,
+        exceptions.private_networks,
+    );
+
+    for feed in &config.feeds {
+        out.feed(feed);
+    }
+
+    let attribution = &config.attribution;
+    out.table("[attribution]", "attribution");
+    out.duration("timeout", attribution.timeout);
+    out.map_unless_empty("clients", &attribution.clients, |name| quote(name));
+
+    let alerts = &config.alerts;
+    out.table("[alerts]", "alerts");
+    out.duration("suppress", alerts.suppress);
+    out.path(
+        "json-file",
+        alerts.json_file.as_deref().unwrap_or(Path::new("")),
+    );
+    out.text("json-format", "ecs");
+    if alerts.syslog.is_empty() {
+        out.plain("syslog", "[]");
+    }
+    for target in &alerts.syslog {
+        out.target(target);
+    }
+    out.done
+}
+
+/// A duration as `humantime` reads it, in units that do not surprise: `24h`, not `1day`.
+fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    if duration.subsec_nanos() != 0 {
+        humantime::format_duration(duration).to_string()
+    } else if seconds != 0 && seconds.is_multiple_of(3600) {
+        format!("{}h", seconds / 3600)
+    } else if seconds != 0 && seconds.is_multiple_of(60) {
+        format!("{}m", seconds / 60)
+    } else {
+        format!("{seconds}s")
+    }
+}
+
+/// Bytes in the largest binary unit that divides them.
+fn size(bytes: u64) -> String {
+    [("GiB", 30), ("MiB", 20), ("KiB", 10)]
+        .into_iter()
+        .find(|(_, shift)| bytes.is_multiple_of(1 << shift))
+        .map_or_else(
+            || format!("{bytes}B"),
+            |(unit, shift)| format!("{}{unit}", bytes >> shift),
+        )
+}
+
+/// A percentage where that is exact, else the shortest number that is.
+fn share(share: f64) -> String {
+    let percent = (share * 1e6).round() / 1e4;
+    if percent / 100.0 == share {
+        format!("\"{percent}%\"")
+    } else {
+        format!("{share:?}")
+    }
+}
+
+/// A basic string (TOML 1.0, section String).
+fn quote(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => {
+                // Writing to a String cannot fail.
+                let _ = write!(out, "\\u{:04X}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// Writes `key = value` lines.
+#[derive(Default)]
+struct Printer {
+    done: String,
+    schema: &'static str,
+}
+
+impl Printer {
+    fn feed(&mut self, feed: &Feed) {
+        let directions: &[Direction] = match feed.scope {
+            Scope::Both => &[Direction::Egress, Direction::Ingress],
+            Scope::Out => &[Direction::Egress],
+            Scope::In => &[Direction::Ingress],
+        };
+        self.table("[[feed]]", "feed");
+        self.text("name", feed.name.as_str());
+        match &feed.url {
+            Some(url) => self.text("url", url.as_str()),
+            None => self.note("no url: the feed is pushed"),
+        }
+        self.word("action", words::ACTIONS, feed.action);
+        self.list("directions", directions, ToString::to_string);
+        self.duration("period", feed.period);
+        if self.due("stale-after", feed.stale_after != stale_after(feed.period)) {
+            self.duration("stale-after", feed.stale_after);
+        }
+        let format = words::FORMATS
+            .iter()
+            .find(|(_, (_, format))| *format == Some(feed.format));
+        self.text("format", format.map_or("plain", |(word, _)| word));
+        self.map_unless_empty("labels", &feed.labels, |label| quote(label));
+        self.word("severity", words::SEVERITIES, feed.severity);
+        self.map("headers", &feed.headers, |value| match value {
+            HeaderValue::Text(text) => quote(text),
+            HeaderValue::File(path) => {
+                format!("{{ file = {} }}", quote(&path.to_string_lossy()))
+            }
+        });
+        self.plain("enabled", feed.enabled);
+        self.plain("max-entries", feed.max_entries);
+        self.text("max-bytes", &size(feed.max_bytes));
+        self.plain("max-bad", share(feed.max_bad));
+        self.plain("allow-empty", feed.allow_empty);
+        self.plain("min-prefix4", feed.min_prefix4);
+        self.plain("min-prefix6", feed.min_prefix6);
+    }
+
+    fn target(&mut self, target: &SyslogTarget) {
+        self.table("[[alerts.syslog]]", "alerts.syslog");
+        self.text("address", &target.address.to_string());
+        self.word("format", words::SYSLOG_FORMATS, Some(target.format));
+        self.text("facility", target.facility.name);
+    }
+
+    fn table(&mut self, header: &str, schema: &'static str) {
+        if !self.done.is_empty() {
+            self.done.push('\n');
+        }
+        self.done.push_str(header);
+        self.done.push('\n');
+        self.schema = schema;
+    }
+
+    fn plain(&mut self, key: &str, value: impl std::fmt::Display) {
+        let _ = writeln!(self.done, "{key} = {value}");
+    }
+
+    fn note(&mut self, text: &str) {
+        let _ = writeln!(self.done, "# {text}");
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.plain(key, quote(value));
+    }
+
+    fn path(&mut self, key: &str, value: &Path) {
+        self.text(key, &value.to_string_lossy());
+    }
+
+    fn duration(&mut self, key: &str, value: Duration) {
+        self.text(key, &duration(value));
+    }
+
+    fn word<T: PartialEq>(&mut self, key: &str, words: Words<T>, value: T) {
+        self.text(key, words::print(words, value));
+    }
+
+    fn word_unless<T: PartialEq>(&mut self, key: &str, words: Words<T>, value: T, usual: T) {
+        if self.due(key, value != usual) {
+            self.word(key, words, value);
+        }
+    }
+
+    fn list<T>(&mut self, key: &str, items: &[T], print: impl Fn(&T) -> String) {
+        let items: Vec<String> = items.iter().map(|item| quote(&print(item))).collect();
+        self.plain(key, format!("[{}]", items.join(", ")));
+    }
+
+    fn map<T>(&mut self, key: &str, map: &BTreeMap<String, T>, print: impl Fn(&T) -> String) {
+        let pairs: Vec<String> = map
+            .iter()
+            .map(|(name, value)| format!("{} = {}", quote(name), print(value)))
+            .collect();
+        let inner = pairs.join(", ");
+        if inner.is_empty() {
+            self.plain(key, "{}");
+        } else {
+            self.plain(key, format!("{{ {inner} }}"));
+        }
+    }
+
+    fn map_unless_empty(
+        &mut self,
+        key: &str,
+        map: &BTreeMap<String, String>,
+        print: impl Fn(&String) -> String,
+    ) {
+        if self.due(key, !map.is_empty()) {
+            self.map(key, map, print);
+        }
+    }
+
+    /// True when `key` is printed: it is in effect, or it differs from its default.
+    fn due(&mut self, key: &str, differs: bool) -> bool {
+        let in_effect = keys::in_effect(&format!("{}.{key}", self.schema));
+        if !in_effect && differs {
+            self.note("not in effect in this version:");
+        }
+        in_effect || differs
+    }
+}

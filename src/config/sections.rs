@@ -1,0 +1,242 @@
+//! The tables of the configuration but `[[feed]]`, key by key.
+
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::{
+    Alerts, Attribution, Daemon, Exceptions, Facility, Mode, Nftables, SyslogFormat, SyslogTarget,
+    address::{self, Written},
+    identifier,
+    log::Log,
+    read::Table,
+    value::{self, LONGEST, Problem},
+    words,
+};
+
+pub(super) fn daemon(log: &mut Log<'_>, root: &Table<'_>) -> Daemon {
+    let table = root.table(log, "daemon");
+    let usual = Daemon::default();
+    Daemon {
+        state_dir: table
+            .read(log, "state-dir", value::path)
+            .unwrap_or(usual.state_dir),
+        control_socket: table
+            .read(log, "control-socket", value::socket_path)
+            .unwrap_or(usual.control_socket),
+        on_daemon_down: table
+            .read(log, "on-daemon-down", value::word(words::ON_DAEMON_DOWN))
+            .unwrap_or(usual.on_daemon_down),
+    }
+}
+
+pub(super) fn nftables(log: &mut Log<'_>, root: &Table<'_>) -> Nftables {
+    let table = root.table(log, "nftables");
+    let usual = Nftables::default();
+    let nftables = Nftables {
+        mode: table
+            .read(log, "mode", value::word(words::MODES))
+            .unwrap_or(usual.mode),
+        family: table
+            .read(log, "family", value::word(words::FAMILIES))
+            .map_or(usual.family, str::to_owned),
+        table: table
+            .read(log, "table", identifier::identifier)
+            .unwrap_or(usual.table),
+        hooks: table
+            .set(log, "hooks", value::word(words::HOOKS))
+            .unwrap_or(usual.hooks),
+        queue_first: table
+            .read(log, "queue-first", value::integer(0..=u16::MAX))
+            .unwrap_or(usual.queue_first),
+        queue_count: table
+            .read(log, "queue-count", value::integer(1..=u16::MAX))
+            .unwrap_or(usual.queue_count),
+        queue_max_len: table
+            .read(log, "queue-max-len", value::integer(1..=u32::MAX))
+            .unwrap_or(usual.queue_max_len),
+        mark_mask: table
+            .read(log, "mark-mask", value::mask(2))
+            .unwrap_or(usual.mark_mask),
+        cut_mask: table
+            .read(log, "cut-mask", value::mask(1))
+            .unwrap_or(usual.cut_mask),
+        deny_with: table
+            .read(log, "deny-with", value::word(words::DENY_WITH))
+            .unwrap_or(usual.deny_with),
+    };
+    judge_nftables(log, &table, &nftables);
+    nftables
+}
+
+/// What only two keys together can get wrong.
+fn judge_nftables(log: &mut Log<'_>, table: &Table<'_>, nftables: &Nftables) {
+    match nftables.mode {
+        Mode::Include => {
+            log.pending("nftables.mode=include", table.place("mode"), None);
+        }
+        Mode::Own if nftables.family != "inet" => {
+            let problem = Problem::new("must be \"inet\" in mode \"own\"");
+            log.error(&table.path("family"), table.place("family"), problem);
+        }
+        Mode::Own => {}
+    }
+    let past = u32::from(nftables.queue_first) + u32::from(nftables.queue_count);
+    if past > 65_536 {
+        let key = if table.has("queue-count") {
+            "queue-count"
+        } else {
+            "queue-first"
+        };
+        let problem = Problem::new(format!(
+            "queues {} to {} do not fit, the last number is 65535",
+            nftables.queue_first,
+            past - 1
+        ));
+        log.error(&table.path(key), table.place(key), problem);
+    }
+}
+
+pub(super) fn exceptions(log: &mut Log<'_>, root: &Table<'_>) -> Exceptions {
+    let table = root.table(log, "exceptions");
+    let usual = Exceptions::default();
+    Exceptions {
+        prefixes: table
+            .list(log, "prefixes", value::prefix)
+            .unwrap_or(usual.prefixes),
+        files: table.list(log, "files", value::path).unwrap_or(usual.files),
+        own_addresses: table
+            .read(log, "own-addresses", value::boolean)
+            .unwrap_or(usual.own_addresses),
+        private_networks: table
+            .read(
+                log,
+                "private-networks",
+                value::word(words::PRIVATE_NETWORKS),
+            )
+            .unwrap_or(usual.private_networks),
+    }
+}
+
+pub(super) fn attribution(log: &mut Log<'_>, root: &Table<'_>) -> Attribution {
+    let table = root.table(log, "attribution");
+    // Longer than that is an outage for every new flow, not a search.
+    let range = Duration::from_millis(1)..=Duration::from_secs(10);
+    Attribution {
+        timeout: table
+            .read(log, "timeout", value::duration(range))
+            .unwrap_or(Attribution::default().timeout),
+        clients: table.map(log, "clients", address::mac, value::label),
+    }
+}
+
+pub(super) fn alerts(log: &mut Log<'_>, root: &Table<'_>) -> Alerts {
+    let table = root.table(log, "alerts");
+    let usual = Alerts::default();
+    table.read(log, "durable", value::boolean);
+    table.read(log, "store", store);
+    table.read(log, "flow-log", value::path_or_none);
+    table.read(log, "flow-log-aggregation", value::integer(0..=3));
+    let json_format = table.read(log, "json-format", value::word(words::JSON_FORMATS));
+    if let Some(word) = json_format {
+        log.pending(
+            &format!("alerts.json-format={word}"),
+            table.place("json-format"),
+            Some("the file gets \"ecs\""),
+        );
+    }
+    Alerts {
+        suppress: table
+            .read(log, "suppress", value::duration(Duration::ZERO..=LONGEST))
+            .unwrap_or(usual.suppress),
+        json_file: table
+            .read(log, "json-file", value::path_or_none)
+            .unwrap_or(usual.json_file),
+        syslog: targets(log, &table).unwrap_or(usual.syslog),
+    }
+}
+
+/// The syslog targets; `None` when none is written that this version can use. An empty list stays
+/// one: the user wants no syslog.
+fn targets(log: &mut Log<'_>, alerts: &Table<'_>) -> Option<Vec<SyslogTarget>> {
+    let tables = alerts.tables(log, "syslog")?;
+    let targets: Vec<SyslogTarget> = tables
+        .iter()
+        .filter_map(|table| target(log, table))
+        .collect();
+    (tables.is_empty() || !targets.is_empty()).then_some(targets)
+}
+
+fn target(log: &mut Log<'_>, table: &Table<'_>) -> Option<SyslogTarget> {
+    const HELP: &str = "add address = \"unix:/dev/log\"";
+    let address = table.require(log, "address", HELP, address::syslog);
+    let format = table.read(log, "format", value::word(words::SYSLOG_FORMATS));
+    let facility = table.read(log, "facility", value::word(words::FACILITIES));
+    if format == Some(None) {
+        log.pending(
+            "alerts.syslog.format=cef",
+            table.place("format"),
+            Some("the target gets the default format of its address"),
+        );
+    }
+    let address = match address? {
+        Written::Ready(address) => address,
+        Written::Tls => {
+            log.pending(
+                "alerts.syslog.address=tls",
+                table.place("address"),
+                Some("the target is left out"),
+            );
+            return None;
+        }
+    };
+    Some(SyslogTarget {
+        format: format
+            .flatten()
+            .unwrap_or_else(|| SyslogFormat::usual(&address)),
+        facility: facility
+            .and_then(Facility::from_code)
+            .unwrap_or(Facility::AUTHPRIV),
+        address,
+    })
+}
+
+/// The tables of features that are not built yet: checked and dropped.
+pub(super) fn later(log: &mut Log<'_>, root: &Table<'_>) {
+    root.table(log, "consensus")
+        .read(log, "deny-at", value::integer(1..=u16::MAX));
+    root.table(log, "host")
+        .map(log, "labels", label_name, value::label);
+    root.table(log, "arm")
+        .read(log, "after", value::duration(Duration::ZERO..=LONGEST));
+    root.table(log, "metrics")
+        .read(log, "listen", address::listen);
+    root.table(log, "manifests").read(log, "dir", value::path);
+}
+
+/// The name of a label: 1 to 253 characters of `A-Z a-z 0-9 . _ - /`.
+pub(super) fn label_name(name: &str) -> Result<String, Problem> {
+    let good = (1..=253).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b));
+    if good {
+        Ok(name.to_owned())
+    } else {
+        Err(Problem::new(
+            "the name of a label has 1 to 253 characters of A-Z a-z 0-9 . _ - /",
+        ))
+    }
+}
+
+/// A file name inside the state folder; empty for none.
+fn store(value: &DeValue<'_>) -> Result<(), Problem> {
+    let text = value::text(value)?;
+    let bad = text == "." || text == ".." || text.chars().any(|c| c == '/' || c.is_control());
+    if bad {
+        return Err(Problem::new(
+            "must be the name of a file in the state folder, without /",
+        ));
+    }
+    Ok(())
+}

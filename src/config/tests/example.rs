@@ -1,0 +1,66 @@
+//! The shipped file.
+
+use super::*;
+
+/// The file with every commented-out key and table in force.
+fn uncommented() -> String {
+    EXAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if rest.starts_with('[') || is_pair(rest) => rest,
+            _ => line,
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn is_pair(line: &str) -> bool {
+    line.split_once(" = ").is_some_and(|(key, _)| {
+        !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+    })
+}
+
+#[test]
+fn it_is_the_default() {
+    assert_eq!(good(EXAMPLE), Config::default());
+    assert_eq!(warnings(EXAMPLE), Vec::<String>::new());
+}
+
+#[test]
+fn what_it_comments_out_is_valid_and_the_default() {
+    let config = good(&uncommented());
+    let usual = Config::default();
+    assert_eq!(config.daemon, usual.daemon);
+    assert_eq!(config.nftables, usual.nftables);
+    assert_eq!(config.exceptions, usual.exceptions);
+    assert_eq!(config.attribution.timeout, usual.attribution.timeout);
+    assert_eq!(config.alerts.suppress, usual.alerts.suppress);
+    assert_eq!(config.alerts.syslog, usual.alerts.syslog);
+    let [feed] = &config.feeds[..] else { panic!() };
+    let expect = Feed {
+        url: feed.url.clone(),
+        labels: feed.labels.clone(),
+        headers: feed.headers.clone(),
+        ..Feed::new("ipsum".parse().unwrap())
+    };
+    assert_eq!(*feed, expect);
+}
+
+#[test]
+fn it_explains_every_key() {
+    let warned = warnings(&uncommented());
+    for path in keys::paths() {
+        let key = path.rsplit('.').next().unwrap();
+        let shown = [format!("#{key} = "), format!("#[{path}]")];
+        assert!(
+            shown.iter().any(|line| EXAMPLE.contains(line)),
+            "{path} is not in the example"
+        );
+        let pending = format!(" {path}: not in effect in this version");
+        assert_eq!(
+            !keys::in_effect(path),
+            warned.iter().any(|line| line.ends_with(&pending)),
+            "{path}"
+        );
+    }
+}

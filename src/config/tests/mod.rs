@@ -1,0 +1,287 @@
+//! Tests over whole files.
+
+mod example;
+mod hostile;
+mod mistakes;
+mod round_trip;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::feed::{Action, Scope, Severity};
+
+/// Every key of DESIGN.md section 3.
+const FULL: &str = r#"
+[daemon]
+state-dir = "/srv/feedgate"
+control-socket = "/run/fg.sock"
+on-daemon-down = "deny"
+[nftables]
+mode = "own"
+family = "inet"
+table = "gate"
+hooks = ["forward"]
+queue-first = 100
+queue-count = 4
+queue-max-len = 1024
+mark-mask = "0x00000005"
+cut-mask = 0x80000000
+deny-with = "reject"
+[exceptions]
+prefixes = ["192.0.2.0/24", "2001:db8::1"]
+files = ["/etc/feedgate/never"]
+own-addresses = false
+private-networks = "alert-only"
+[[feed]]
+name = "first"
+preset = "ipsum"
+url = "https://lists.example.org/a.txt"
+action = "deny"
+directions = ["ingress"]
+period = "90m"
+stale-after = "5h"
+expire-after = "never"
+format = "plain"
+min-score = 2
+deny-score = 7.5
+origin = "someone"
+labels = { kind = "botnet" }
+severity = "critical"
+headers = { X-Key = { file = "/etc/feedgate/key" }, Accept = "text/plain" }
+enabled = false
+max-entries = 5
+max-bytes = "1KiB"
+max-shrink = 0.5
+max-growth = "2.5x"
+max-bad = "12.5%"
+allow-empty = true
+min-prefix4 = 16
+min-prefix6 = 32
+[feed.csv]
+column = 1
+[feed.json]
+[consensus]
+deny-at = 2
+[attribution]
+timeout = "20ms"
+clients = { "00-00-5E-00-53-0A" = "printer" }
+[host]
+labels = { role = "gateway" }
+[arm]
+after = "1h"
+[alerts]
+suppress = "0s"
+durable = true
+json-file = "/var/log/a.json"
+json-format = "ecs"
+store = ""
+flow-log = "/var/log/f.json"
+flow-log-aggregation = 1
+[[alerts.syslog]]
+address = "tcp:[2001:db8::5]:601"
+format = "rfc3164"
+facility = "local3"
+[[alerts.syslog]]
+address = "udp:log.example.org:514"
+[metrics]
+listen = "127.0.0.1:9797"
+[manifests]
+dir = "/etc/feedgate/manifests.d"
+"#;
+
+fn good(text: &str) -> Config {
+    let outcome = parse(text, "f.toml");
+    outcome
+        .config
+        .unwrap_or_else(|| panic!("{:#?}", outcome.diagnostics))
+}
+
+/// `LINE:COLUMN KEY: message` of each diagnostic of that level.
+fn list(text: &str, level: Level) -> Vec<String> {
+    let outcome = parse(text, "f.toml");
+    let errors = outcome.diagnostics.iter().any(|d| d.level == Level::Error);
+    assert_eq!(outcome.config.is_none(), errors);
+    outcome
+        .diagnostics
+        .iter()
+        .filter(|d| d.level == level)
+        .map(|d| format!("{}:{} {d}", d.line, d.column))
+        .collect()
+}
+
+fn errors(text: &str) -> Vec<String> {
+    list(text, Level::Error)
+}
+
+fn warnings(text: &str) -> Vec<String> {
+    assert_eq!(errors(text), Vec::<String>::new());
+    list(text, Level::Warning)
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = good(FULL);
+    assert_eq!(config.daemon.on_daemon_down, OnDaemonDown::Deny);
+    assert_eq!(
+        config.nftables,
+        Nftables {
+            mode: Mode::Own,
+            family: "inet".into(),
+            table: "gate".into(),
+            hooks: vec![Hook::Forward],
+            queue_first: 100,
+            queue_count: 4,
+            queue_max_len: 1024,
+            mark_mask: 5,
+            cut_mask: 1 << 31,
+            deny_with: DenyWith::Reject,
+        }
+    );
+    assert_eq!(config.exceptions.prefixes.len(), 2);
+    assert_eq!(
+        config.exceptions.files,
+        [PathBuf::from("/etc/feedgate/never")]
+    );
+    assert!(!config.exceptions.own_addresses);
+    let [feed] = &config.feeds[..] else { panic!() };
+    let expect = Feed {
+        name: "first".parse().unwrap(),
+        url: Some("https://lists.example.org/a.txt".parse().unwrap()),
+        action: Action::Deny,
+        scope: Scope::In,
+        period: Duration::from_secs(90 * 60),
+        stale_after: Duration::from_secs(5 * 3600),
+        format: Format::Plain,
+        severity: Severity::Critical,
+        labels: [("kind".into(), "botnet".into())].into(),
+        headers: [
+            (
+                "x-key".into(),
+                HeaderValue::File("/etc/feedgate/key".into()),
+            ),
+            ("accept".into(), HeaderValue::Text("text/plain".into())),
+        ]
+        .into(),
+        enabled: false,
+        max_entries: 5,
+        max_bytes: 1024,
+        max_bad: 0.125,
+        allow_empty: true,
+        min_prefix4: 16,
+        min_prefix6: 32,
+    };
+    assert_eq!(*feed, expect);
+    assert_eq!(config.attribution.timeout, Duration::from_millis(20));
+    assert_eq!(config.attribution.clients["00:00:5e:00:53:0a"], "printer");
+    assert_eq!(config.alerts.suppress, Duration::ZERO);
+    let [tcp, udp] = &config.alerts.syslog[..] else {
+        panic!()
+    };
+    assert_eq!(tcp.address.to_string(), "tcp:[2001:db8::5]:601");
+    assert_eq!(tcp.format, SyslogFormat::Rfc3164);
+    assert_eq!(tcp.facility.code, 19);
+    assert_eq!(udp.address.to_string(), "udp:log.example.org:514");
+    assert_eq!(udp.format, SyslogFormat::Rfc5424);
+    assert_eq!(udp.facility, Facility::AUTHPRIV);
+}
+
+#[test]
+fn keys_not_in_effect_warn_once_each() {
+    let warned: Vec<String> = warnings(FULL)
+        .iter()
+        .map(|line| line.split_once(' ').unwrap().1.to_owned())
+        .collect();
+    let expect: Vec<String> = keys::paths()
+        .filter(|path| !keys::in_effect(path))
+        .map(|path| format!("{path}: not in effect in this version"))
+        .collect();
+    let sorted = |mut list: Vec<String>| {
+        list.sort();
+        list
+    };
+    assert_eq!(sorted(warned), sorted(expect));
+}
+
+#[test]
+fn the_same_key_in_several_feeds_warns_once() {
+    let text = "\
+[[feed]]
+name = 'a'
+stale-after = '2h'
+[[feed]]
+name = 'b'
+stale-after = '3h'
+[[feed]]
+name = 'c'
+stale-after = '4h'
+";
+    assert_eq!(
+        warnings(text),
+        ["3:1 feed.stale-after: not in effect in this version"]
+    );
+    let help = parse(text, "f").diagnostics[0].help.clone();
+    assert_eq!(help.as_deref(), Some("also in lines 6, 9"));
+}
+
+#[test]
+fn words_not_in_effect_warn_and_say_what_happens() {
+    let text = "\
+[nftables]
+mode = 'include'
+family = 'ip'
+[[feed]]
+name = 'a'
+format = 'csv'
+[alerts]
+json-format = 'eve'
+[[alerts.syslog]]
+address = 'tls:log.example.org:6514'
+[[alerts.syslog]]
+address = 'udp:192.0.2.1:514'
+format = 'cef'
+";
+    assert_eq!(
+        warnings(text),
+        [
+            r#"2:8 nftables.mode: not in effect in this version: "include""#,
+            r#"6:10 feed.format: not in effect in this version: "csv"; the feed is treated as disabled"#,
+            r#"8:15 alerts.json-format: not in effect in this version: "eve"; the file gets "ecs""#,
+            r#"10:11 alerts.syslog.address: not in effect in this version: "tls"; the target is left out"#,
+            r#"13:10 alerts.syslog.format: not in effect in this version: "cef"; the target gets the default format of its address"#,
+        ]
+    );
+    let config = good(text);
+    assert!(!config.feeds[0].enabled);
+    assert_eq!(config.alerts.syslog.len(), 1);
+    assert_eq!(config.alerts.syslog[0].format, SyslogFormat::Rfc5424);
+}
+
+#[test]
+fn syslog_targets_by_default_and_none_on_request() {
+    let usual = Config::default().alerts.syslog;
+    assert_eq!(usual[0].address.to_string(), "unix:/dev/log");
+    assert_eq!(usual[0].format, SyslogFormat::Rfc3164);
+    assert_eq!(good("").alerts.syslog, usual);
+    assert_eq!(good("[alerts]\nsyslog = []").alerts.syslog, []);
+    // Alerts do not vanish because the only target needs a later version.
+    let tls = "[[alerts.syslog]]\naddress = 'tls:a.example:1'";
+    assert_eq!(good(tls).alerts.syslog, usual);
+}
+
+/// Every key refuses a date, so every row of the table of keys is read somewhere.
+#[test]
+fn every_key_checks_its_type() {
+    for path in keys::paths() {
+        let (table, key) = path.rsplit_once('.').unwrap();
+        let header = match table {
+            "feed" if key == "name" => "[[feed]]".to_owned(),
+            "feed" if key == "url" => "[[feed]]\nname = 'a'".to_owned(),
+            "feed" => "[[feed]]\nname = 'a'\nurl = 'file:///a'".to_owned(),
+            "alerts.syslog" if key == "address" => "[[alerts.syslog]]".to_owned(),
+            "alerts.syslog" => "[[alerts.syslog]]\naddress = 'unix:/dev/log'".to_owned(),
+            _ => format!("[{table}]"),
+        };
+        let text = format!("{header}\n{key} = 1979-05-27\n");
+        assert_eq!(errors(&text).len(), 1, "{path}");
+    }
+}

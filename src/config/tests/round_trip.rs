@@ -1,0 +1,176 @@
+//! What is printed parses back.
+
+use super::*;
+use crate::prefix::Prefix;
+
+fn path() -> impl Strategy<Value = PathBuf> {
+    "/[ -~ä\"\\\\]{0,60}".prop_map(PathBuf::from)
+}
+
+fn duration(low: u64) -> impl Strategy<Value = Duration> {
+    prop_oneof![
+        (low..100_000_000).prop_map(Duration::from_secs),
+        (low * 1000..100_000_000).prop_map(Duration::from_millis),
+    ]
+}
+
+fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
+    proptest::collection::btree_map("[a-z./_-]{1,9}", "[ -~ä]{1,9}", 0..3)
+}
+
+prop_compose! {
+    fn nftables()(
+        include: bool,
+        ip in prop::sample::select(vec!["inet", "ip", "ip6"]),
+        table in "[A-Z_][a-zA-Z0-9_./-]{0,20}",
+        hooks in prop::sample::subsequence(vec![Hook::Output, Hook::Input, Hook::Forward], 1..=3),
+        queue_first: u16,
+        queue_max_len in 1..=u32::MAX,
+        bits in (0u32..31, 0u32..32),
+        reject: bool,
+    ) -> Nftables {
+        Nftables {
+            mode: if include { Mode::Include } else { Mode::Own },
+            family: if include { ip } else { "inet" }.to_owned(),
+            table,
+            hooks,
+            queue_first,
+            queue_count: 1,
+            queue_max_len,
+            mark_mask: 3 << bits.0,
+            cut_mask: 1 << bits.1,
+            deny_with: if reject { DenyWith::Reject } else { DenyWith::Drop },
+        }
+    }
+}
+
+prop_compose! {
+    fn feed()(
+        url in prop_oneof![Just(None), "https://u:p@[a-z]{1,9}/[a-z?=]{0,9}".prop_map(|url| url.parse().ok())],
+        action in prop::sample::select(vec![Action::Alert, Action::Deny]),
+        scope in prop::sample::select(vec![Scope::Both, Scope::Out, Scope::In]),
+        severity in prop::sample::select(vec![Severity::Low, Severity::Critical]),
+        period in duration(60),
+        stale_after in duration(60),
+        labels in labels(),
+        headers in proptest::collection::btree_map("[a-z-]{1,9}", prop_oneof![
+            "[ -~\t]{0,20}".prop_map(HeaderValue::Text),
+            path().prop_map(HeaderValue::File),
+        ], 0..3),
+        flags: (bool, bool),
+        max_entries in 1..=usize::MAX,
+        max_bytes in 1..=u64::MAX,
+        max_bad in prop_oneof![0.0..=1.0, (0u32..=100).prop_map(|n| f64::from(n) / 100.0)],
+        lengths in (0u8..=32, 0u8..=128),
+    ) -> Feed {
+        Feed {
+            url, action, scope, period, stale_after, severity, labels, headers,
+            enabled: flags.0,
+            allow_empty: flags.1,
+            max_entries, max_bytes, max_bad,
+            min_prefix4: lengths.0,
+            min_prefix6: lengths.1,
+            ..Feed::new("x".parse().unwrap())
+        }
+    }
+}
+
+fn target() -> impl Strategy<Value = SyslogTarget> {
+    let host_port = (
+        prop_oneof![
+            any::<IpAddr>().prop_map(Host::Addr),
+            "[a-z][a-z0-9]{0,9}(\\.[a-z]{1,9}){0,3}".prop_map(Host::Name),
+        ],
+        1..=u16::MAX,
+    )
+        .prop_map(|(host, port)| HostPort { host, port });
+    let address = prop_oneof![
+        path()
+            .prop_filter("fits sun_path", |p| p.as_os_str().len() < 108)
+            .prop_map(SyslogAddress::Unix),
+        host_port.clone().prop_map(SyslogAddress::Udp),
+        host_port.prop_map(SyslogAddress::Tcp),
+    ];
+    let format = prop::sample::select(vec![SyslogFormat::Rfc3164, SyslogFormat::Rfc5424]);
+    let facility =
+        prop::sample::select(words::FACILITIES).prop_map(|(name, code)| Facility { name, code });
+    (address, format, facility).prop_map(|(address, format, facility)| SyslogTarget {
+        address,
+        format,
+        facility,
+    })
+}
+
+prop_compose! {
+    fn config()(
+        state_dir in path(),
+        deny: bool,
+        nftables in nftables(),
+        prefixes in proptest::collection::vec(any::<(IpAddr, u8)>(), 0..4),
+        files in proptest::collection::vec(path(), 0..3),
+        own_addresses: bool,
+        feeds in proptest::collection::vec(feed(), 0..4),
+        timeout in (1u64..=10_000).prop_map(Duration::from_millis),
+        mac in "([0-9a-f]{2}:){5}[0-9a-f]{2}",
+        suppress in duration(0),
+        json_file in prop::option::of(path()),
+        syslog in proptest::collection::vec(target(), 0..3),
+    ) -> Config {
+        Config {
+            daemon: Daemon {
+                state_dir,
+                on_daemon_down: if deny { OnDaemonDown::Deny } else { OnDaemonDown::Allow },
+                ..Daemon::default()
+            },
+            nftables,
+            exceptions: Exceptions {
+                prefixes: prefixes.into_iter().map(|(addr, len)| Prefix::new(addr, len % 33).unwrap()).collect(),
+                files,
+                own_addresses,
+                private_networks: PrivateNetworks::Keep,
+            },
+            feeds: feeds.into_iter().enumerate().map(|(i, feed)| Feed {
+                name: format!("feed{i}").parse().unwrap(),
+                ..feed
+            }).collect(),
+            attribution: Attribution { timeout, clients: [(mac, "a \"b\"".to_owned())].into() },
+            alerts: Alerts { suppress, json_file, syslog },
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_printed_parses_back_to_the_same(config in config()) {
+        let text = to_toml(&config);
+        let outcome = parse(&text, "printed");
+        prop_assert_eq!(outcome.config, Some(config), "{}\n{:?}", text, outcome.diagnostics);
+    }
+}
+
+#[test]
+fn the_default_prints_every_key_in_effect_without_warnings() {
+    let mut config = Config::default();
+    config.feeds.push(Feed {
+        url: "https://example.org/".parse().ok(),
+        ..Feed::new("a".parse().unwrap())
+    });
+    let text = to_toml(&config);
+    assert_eq!(warnings(&text), Vec::<String>::new());
+    for path in keys::paths() {
+        let key = path.rsplit('.').next().unwrap();
+        let shown = text
+            .lines()
+            .any(|line| line.starts_with(&format!("{key} = ")));
+        assert!(shown || !keys::in_effect(path), "{path}\n{text}");
+    }
+    assert!(text.contains("period = \"24h\""), "{text}");
+    assert!(text.contains("max-bytes = \"64MiB\""), "{text}");
+    assert!(text.contains("max-bad = \"5%\""), "{text}");
+}
+
+#[test]
+fn the_full_file_survives() {
+    let config = good(FULL);
+    assert_eq!(good(&to_toml(&config)), config);
+}

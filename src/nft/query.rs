@@ -1,0 +1,187 @@
+//! Reading from nf_tables: is the table there and whose is it, its counters.
+
+use std::{collections::BTreeMap, ffi::CStr, time::Duration};
+
+use nix::errno::Errno;
+
+use super::{
+    NftError,
+    transaction::Netlink,
+    wire::{self, Attributes},
+};
+use crate::ruleset::{Counter, TABLE_COMMENT};
+
+// linux/netfilter/nf_tables.h and nfnetlink.h
+const SUBSYSTEM: u16 = 10 << 8;
+const GETTABLE: u16 = SUBSYSTEM | 1;
+const GETOBJ: u16 = SUBSYSTEM | 19;
+const TABLE_FLAGS: u16 = 2;
+const TABLE_USERDATA: u16 = 6;
+const TABLE_OWNER: u16 = 7;
+const FLAG_OWNER: u32 = 2;
+const OBJ_TABLE: u16 = 1;
+const OBJ_NAME: u16 = 2;
+const OBJ_TYPE: u16 = 3;
+const OBJ_DATA: u16 = 4;
+const COUNTER_BYTES: u16 = 1;
+const COUNTER_PACKETS: u16 = 2;
+const INET: u8 = 1;
+/// Bytes of `struct nfgenmsg`.
+const NFGEN: usize = 4;
+const REQUEST: u16 = 1;
+const ACK: u16 = 4;
+const DUMP: u16 = 0x300;
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// What is in the kernel under the table's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TableState {
+    /// Nothing.
+    Absent,
+    /// A table that feedgate made.
+    Ours,
+    /// Somebody else's, and how that shows.
+    Foreign(String),
+}
+
+/// A counter's value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+pub(super) fn table_state(netlink: &Netlink, table: &str) -> Result<TableState, NftError> {
+    let mut attributes = Vec::new();
+    wire::put(&mut attributes, 1, format!("{table}\0").as_bytes());
+    let mut state = TableState::Absent;
+    request(
+        netlink,
+        GETTABLE,
+        REQUEST | ACK,
+        &attributes,
+        &format!("table inet {table}"),
+        |found| {
+            state = owner(found);
+        },
+    )
+    .or_else(|e| match e {
+        NftError::Refused {
+            errno: Errno::ENOENT,
+            ..
+        } => Ok(()),
+        e => Err(e),
+    })?;
+    Ok(state)
+}
+
+fn owner(table: Attributes<'_>) -> TableState {
+    let flags = table.get(TABLE_FLAGS).and_then(be32).unwrap_or(0);
+    if flags & FLAG_OWNER != 0
+        && let Some(port) = table.get(TABLE_OWNER).and_then(be32)
+    {
+        return TableState::Foreign(format!("a running program owns it, netlink port {port}"));
+    }
+    match table.get(TABLE_USERDATA).map(comment) {
+        Some(Some(comment)) if comment == TABLE_COMMENT => TableState::Ours,
+        _ => TableState::Foreign(format!("it lacks the comment \"{TABLE_COMMENT}\"")),
+    }
+}
+
+/// libnftnl's user data: one byte type (0: comment), one byte length, a terminated text.
+fn comment(data: &[u8]) -> Option<String> {
+    let (head, text) = data.split_first_chunk::<2>()?;
+    let [0, len] = *head else { return None };
+    text.get(..len.into()).map(wire::text)
+}
+
+pub(super) fn counters(
+    netlink: &Netlink,
+    table: &CStr,
+) -> Result<BTreeMap<Counter, Count>, NftError> {
+    let mut attributes = Vec::new();
+    wire::put(&mut attributes, OBJ_TABLE, table.to_bytes_with_nul());
+    wire::put(&mut attributes, OBJ_TYPE, &1u32.to_be_bytes());
+    let mut counts = BTreeMap::new();
+    request(
+        netlink,
+        GETOBJ,
+        REQUEST | DUMP,
+        &attributes,
+        "counters",
+        |object| {
+            if object.get(OBJ_TABLE).map(wire::text).as_deref() != table.to_str().ok() {
+                return;
+            }
+            let name = object.get(OBJ_NAME).map(wire::text);
+            let counter = Counter::ALL
+                .into_iter()
+                .find(|c| Some(c.as_str()) == name.as_deref());
+            if let (Some(counter), Some(data)) = (counter, object.nested(OBJ_DATA)) {
+                let number = |kind| data.get(kind).and_then(be64).unwrap_or(0);
+                counts.insert(
+                    counter,
+                    Count {
+                        packets: number(COUNTER_PACKETS),
+                        bytes: number(COUNTER_BYTES),
+                    },
+                );
+            }
+        },
+    )?;
+    Ok(counts)
+}
+
+/// Sends one request and calls `each` with the attributes of every answer until the end.
+fn request(
+    netlink: &Netlink,
+    kind: u16,
+    flags: u16,
+    attributes: &[u8],
+    what: &str,
+    mut each: impl FnMut(Attributes<'_>),
+) -> Result<(), NftError> {
+    const SEQ: u32 = 1;
+    let len = u32::try_from(wire::HEADER + NFGEN + attributes.len()).unwrap_or(u32::MAX);
+    let mut message = Vec::with_capacity(wire::HEADER + NFGEN + attributes.len());
+    message.extend_from_slice(&len.to_ne_bytes());
+    message.extend_from_slice(&kind.to_ne_bytes());
+    message.extend_from_slice(&flags.to_ne_bytes());
+    message.extend_from_slice(&SEQ.to_ne_bytes());
+    message.extend_from_slice(&[0; 4]);
+    message.extend_from_slice(&[INET, 0, 0, 0]);
+    message.extend_from_slice(attributes);
+    netlink.drain();
+    netlink.send(&[&message])?;
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let bytes = netlink
+            .receive(&mut buffer, ANSWER)?
+            .ok_or(NftError::NoAnswer)?;
+        for answer in wire::messages(bytes).filter(|m| m.seq == SEQ) {
+            match answer.errno() {
+                Some(0) => return Ok(()),
+                Some(errno) => {
+                    let errno = Errno::from_raw(errno);
+                    return Err(NftError::Refused {
+                        what: what.to_owned(),
+                        errno,
+                        more: 0,
+                    });
+                }
+                None if answer.kind == wire::DONE => return Ok(()),
+                None => each(answer.attributes(NFGEN)),
+            }
+        }
+    }
+}
+
+fn be32(bytes: &[u8]) -> Option<u32> {
+    bytes.first_chunk().map(|b| u32::from_be_bytes(*b))
+}
+
+fn be64(bytes: &[u8]) -> Option<u64> {
+    bytes.first_chunk().map(|b| u64::from_be_bytes(*b))
+}

@@ -1,0 +1,528 @@
+//! The table of DESIGN.md section 2, for the hooks configured and the sets that hold something.
+//!
+//! Two base chains a hook. *inspect* finds the first packet of a flow whose address is listed and
+//! hands it to the daemon. *guard*, one step later, takes the daemon's verdict from two bits of the
+//! packet mark, and enforces the deny sets by itself when there is none.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Base, Chain, Counter, FlowKey, Remembered, Ruleset, Set, Side,
+    Statement::{self, *},
+};
+use crate::{
+    config::{DenyWith, Hook, Nftables},
+    feed::Direction,
+    packet::Protocol,
+    prefix::Family as Ip,
+    snapshot::{BLOCK4, BLOCK6, Class, Kind, SetName},
+};
+
+/// Priority of the inspect chains, relative to `filter`.
+const INSPECT: i32 = -10;
+/// Priority of the guard chains.
+const GUARD: i32 = -9;
+
+/// What the table depends on besides its sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Table name.
+    pub table: String,
+    /// Hooks to watch.
+    pub hooks: Vec<Hook>,
+    /// First queue number.
+    pub queue_first: u16,
+    /// Number of queues.
+    pub queue_count: u16,
+    /// Two bits of the packet mark.
+    pub mark_mask: u32,
+    /// One bit of the conntrack mark.
+    pub cut_mask: u32,
+    /// Drop or reject.
+    pub deny_with: DenyWith,
+}
+
+impl Options {
+    /// The options of a configuration.
+    pub fn new(nftables: &Nftables) -> Self {
+        Self {
+            table: nftables.table.clone(),
+            hooks: nftables.hooks.clone(),
+            queue_first: nftables.queue_first,
+            queue_count: nftables.queue_count,
+            mark_mask: nftables.mark_mask,
+            cut_mask: nftables.cut_mask,
+            deny_with: nftables.deny_with,
+        }
+    }
+
+    /// The packet-mark bit that means allow: the lower one of the mask.
+    pub fn allow_bit(&self) -> u32 {
+        self.mark_mask & self.mark_mask.wrapping_neg()
+    }
+
+    /// The packet-mark bit that means deny: the higher one.
+    pub fn deny_bit(&self) -> u32 {
+        self.mark_mask & !self.allow_bit()
+    }
+}
+
+/// The table for these options and these sets of addresses.
+pub fn build(options: &Options, present: &BTreeSet<SetName>) -> Ruleset {
+    let builder = Builder { options, present };
+    let mut chains = vec![builder.end_denied(), end_denied_repeat()];
+    for family in [Ip::V4, Ip::V6] {
+        chains.extend([
+            builder.ask(family),
+            builder.allowed(family),
+            builder.denied(family),
+            builder.judge(Class::Deny, family),
+            builder.judge(Class::Watch, family),
+        ]);
+        for direction in [Direction::Egress, Direction::Ingress] {
+            chains.push(builder.matches("inspect", direction, family));
+            chains.push(builder.matches("guard", direction, family));
+        }
+    }
+    for hook in &options.hooks {
+        chains.push(builder.inspect(*hook));
+        chains.push(builder.guard(*hook));
+    }
+    Ruleset {
+        table: options.table.clone(),
+        sets: builder.sets(),
+        chains,
+    }
+}
+
+struct Builder<'a> {
+    options: &'a Options,
+    present: &'a BTreeSet<SetName>,
+}
+
+impl Builder<'_> {
+    fn sets(&self) -> Vec<Set> {
+        let mut sets = vec![Set::PortProtocols, Set::Echo(Ip::V4), Set::Echo(Ip::V6)];
+        for family in [Ip::V4, Ip::V6] {
+            for verdict in [Remembered::Allow, Remembered::Deny] {
+                sets.extend(FlowKey::ALL.map(|key| Set::Recent {
+                    verdict,
+                    key,
+                    family,
+                }));
+            }
+        }
+        sets.extend(self.present.iter().copied().map(Set::Addresses));
+        sets
+    }
+
+    fn inspect(&self, hook: Hook) -> Chain {
+        let base = Base {
+            route: false,
+            hook,
+            priority: INSPECT,
+        };
+        let mut rules = vec![vec![
+            CtMark(self.options.cut_mask),
+            Count(Counter::Cut),
+            Drop,
+        ]];
+        rules.extend(self.base_rules("inspect", hook));
+        Chain {
+            name: format!("inspect_{}", name(hook)),
+            base: Some(base),
+            rules,
+        }
+    }
+
+    fn guard(&self, hook: Hook) -> Chain {
+        // On output a changed mark reroutes the packet: only a route chain routes it back.
+        let base = Base {
+            route: hook == Hook::Output,
+            hook,
+            priority: GUARD,
+        };
+        let rules = self.base_rules("guard", hook);
+        Chain {
+            name: format!("guard_{}", name(hook)),
+            base: Some(base),
+            rules,
+        }
+    }
+
+    /// Lets go what is not new, then jumps to the matches of each direction the hook sees.
+    fn base_rules(&self, stage: &str, hook: Hook) -> Vec<Vec<Statement>> {
+        let mut rules = vec![
+            vec![Established, Accept],
+            vec![L4(Protocol::ICMP), Related, Accept],
+            vec![L4(Protocol::ICMPV6), Related, Accept],
+        ];
+        let directions: &[Direction] = match hook {
+            Hook::Output => {
+                rules.push(vec![ToLoopback, Accept]);
+                &[Direction::Egress]
+            }
+            Hook::Input => {
+                rules.push(vec![FromLoopback, Accept]);
+                &[Direction::Ingress]
+            }
+            Hook::Forward => &[Direction::Egress, Direction::Ingress],
+        };
+        for direction in directions {
+            for family in [Ip::V4, Ip::V6] {
+                rules.extend(self.prefilter(stage, *direction, family));
+            }
+        }
+        rules
+    }
+
+    fn prefilter(&self, stage: &str, direction: Direction, family: Ip) -> Vec<Vec<Statement>> {
+        if self.class_sets(direction, family).is_empty() {
+            return Vec::new();
+        }
+        let target = Jump(matches_name(stage, direction, family));
+        let coarse = [Kind::Hosts, Kind::Nets].map(|kind| SetName::Coarse { kind, family });
+        let rules: Vec<_> = coarse
+            .into_iter()
+            .filter(|name| self.present.contains(name))
+            .map(|name| {
+                let mask = (name.kind() == Kind::Hosts).then_some(match family {
+                    Ip::V4 => BLOCK4,
+                    Ip::V6 => BLOCK6,
+                });
+                let set = Set::Addresses(name);
+                vec![
+                    Address {
+                        family,
+                        side: side(direction),
+                        mask,
+                        set,
+                    },
+                    target.clone(),
+                ]
+            })
+            .collect();
+        if rules.is_empty() {
+            vec![vec![Family(family), target]]
+        } else {
+            rules
+        }
+    }
+
+    /// The sets to ask for a direction, deny first, hash sets first.
+    fn class_sets(&self, direction: Direction, family: Ip) -> Vec<(Class, SetName)> {
+        self.present
+            .iter()
+            .filter_map(|name| match name {
+                SetName::Class {
+                    class,
+                    scope,
+                    family: of,
+                    ..
+                } if *of == family && scope.covers(direction) => Some((*class, *name)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// `inspect_egress4`: asks the daemon about a listed address; `guard_egress4`: judges it.
+    fn matches(&self, stage: &str, direction: Direction, family: Ip) -> Chain {
+        let rules = self
+            .class_sets(direction, family)
+            .into_iter()
+            .map(|(class, name)| {
+                let target = if stage == "guard" {
+                    judge_name(class, family)
+                } else {
+                    ask_name(family)
+                };
+                let set = Set::Addresses(name);
+                vec![
+                    Address {
+                        family,
+                        side: side(direction),
+                        mask: None,
+                        set,
+                    },
+                    Goto(target),
+                ]
+            })
+            .collect();
+        Chain {
+            name: matches_name(stage, direction, family),
+            base: None,
+            rules,
+        }
+    }
+
+    /// Asks the daemon, unless it has just answered for this flow.
+    fn ask(&self, family: Ip) -> Chain {
+        // Nobody else's bits count as the daemon's verdict.
+        let mask = self.options.mark_mask;
+        let mut rules = vec![vec![AnyMark(mask), ClearMark(mask)]];
+        for verdict in [Remembered::Allow, Remembered::Deny] {
+            rules.extend(recent(verdict, family, &Accept));
+        }
+        let queue = Queue {
+            first: self.options.queue_first,
+            count: self.options.queue_count,
+        };
+        rules.push(vec![Count(Counter::Queued)]);
+        rules.push(vec![queue]);
+        Chain {
+            name: ask_name(family),
+            base: None,
+            rules,
+        }
+    }
+
+    /// What becomes of a packet that a class listed: the daemon's verdict, a remembered one, or the class's own.
+    fn judge(&self, class: Class, family: Ip) -> Chain {
+        let mask = self.options.mark_mask;
+        let mut rules = vec![
+            vec![
+                Mark {
+                    mask,
+                    value: self.options.allow_bit(),
+                },
+                Goto(format!("allowed{}", super::digit(family))),
+            ],
+            vec![
+                Mark {
+                    mask,
+                    value: self.options.deny_bit(),
+                },
+                Goto(format!("denied{}", super::digit(family))),
+            ],
+        ];
+        rules.extend(recent(Remembered::Allow, family, &Accept));
+        rules.extend(recent(
+            Remembered::Deny,
+            family,
+            &Goto("end_denied_repeat".into()),
+        ));
+        match class {
+            Class::Deny => {
+                rules.push(vec![Count(Counter::DeniedUnattributed)]);
+                rules.push(vec![Goto("end_denied".into())]);
+            }
+            Class::Watch => rules.push(vec![Count(Counter::PassedUnattributed), Accept]),
+        }
+        Chain {
+            name: judge_name(class, family),
+            base: None,
+            rules,
+        }
+    }
+
+    /// The daemon said allow: take the bits off, remember the flow, pass.
+    fn allowed(&self, family: Ip) -> Chain {
+        let mut rules = vec![
+            vec![ClearMark(self.options.mark_mask)],
+            vec![Count(Counter::Allowed)],
+        ];
+        rules.extend(remember(Remembered::Allow, family, &Accept));
+        Chain {
+            name: format!("allowed{}", super::digit(family)),
+            base: None,
+            rules,
+        }
+    }
+
+    /// The daemon said deny: remember the flow, end it.
+    fn denied(&self, family: Ip) -> Chain {
+        let mut rules = vec![vec![Count(Counter::Denied)]];
+        rules.extend(remember(
+            Remembered::Deny,
+            family,
+            &Goto("end_denied".into()),
+        ));
+        Chain {
+            name: format!("denied{}", super::digit(family)),
+            base: None,
+            rules,
+        }
+    }
+
+    fn end_denied(&self) -> Chain {
+        let rules = match self.options.deny_with {
+            DenyWith::Drop => vec![vec![Drop]],
+            DenyWith::Reject => vec![vec![L4(Protocol::TCP), RejectTcp], vec![RejectIcmp]],
+        };
+        Chain {
+            name: "end_denied".into(),
+            base: None,
+            rules,
+        }
+    }
+}
+
+fn end_denied_repeat() -> Chain {
+    let rules = vec![
+        vec![Count(Counter::DeniedRepeat)],
+        vec![Goto("end_denied".into())],
+    ];
+    Chain {
+        name: "end_denied_repeat".into(),
+        base: None,
+        rules,
+    }
+}
+
+fn recent(verdict: Remembered, family: Ip, then: &Statement) -> Vec<Vec<Statement>> {
+    FlowKey::ALL
+        .into_iter()
+        .map(|key| {
+            let mut rule = guard_of(key, family);
+            rule.extend([
+                InRecent(Set::Recent {
+                    verdict,
+                    key,
+                    family,
+                }),
+                then.clone(),
+            ]);
+            rule
+        })
+        .collect()
+}
+
+/// A full set ends the rule, so the update stands alone and `then` follows in the next one.
+fn remember(verdict: Remembered, family: Ip, then: &Statement) -> Vec<Vec<Statement>> {
+    FlowKey::ALL
+        .into_iter()
+        .flat_map(|key| {
+            let mut update = guard_of(key, family);
+            let mut end = update.clone();
+            update.push(UpdateRecent(Set::Recent {
+                verdict,
+                key,
+                family,
+            }));
+            end.push(then.clone());
+            [update, end]
+        })
+        .collect()
+}
+
+fn guard_of(key: FlowKey, family: Ip) -> Vec<Statement> {
+    match key {
+        FlowKey::Ports => vec![HasPorts],
+        FlowKey::Echo => vec![IsEcho(family)],
+        FlowKey::Addresses => vec![],
+    }
+}
+
+fn side(direction: Direction) -> Side {
+    match direction {
+        Direction::Egress => Side::Destination,
+        Direction::Ingress => Side::Source,
+    }
+}
+
+fn name(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Output => "output",
+        Hook::Input => "input",
+        Hook::Forward => "forward",
+    }
+}
+
+fn matches_name(stage: &str, direction: Direction, family: Ip) -> String {
+    format!("{stage}_{direction}{}", super::digit(family))
+}
+
+fn ask_name(family: Ip) -> String {
+    format!("ask{}", super::digit(family))
+}
+
+fn judge_name(class: Class, family: Ip) -> String {
+    let class = match class {
+        Class::Deny => "deny",
+        Class::Watch => "watch",
+    };
+    format!("judge_{class}{}", super::digit(family))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Config, feed::Scope};
+
+    fn example() -> Ruleset {
+        let present = [
+            SetName::Class {
+                class: Class::Deny,
+                scope: Scope::Both,
+                kind: Kind::Hosts,
+                family: Ip::V4,
+            },
+            SetName::Class {
+                class: Class::Watch,
+                scope: Scope::Out,
+                kind: Kind::Nets,
+                family: Ip::V6,
+            },
+            SetName::Coarse {
+                kind: Kind::Hosts,
+                family: Ip::V4,
+            },
+        ];
+        build(&Options::new(&Config::default().nftables), &present.into())
+    }
+
+    #[test]
+    fn every_jump_has_its_chain_and_every_lookup_its_set() {
+        let ruleset = example();
+        let chains: BTreeSet<&str> = ruleset.chains.iter().map(|c| c.name.as_str()).collect();
+        assert_eq!(chains.len(), ruleset.chains.len());
+        for statement in ruleset.chains.iter().flat_map(|c| &c.rules).flatten() {
+            match statement {
+                Jump(chain) | Goto(chain) => assert!(chains.contains(chain.as_str()), "{chain}"),
+                Address { set, .. } | InRecent(set) | UpdateRecent(set) => {
+                    assert!(ruleset.sets.contains(set))
+                }
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn directions_follow_the_hook_and_the_scope() {
+        let text = example().to_string();
+        let chain = |name: &str| {
+            text.split(&format!("chain {name} {{"))
+                .nth(1)
+                .unwrap()
+                .split('}')
+                .next()
+                .unwrap()
+        };
+        assert!(
+            chain("inspect_output")
+                .contains("ip daddr & 255.255.240.0 @coarse4 jump inspect_egress4")
+        );
+        assert!(chain("inspect_output").contains("meta nfproto ipv6 jump inspect_egress6"));
+        assert!(!chain("inspect_input").contains("egress"));
+        assert!(
+            !chain("inspect_input").contains("inspect_ingress6"),
+            "an out-only feed is not asked on input"
+        );
+        assert!(chain("guard_egress4").contains("ip daddr @deny_hosts4 goto judge_deny4"));
+        assert!(chain("inspect_egress6").contains("ip6 daddr @watch_out_nets6 goto ask6"));
+        assert!(chain("guard_output").contains("type route hook output priority filter - 9"));
+        assert!(chain("ask4").trim_end().ends_with("queue num 4470 bypass"));
+    }
+
+    #[test]
+    fn the_mark_bits_are_the_two_of_the_mask() {
+        let options = Options {
+            mark_mask: 0x0c00_0000,
+            ..Options::new(&Config::default().nftables)
+        };
+        assert_eq!(
+            (options.allow_bit(), options.deny_bit()),
+            (0x0400_0000, 0x0800_0000)
+        );
+    }
+}

@@ -1,0 +1,219 @@
+//! Matches and actions of a rule.
+
+use std::fmt;
+
+use super::{Counter, Set, digit};
+use crate::{packet::Protocol, prefix::Family};
+
+/// Which address of the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// `saddr`
+    Source,
+    /// `daddr`
+    Destination,
+}
+
+/// How a flow is keyed in a `recent_*` set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FlowKey {
+    /// Addresses, protocol, ports.
+    Ports,
+    /// Addresses, ICMP type and identifier of an echo.
+    Echo,
+    /// Addresses and protocol: everything else.
+    Addresses,
+}
+
+impl FlowKey {
+    /// All of them, the most specific first.
+    pub const ALL: [Self; 3] = [Self::Ports, Self::Echo, Self::Addresses];
+}
+
+/// One match or action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Statement {
+    /// All bits of the mask are set in the conntrack mark.
+    CtMark(u32),
+    /// `ct state established`
+    Established,
+    /// `ct state related`
+    Related,
+    /// `meta l4proto PROTO`
+    L4(Protocol),
+    /// `meta l4proto @port_protocols`
+    HasPorts,
+    /// `icmp type @echo4`: an echo request or reply.
+    IsEcho(Family),
+    /// `oif lo`
+    ToLoopback,
+    /// `iif lo`
+    FromLoopback,
+    /// `meta nfproto ipv4`
+    Family(Family),
+    /// `ip daddr @SET`; with a length, only the first bits are looked up.
+    Address {
+        /// IP version.
+        family: Family,
+        /// Source or destination.
+        side: Side,
+        /// Bits kept by the mask.
+        mask: Option<u8>,
+        /// A set of addresses.
+        set: Set,
+    },
+    /// The flow is in a `recent_*` set; protocol guards stand before it.
+    InRecent(Set),
+    /// Puts the flow into a `recent_*` set, or renews it.
+    UpdateRecent(Set),
+    /// `meta mark & MASK == VALUE`
+    Mark {
+        /// The bits to look at.
+        mask: u32,
+        /// Their value.
+        value: u32,
+    },
+    /// `meta mark & MASK != 0`
+    AnyMark(u32),
+    /// `meta mark set meta mark & ~MASK`
+    ClearMark(u32),
+    /// `counter name NAME`
+    Count(Counter),
+    /// Asks the daemon; without it the packet goes on.
+    Queue {
+        /// First queue.
+        first: u16,
+        /// Number of queues; packets are spread by CPU.
+        count: u16,
+    },
+    /// Ends this hook's chain; later base chains go on.
+    Accept,
+    /// Ends the packet.
+    Drop,
+    /// TCP reset.
+    RejectTcp,
+    /// ICMP administratively prohibited.
+    RejectIcmp,
+    /// `jump CHAIN`
+    Jump(String),
+    /// `goto CHAIN`
+    Goto(String),
+}
+
+/// A flow key in nft syntax.
+pub(super) struct KeyText {
+    pub(super) key: FlowKey,
+    pub(super) family: Family,
+}
+
+impl fmt::Display for KeyText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ip, icmp) = match self.family {
+            Family::V4 => ("ip", "icmp"),
+            Family::V6 => ("ip6", "icmpv6"),
+        };
+        write!(f, "{ip} saddr . {ip} daddr . ")?;
+        match self.key {
+            FlowKey::Ports => f.write_str("meta l4proto . th sport . th dport"),
+            FlowKey::Echo => write!(f, "{icmp} type . {icmp} id"),
+            FlowKey::Addresses => f.write_str("meta l4proto"),
+        }
+    }
+}
+
+impl fmt::Display for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CtMark(mask) => write!(f, "ct mark & {mask:#010x} == {mask:#010x}"),
+            Self::Established => f.write_str("ct state established"),
+            Self::Related => f.write_str("ct state related"),
+            Self::L4(Protocol::ICMPV6) => f.write_str("meta l4proto ipv6-icmp"),
+            Self::L4(proto) => write!(f, "meta l4proto {proto}"),
+            Self::HasPorts => write!(f, "meta l4proto @{}", Set::PortProtocols),
+            Self::IsEcho(Family::V4) => write!(f, "icmp type @{}", Set::Echo(Family::V4)),
+            Self::IsEcho(Family::V6) => write!(f, "icmpv6 type @{}", Set::Echo(Family::V6)),
+            Self::ToLoopback => f.write_str("oif \"lo\""),
+            Self::FromLoopback => f.write_str("iif \"lo\""),
+            Self::Family(family) => write!(f, "meta nfproto ipv{}", digit(*family)),
+            Self::Address {
+                family,
+                side,
+                mask,
+                set,
+            } => address(f, *family, *side, *mask, *set),
+            Self::InRecent(set) => match set {
+                Set::Recent { key, family, .. } => {
+                    write!(
+                        f,
+                        "{} @{set}",
+                        KeyText {
+                            key: *key,
+                            family: *family
+                        }
+                    )
+                }
+                _ => write!(f, "@{set}"),
+            },
+            Self::UpdateRecent(set) => match set {
+                Set::Recent { key, family, .. } => {
+                    write!(
+                        f,
+                        "update @{set} {{ {} }}",
+                        KeyText {
+                            key: *key,
+                            family: *family
+                        }
+                    )
+                }
+                _ => write!(f, "update @{set}"),
+            },
+            Self::Mark { mask, value } => write!(f, "meta mark & {mask:#010x} == {value:#010x}"),
+            Self::AnyMark(mask) => write!(f, "meta mark & {mask:#010x} != 0x00000000"),
+            Self::ClearMark(mask) => write!(f, "meta mark set meta mark & {:#010x}", !mask),
+            Self::Count(counter) => write!(f, "counter name \"{}\"", counter.as_str()),
+            Self::Queue { first, count: 1 } => write!(f, "queue num {first} bypass"),
+            Self::Queue { first, count } => {
+                let last = u32::from(*first) + u32::from(*count) - 1;
+                write!(f, "queue num {first}-{last} bypass,fanout")
+            }
+            Self::Accept => f.write_str("accept"),
+            Self::Drop => f.write_str("drop"),
+            Self::RejectTcp => f.write_str("reject with tcp reset"),
+            Self::RejectIcmp => f.write_str("reject with icmpx admin-prohibited"),
+            Self::Jump(chain) => write!(f, "jump {chain}"),
+            Self::Goto(chain) => write!(f, "goto {chain}"),
+        }
+    }
+}
+
+fn address(
+    f: &mut fmt::Formatter<'_>,
+    family: Family,
+    side: Side,
+    mask: Option<u8>,
+    set: Set,
+) -> fmt::Result {
+    let ip = match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    };
+    let side = match side {
+        Side::Source => "saddr",
+        Side::Destination => "daddr",
+    };
+    match (family, mask) {
+        (_, None) => write!(f, "{ip} {side} @{set}"),
+        (Family::V4, Some(len)) => {
+            let mask = u32::MAX
+                .checked_shl(32u32.saturating_sub(len.into()))
+                .unwrap_or(0);
+            write!(f, "{ip} {side} & {} @{set}", std::net::Ipv4Addr::from(mask))
+        }
+        (Family::V6, Some(len)) => {
+            let mask = u128::MAX
+                .checked_shl(128u32.saturating_sub(len.into()))
+                .unwrap_or(0);
+            write!(f, "{ip} {side} & {} @{set}", std::net::Ipv6Addr::from(mask))
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! Against real sockets and files; every wait is a blocking receive with a time limit.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixDatagram, UnixListener},
+    },
+    path::Path,
+};
+
+use super::*;
+use crate::{
+    alert::example,
+    config::{Facility, SyslogTarget},
+};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn identity() -> Identity {
+    Identity {
+        hostname: "gw".into(),
+        pid: 42,
+        app: "feedgate".into(),
+    }
+}
+
+pub(super) fn syslog(address: SyslogAddress, format: SyslogFormat) -> config::Alerts {
+    config::Alerts {
+        suppress: Duration::ZERO,
+        json_file: None,
+        syslog: vec![SyslogTarget {
+            address,
+            format,
+            facility: Facility {
+                name: "authpriv",
+                code: 10,
+            },
+        }],
+    }
+}
+
+fn json(path: &Path) -> config::Alerts {
+    config::Alerts {
+        suppress: Duration::ZERO,
+        json_file: Some(path.to_owned()),
+        syslog: Vec::new(),
+    }
+}
+
+fn open(alerts: &config::Alerts, capacity: usize) -> Sinks {
+    Sinks::with_capacity(alerts, identity(), capacity).unwrap()
+}
+
+fn unix(path: &Path, capacity: usize) -> Sinks {
+    let address = SyslogAddress::Unix(path.to_owned());
+    open(&syslog(address, SyslogFormat::Rfc3164), capacity)
+}
+
+fn host(addr: IpAddr, port: u16) -> HostPort {
+    HostPort {
+        host: Host::Addr(addr),
+        port,
+    }
+}
+
+pub(super) fn alert(n: u32) -> Alert {
+    Alert {
+        id: uuid::Uuid::from_u128(n.into()),
+        ..example::alert()
+    }
+}
+
+/// The number of an alert, from its line.
+fn number(line: &str) -> u32 {
+    let (_, id) = line
+        .split_once(" id=\"")
+        .unwrap_or_else(|| panic!("{line}"));
+    u32::from_str_radix(&id[28..36], 16).unwrap()
+}
+
+/// The count of a loss report.
+fn lost(line: &str) -> Option<u64> {
+    let (_, rest) = line.split_once("feedgate: ")?;
+    let (count, _) = rest.split_once(" alerts were not delivered")?;
+    count.parse().ok()
+}
+
+fn bind(path: &Path) -> UnixDatagram {
+    let socket = UnixDatagram::bind(path).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    socket
+}
+
+fn receive(socket: &UnixDatagram) -> String {
+    let mut buffer = [0; 4096];
+    let len = socket.recv(&mut buffer).unwrap();
+    String::from_utf8(buffer[..len].to_vec()).unwrap()
+}
+
+fn wait_for(sinks: &Sinks, good: impl Fn(&SinkStats) -> bool) {
+    let end = Instant::now() + LIMIT;
+    while !good(&sinks.stats()[0]) {
+        assert!(Instant::now() < end, "{:?}", sinks.stats());
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_local_socket_has_the_line_when_submit_returns() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let socket = bind(&path);
+    let sinks = unix(&path, 8);
+    socket.set_nonblocking(true).unwrap();
+    sinks.submit(&alert(7));
+    let line = receive(&socket);
+    assert!(line.starts_with("<85>") && line.contains(" feedgate[42]: [feedgate@32473 id="));
+    let stats = &sinks.stats()[0];
+    assert_eq!((stats.sent, stats.queued, stats.dropped), (1, 0, 0));
+    assert_eq!(stats.name, format!("unix:{}", path.display()));
+}
+
+#[test]
+fn a_socket_made_again_gets_what_waited_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let socket = bind(&path);
+    let sinks = unix(&path, 8);
+    sinks.submit(&alert(1));
+    assert_eq!(number(&receive(&socket)), 1);
+
+    drop(socket);
+    sinks.submit(&alert(2));
+    fs::remove_file(&path).unwrap();
+    sinks.submit(&alert(3));
+    wait_for(&sinks, |stats| stats.last_error.is_some());
+    assert_eq!(sinks.stats()[0].queued, 2);
+    let socket = bind(&path);
+    sinks.submit(&alert(4));
+    for n in 2..=4 {
+        assert_eq!(number(&receive(&socket)), n);
+    }
+    wait_for(&sinks, |stats| {
+        stats.queued == 0 && stats.last_error.is_none()
+    });
+
+    drop(socket);
+    fs::remove_file(&path).unwrap();
+    let socket = bind(&path);
+    socket.set_nonblocking(true).unwrap();
+    sinks.submit(&alert(5));
+    assert_eq!(number(&receive(&socket)), 5, "at once: nothing waited");
+}
+
+#[test]
+fn a_full_socket_blocks_nobody_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let socket = bind(&path);
+    let sinks = unix(&path, 4096);
+    const N: u32 = 3000;
+    for n in 0..N {
+        sinks.submit(&alert(n));
+    }
+    assert!(sinks.stats()[0].queued > 0, "the socket never filled");
+    for n in 0..N {
+        assert_eq!(number(&receive(&socket)), n);
+    }
+    let stats = &sinks.close(LIMIT)[0];
+    assert_eq!((stats.sent, stats.dropped), (N.into(), 0));
+}
+
+#[test]
+fn what_a_full_queue_drops_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let sinks = unix(&path, 4);
+    for n in 0..10 {
+        sinks.submit(&alert(n));
+    }
+    let stats = &sinks.stats()[0];
+    assert_eq!((stats.queued, stats.dropped), (4, 6));
+    let socket = bind(&path);
+    let lines: Vec<String> = (0..5).map(|_| receive(&socket)).collect();
+    let (told, alerts): (Vec<_>, Vec<_>) = lines.iter().partition(|line| lost(line).is_some());
+    assert_eq!(
+        alerts.iter().map(|line| number(line)).collect::<Vec<_>>(),
+        [0, 1, 2, 3]
+    );
+    assert!(
+        told[0].ends_with(&format!(
+            "[feedgate@32473 count=\"6\" cause=\"the queue was full\"] \
+             feedgate: 6 alerts were not delivered to unix:{}: the queue was full",
+            path.display()
+        )),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn a_stream_socket_works_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let listener = UnixListener::bind(&path).unwrap();
+    let sinks = unix(&path, 8);
+    sinks.submit(&alert(1));
+    sinks.submit(&alert(2));
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut stream = BufReader::new(stream);
+    for n in 1..=2 {
+        let mut line = Vec::new();
+        stream.read_until(0, &mut line).unwrap();
+        assert_eq!(number(str::from_utf8(&line).unwrap()), n);
+    }
+}
+
+#[test]
+fn udp_over_both_families() {
+    for addr in [
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
+    ] {
+        let socket = UdpSocket::bind((addr, 0)).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        let peer = host(addr, socket.local_addr().unwrap().port());
+        let sinks = open(&syslog(SyslogAddress::Udp(peer), SyslogFormat::Rfc5424), 8);
+        sinks.submit(&alert(3));
+        let mut buffer = [0; 4096];
+        let len = socket.recv(&mut buffer).unwrap();
+        let line = str::from_utf8(&buffer[..len]).unwrap();
+        assert_eq!(number(line), 3);
+        assert!(
+            line.contains("Z gw feedgate 42 THREATFEED [feedgate@32473 "),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn udp_that_is_refused_is_counted() {
+    let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let port = UdpSocket::bind((local, 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let address = SyslogAddress::Udp(host(local, port));
+    let sinks = open(&syslog(address, SyslogFormat::Rfc3164), 100);
+    for n in 0..5 {
+        sinks.submit(&alert(n));
+    }
+    wait_for(&sinks, |stats| stats.dropped > 0);
+    let socket = UdpSocket::bind((local, port)).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    sinks.submit(&alert(5));
+    let mut seen = 0;
+    let mut buffer = [0; 4096];
+    while seen < 6 {
+        let len = socket.recv(&mut buffer).unwrap();
+        seen += lost(str::from_utf8(&buffer[..len]).unwrap()).unwrap_or(1);
+    }
+    assert_eq!(seen, 6);
+}
+
+fn accept(listener: &TcpListener) -> BufReader<TcpStream> {
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    BufReader::new(stream)
+}
+
+/// One frame with octet counting.
+fn frame(stream: &mut impl BufRead) -> String {
+    let mut len = Vec::new();
+    stream.read_until(b' ', &mut len).unwrap();
+    let len: usize = str::from_utf8(&len).unwrap().trim().parse().unwrap();
+    let mut line = vec![0; len];
+    stream.read_exact(&mut line).unwrap();
+    String::from_utf8(line).unwrap()
+}
+
+#[test]
+fn tcp_counts_octets_and_connects_again() {
+    let local = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    let listener = TcpListener::bind((local, 0)).unwrap();
+    let peer = HostPort {
+        host: Host::Name("localhost".into()),
+        port: listener.local_addr().unwrap().port(),
+    };
+    let peer = match (peer.host.clone(), peer.port) {
+        // A resolver that knows no IPv6 localhost is none of this test's business.
+        (Host::Name(name), port)
+            if std::net::ToSocketAddrs::to_socket_addrs(&(name.as_str(), port))
+                .is_ok_and(|mut all| all.any(|addr| addr.is_ipv6())) =>
+        {
+            peer
+        }
+        _ => host(local, peer.port),
+    };
+    let sinks = open(&syslog(SyslogAddress::Tcp(peer), SyslogFormat::Rfc5424), 8);
+    sinks.submit(&alert(1));
+    let mut first = accept(&listener);
+    sinks.submit(&alert(2));
+    assert_eq!(number(&frame(&mut first)), 1);
+    assert_eq!(number(&frame(&mut first)), 2);
+    wait_for(&sinks, |stats| stats.sent == 2);
+    drop(first);
+    sinks.submit(&alert(3));
+    let mut second = accept(&listener);
+    assert_eq!(
+        number(&frame(&mut second)),
+        3,
+        "nothing is lost to a closed connection"
+    );
+}
+
+#[test]
+fn tcp_that_stops_reading_gets_the_cut_line_again() {
+    let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let listener = TcpListener::bind((local, 0)).unwrap();
+    let peer = host(local, listener.local_addr().unwrap().port());
+    let sinks = open(
+        &syslog(SyslogAddress::Tcp(peer), SyslogFormat::Rfc3164),
+        100_000,
+    );
+    // More than the socket buffers take: the writer stands in the middle of a line.
+    const N: u32 = 20_000;
+    for n in 0..N {
+        sinks.submit(&alert(n));
+    }
+    let mut first = accept(&listener);
+    wait_for(&sinks, |stats| stats.last_error.is_some());
+    let mut text = Vec::new();
+    let mut second = accept(&listener);
+    first.read_to_end(&mut text).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    let whole: Vec<u32> = text
+        .split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'))
+        .map(number)
+        .collect();
+    let cut = u32::try_from(whole.len()).unwrap();
+    assert!(cut < N && whole.into_iter().eq(0..cut));
+    let mut line = String::new();
+    for n in cut..N {
+        line.clear();
+        second.read_line(&mut line).unwrap();
+        assert_eq!(number(&line), n);
+    }
+}
+
+#[test]
+fn the_json_file_follows_rotations() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("alerts.json");
+    let ids = |path: &Path| -> Vec<u64> {
+        let text = fs::read_to_string(path).unwrap();
+        let ids = text.lines().map(|line| {
+            let event: serde_json::Value = serde_json::from_str(line).unwrap();
+            let id = event["event"]["id"].as_str().unwrap().parse::<uuid::Uuid>();
+            u64::try_from(id.unwrap().as_u128()).unwrap()
+        });
+        ids.collect()
+    };
+    let sinks = open(&json(&path), 8);
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o640
+    );
+    sinks.submit(&alert(1));
+    wait_for(&sinks, |stats| stats.sent == 1);
+    assert_eq!(ids(&path), [1]);
+
+    let truncated = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    truncated.set_len(0).unwrap();
+    sinks.submit(&alert(2));
+    wait_for(&sinks, |stats| stats.sent == 2);
+    assert_eq!(ids(&path), [2], "no hole after a truncation");
+
+    let old = dir.path().join("alerts.json.1");
+    fs::rename(&path, &old).unwrap();
+    sinks.submit(&alert(3));
+    wait_for(&sinks, |stats| stats.sent == 3);
+    sinks.reopen();
+    sinks.submit(&alert(4));
+    sinks.close(LIMIT);
+    assert_eq!((ids(&old), ids(&path)), (vec![2, 3], vec![4]));
+}
+
+#[test]
+fn a_folder_that_is_missing_is_named() {
+    let error = Sinks::open(&json(Path::new("/nonexistent/alerts.json")), identity()).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("/nonexistent/alerts.json") && text.contains("folder"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_full_disk_loses_nothing() {
+    // /dev/full takes no byte; the event waits until the file is another one.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("alerts.json");
+    std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+    let sinks = open(&json(&path), 8);
+    sinks.submit(&alert(1));
+    wait_for(&sinks, |stats| stats.last_error.is_some());
+    fs::remove_file(&path).unwrap();
+    sinks.reopen();
+    let stats = &sinks.close(LIMIT)[0];
+    assert_eq!((stats.sent, stats.dropped), (1, 0));
+    assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 1);
+}
+
+#[test]
+fn closing_counts_what_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let sinks = unix(&dir.path().join("log"), 8);
+    sinks.submit(&alert(1));
+    sinks.submit(&alert(2));
+    let stats = &sinks.close(Duration::ZERO)[0];
+    assert_eq!((stats.sent, stats.queued, stats.dropped), (0, 0, 2));
+}

@@ -1,0 +1,161 @@
+//! Names and contents of the kernel's sets (DESIGN.md section 2).
+
+use std::{collections::BTreeMap, fmt};
+
+use crate::{
+    feed::Scope,
+    prefix::{Family, Range},
+};
+
+/// What the kernel does on a match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Deny, also without the daemon.
+    Deny,
+    /// Ask the daemon, else pass.
+    Watch,
+}
+
+/// How a set stores its elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Single addresses in a hash set: a miss costs about 50 ns.
+    Hosts,
+    /// Ranges in an interval set.
+    Nets,
+}
+
+/// The name of a set of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SetName {
+    /// The addresses of a class and scope.
+    Class {
+        /// Deny or watch.
+        class: Class,
+        /// Directions.
+        scope: Scope,
+        /// Hash or interval.
+        kind: Kind,
+        /// IP version.
+        family: Family,
+    },
+    /// The prefilter in front of all classes: blocks that hold any listed address.
+    Coarse {
+        /// Hash of blocks, or intervals of prefixes shorter than a block.
+        kind: Kind,
+        /// IP version.
+        family: Family,
+    },
+}
+
+impl SetName {
+    /// IP version of the elements.
+    pub fn family(self) -> Family {
+        match self {
+            Self::Class { family, .. } | Self::Coarse { family, .. } => family,
+        }
+    }
+
+    /// Hash or interval.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Class { kind, .. } | Self::Coarse { kind, .. } => kind,
+        }
+    }
+}
+
+/// `deny_out_nets4`, `watch_hosts6`, `coarse4`, `coarse_nets6`.
+impl fmt::Display for SetName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = match self.family() {
+            Family::V4 => '4',
+            Family::V6 => '6',
+        };
+        match self {
+            Self::Class {
+                class, scope, kind, ..
+            } => {
+                let class = match class {
+                    Class::Deny => "deny",
+                    Class::Watch => "watch",
+                };
+                let scope = match scope {
+                    Scope::Both => "",
+                    Scope::Out => "_out",
+                    Scope::In => "_in",
+                };
+                let kind = match kind {
+                    Kind::Hosts => "hosts",
+                    Kind::Nets => "nets",
+                };
+                write!(f, "{class}{scope}_{kind}{family}")
+            }
+            Self::Coarse {
+                kind: Kind::Hosts, ..
+            } => write!(f, "coarse{family}"),
+            Self::Coarse {
+                kind: Kind::Nets, ..
+            } => write!(f, "coarse_nets{family}"),
+        }
+    }
+}
+
+/// Elements of one set, sorted and disjoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// IPv4; in a hash set every range is a single address.
+    V4(Vec<Range<u32>>),
+    /// IPv6; in a hash set every range is a single address.
+    V6(Vec<Range<u128>>),
+}
+
+impl Content {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::V4(ranges) => ranges.len(),
+            Self::V6(ranges) => ranges.len(),
+        }
+    }
+
+    /// True when there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The contents of all sets; only sets that hold something are there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sets(pub(super) BTreeMap<SetName, Content>);
+
+impl Sets {
+    /// The names of the sets.
+    pub fn names(&self) -> impl Iterator<Item = SetName> + '_ {
+        self.0.keys().copied()
+    }
+
+    /// Names and contents.
+    pub fn iter(&self) -> impl Iterator<Item = (SetName, &Content)> {
+        self.0.iter().map(|(name, content)| (*name, content))
+    }
+
+    /// One set's content.
+    pub fn get(&self, name: SetName) -> Option<&Content> {
+        self.0.get(&name)
+    }
+
+    /// Elements in all class sets, without the prefilter.
+    pub fn elements(&self) -> usize {
+        self.0
+            .iter()
+            .filter(|(name, _)| matches!(name, SetName::Class { .. }))
+            .map(|(_, content)| content.len())
+            .sum()
+    }
+
+    pub(super) fn put(&mut self, name: SetName, content: Content) {
+        if !content.is_empty() {
+            self.0.insert(name, content);
+        }
+    }
+}

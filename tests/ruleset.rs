@@ -1,0 +1,311 @@
+//! The ruleset in the kernel: what netlink installs is what the printed text says, and deltas arrive whole.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)] // tests may stop
+
+use std::{collections::BTreeSet, process::Command, sync::Arc, time::SystemTime};
+
+use feedgate::{
+    config::{Config, PrivateNetworks},
+    feed::{Action, Entry, FeedData, Parsed, Scope, Severity},
+    nft::{Kernel, TableState},
+    ruleset::Options,
+    snapshot::{Delta, Input, Snapshot, build},
+};
+
+/// Runs `test` on a thread in a network namespace of its own.
+fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    std::thread::spawn(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+            .expect("network namespaces need root");
+        test();
+    })
+    .join()
+    .unwrap();
+}
+
+fn nft(args: &[&str], input: &str) -> (bool, String) {
+    use std::io::Write;
+    let mut child = Command::new("nft")
+        .args(args)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    let out = child.wait_with_output().unwrap();
+    // Without iptables installed, nft warns on standard error that it cannot name an xt target.
+    let text = if out.status.success() {
+        out.stdout
+    } else {
+        out.stderr
+    };
+    (
+        out.status.success(),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
+}
+
+fn snapshot(feeds: &[(&str, Action, Scope, &[&str])]) -> Snapshot {
+    let inputs: Vec<Input> = feeds
+        .iter()
+        .map(|(name, action, scope, list)| {
+            let entries = list
+                .iter()
+                .map(|p| Entry {
+                    prefix: p.parse().unwrap(),
+                })
+                .collect();
+            let parsed = Parsed {
+                entries,
+                ..Parsed::default()
+            };
+            let data = FeedData {
+                parsed,
+                pulled: SystemTime::UNIX_EPOCH,
+                bytes: 0,
+            };
+            let severity = Severity::Medium;
+            Input {
+                name: name.parse().unwrap(),
+                action: *action,
+                scope: *scope,
+                severity,
+                data: Arc::new(data),
+            }
+        })
+        .collect();
+    build(&inputs, &[], PrivateNetworks::Refuse)
+}
+
+fn mixed() -> Snapshot {
+    snapshot(&[
+        (
+            "d",
+            Action::Deny,
+            Scope::Both,
+            &[
+                "203.0.113.7",
+                "198.51.100.0/24",
+                "255.255.255.255",
+                "2001:db8::1",
+                "2001:db8:1::/48",
+            ],
+        ),
+        (
+            "w",
+            Action::Alert,
+            Scope::Out,
+            &["203.0.113.9", "192.0.0.0/9", "2001:db8:2::/64"],
+        ),
+        ("i", Action::Deny, Scope::In, &["203.0.113.10"]),
+    ])
+}
+
+fn kernel() -> Kernel {
+    Kernel::open(Options::new(&Config::default().nftables)).unwrap()
+}
+
+/// The listing without what legitimately differs: queue rules, elements, counters, userdata-only notation.
+fn normal(listing: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut skip = false;
+    for line in listing.lines().map(str::trim) {
+        skip |= line.starts_with("elements = {");
+        let queue =
+            line.starts_with("queue") || line.contains("xt target") || line.starts_with("# xt_");
+        if !skip && !queue && !line.is_empty() {
+            lines.push(line.to_owned());
+        }
+        skip &= !line.ends_with('}');
+    }
+    lines
+}
+
+/// `icmp id` in text brings a check of the type along, `typeof` needs user data: the same rule and set in another notation.
+fn same_notation(line: &str) -> String {
+    let line = line
+        .replace("icmp type { echo-reply, echo-request } ", "")
+        .replace("icmpv6 type { echo-request, echo-reply } ", "")
+        .replace(
+            "typeof ip saddr . ip daddr . icmp type . icmp id",
+            "type ipv4_addr . ipv4_addr . icmp_type . inet_service",
+        )
+        .replace(
+            "typeof ip6 saddr . ip6 daddr . icmpv6 type . icmpv6 id",
+            "type ipv6_addr . ipv6_addr . icmpv6_type . inet_service",
+        )
+        .replace(
+            "typeof ip saddr . ip daddr . meta l4proto . th sport . th dport",
+            "type ipv4_addr . ipv4_addr . inet_proto . inet_service . inet_service",
+        )
+        .replace(
+            "typeof ip6 saddr . ip6 daddr . meta l4proto . th sport . th dport",
+            "type ipv6_addr . ipv6_addr . inet_proto . inet_service . inet_service",
+        )
+        .replace(
+            "typeof ip saddr . ip daddr . meta l4proto",
+            "type ipv4_addr . ipv4_addr . inet_proto",
+        )
+        .replace(
+            "typeof ip6 saddr . ip6 daddr . meta l4proto",
+            "type ipv6_addr . ipv6_addr . inet_proto",
+        );
+    let line = line.replace("icmp type . @th,32,16", "icmp type . icmp id");
+    line.replace("icmpv6 type . @th,32,16", "icmpv6 type . icmpv6 id")
+}
+
+#[test]
+fn netlink_and_text_say_the_same() {
+    in_namespace(|| {
+        let snapshot = mixed();
+        let kernel = kernel();
+        kernel.install(&snapshot.sets).unwrap();
+        let (ok, by_netlink) = nft(&["list", "table", "inet", "feedgate"], "");
+        assert!(ok, "{by_netlink}");
+        assert!(kernel.remove().unwrap());
+
+        let text = kernel.ruleset(&snapshot.sets).to_string();
+        let text: String = text
+            .lines()
+            .filter(|l| !l.trim().starts_with("queue num"))
+            .map(|l| format!("{l}\n"))
+            .collect();
+        let (ok, out) = nft(&["-f", "-"], &text);
+        assert!(ok, "{out}\n{text}");
+        let (_, by_text) = nft(&["list", "table", "inet", "feedgate"], "");
+        let lines = |listing: &str| {
+            normal(listing)
+                .iter()
+                .map(|l| same_notation(l))
+                .collect::<Vec<_>>()
+        };
+        let (by_netlink, by_text) = (lines(&by_netlink), lines(&by_text));
+        assert_eq!(by_netlink.join("\n"), by_text.join("\n"));
+    });
+}
+
+#[test]
+fn elements_arrive_whole_and_deltas_change_them() {
+    in_namespace(|| {
+        let old = mixed();
+        let kernel = kernel();
+        kernel.install(&old.sets).unwrap();
+        let set = |name: &str| nft(&["list", "set", "inet", "feedgate", name], "").1;
+        assert!(set("deny_hosts4").contains("203.0.113.7"));
+        assert!(set("deny_hosts4").contains("255.255.255.255"));
+        assert!(set("deny_nets4").contains("198.51.100.0/24"));
+        assert!(set("deny_nets6").contains("2001:db8:1::/48"));
+        assert!(set("watch_out_nets4").contains("192.0.0.0/9"));
+
+        let new = snapshot(&[
+            (
+                "d",
+                Action::Deny,
+                Scope::Both,
+                &["203.0.113.7", "198.51.0.0/16"],
+            ),
+            ("w", Action::Alert, Scope::Both, &["203.0.113.11"]),
+        ]);
+        let delta = Delta::between(&old.sets, &new.sets).unwrap();
+        kernel.apply(&delta, &new.sets).unwrap();
+        assert!(set("deny_nets4").contains("198.51.0.0/16"));
+        assert!(!set("deny_hosts4").contains("255.255.255.255"));
+        assert!(set("watch_hosts4").contains("203.0.113.11"));
+        assert!(set("deny_nets6").contains("No such file"));
+
+        // Unchanged sets after all that: the kernel has exactly what a fresh installation would have.
+        let names = |listing: &str| -> BTreeSet<String> {
+            listing
+                .lines()
+                .filter(|l| l.trim_start().starts_with("set "))
+                .map(str::to_owned)
+                .collect()
+        };
+        let (_, by_delta) = nft(&["list", "table", "inet", "feedgate"], "");
+        kernel.install(&new.sets).unwrap();
+        let (_, fresh) = nft(&["list", "table", "inet", "feedgate"], "");
+        assert_eq!(names(&by_delta), names(&fresh));
+        assert_eq!(normal(&by_delta).len(), normal(&fresh).len());
+    });
+}
+
+#[test]
+fn a_foreign_table_is_left_untouched() {
+    in_namespace(|| {
+        let (ok, _) = nft(&["-f", "-"], "table inet feedgate {\n chain mine {\n }\n}");
+        assert!(ok);
+        let kernel = kernel();
+        assert!(matches!(
+            kernel.table_state().unwrap(),
+            TableState::Foreign(_)
+        ));
+        assert!(
+            kernel
+                .install(&mixed().sets)
+                .unwrap_err()
+                .to_string()
+                .contains("left untouched")
+        );
+        assert!(kernel.remove().is_err());
+        assert!(nft(&["list", "ruleset"], "").1.contains("chain mine"));
+    });
+}
+
+#[test]
+fn a_refused_transaction_names_the_elements_and_changes_nothing() {
+    in_namespace(|| {
+        let old = snapshot(&[("d", Action::Deny, Scope::Both, &["198.51.100.0/24"])]);
+        let kernel = kernel();
+        kernel.install(&old.sets).unwrap();
+        // Somebody took an element away that the daemon believes to be there.
+        let element = "{ 198.51.100.0/24 }";
+        assert!(
+            nft(
+                &[
+                    "delete",
+                    "element",
+                    "inet",
+                    "feedgate",
+                    "deny_nets4",
+                    element
+                ],
+                ""
+            )
+            .0
+        );
+        let new = snapshot(&[("d", Action::Deny, Scope::Both, &["203.0.113.0/24"])]);
+        let delta = Delta::between(&old.sets, &new.sets).unwrap();
+        let error = kernel.apply(&delta, &new.sets).unwrap_err().to_string();
+        assert!(error.contains("elements 0 to 0 of deny_nets4"), "{error}");
+        let set = || nft(&["list", "set", "inet", "feedgate", "deny_nets4"], "").1;
+        assert!(
+            !set().contains("203.0.113.0/24"),
+            "a refused transaction took effect: {}",
+            set()
+        );
+        kernel.install(&new.sets).unwrap();
+        assert!(set().contains("203.0.113.0/24"));
+    });
+}
+
+#[test]
+fn counters_are_read_back() {
+    in_namespace(|| {
+        let kernel = kernel();
+        kernel.install(&mixed().sets).unwrap();
+        let counters = kernel.counters().unwrap();
+        assert_eq!(counters.len(), feedgate::ruleset::Counter::ALL.len());
+        assert!(counters.values().all(|count| count.packets == 0));
+    });
+}
