@@ -1,1 +1,3 @@
-//! (host)
+//! What the daemon needs to know of its host.
+
+pub mod links;
