@@ -22,9 +22,6 @@ use crate::{
     packet::{Flow, Protocol, Transport},
 };
 
-/// ICMP and ICMPv6 message types that a process sends or waits for: echo request and reply.
-const ECHO: [u8; 4] = [8, 0, 128, 129];
-
 /// Names the source of flows, one packet at a time; each queue thread has its own.
 ///
 /// Grades:
@@ -128,10 +125,9 @@ impl Attributor {
             Transport::None if flow.proto.has_ports() => {
                 Err("the packet ends before its ports".to_owned())
             }
-            Transport::Icmp { kind, .. } if !ECHO.contains(&kind) => Err(format!(
-                "{} type {kind} is sent and taken by the kernel",
-                flow.proto
-            )),
+            Transport::Icmp { kind, .. } if is_kernels_own(flow, kind, direction, nfqa_uid) => Err(
+                format!("the kernel itself handles {} type {kind}", flow.proto),
+            ),
             Transport::Icmp { id, .. } => self.find_raw(flow.proto, ends, id, nfqa_uid, deadline),
             Transport::None => self.find_raw(flow.proto, ends, None, nfqa_uid, deadline),
         }
@@ -284,6 +280,20 @@ fn ends(flow: &Flow, direction: Direction) -> Ends {
     }
 }
 
+/// The kernel answers echo requests and sends errors; a user named by the queue means that a
+/// process wrote the message.
+fn is_kernels_own(flow: &Flow, kind: u8, direction: Direction, nfqa_uid: Option<u32>) -> bool {
+    let (request, reply) = if flow.proto == Protocol::ICMPV6 {
+        (128, 129)
+    } else {
+        (8, 0)
+    };
+    match direction {
+        Direction::Egress => kind != request && nfqa_uid.is_none(),
+        Direction::Ingress => kind != reply,
+    }
+}
+
 fn exact(answer: Answer, method: &'static str) -> Found {
     Found {
         socket: Socket {
@@ -379,6 +389,3 @@ fn format_mac(mac: [u8; 6]) -> String {
     let [a, b, c, d, e, f] = mac;
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
-
-#[cfg(test)]
-mod tests {}

@@ -11,7 +11,10 @@ use std::{
     time::Instant,
 };
 
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs},
+};
 
 use super::{kernel::open_cgroup, process::read_limited};
 
@@ -28,6 +31,7 @@ const MAX_PROCS: u64 = 1 << 20;
 pub(super) struct CgroupTree {
     root: PathBuf,
     proc: PathBuf,
+    /// Only of a real cgroup2 mount: other file systems call its handles stale.
     mount: Option<File>,
     /// `None`: there is no such cgroup any more. IDs are not used twice.
     paths: HashMap<u64, Option<String>>,
@@ -38,7 +42,7 @@ impl CgroupTree {
         Self {
             root: root.canonicalize().unwrap_or_else(|_| root.to_owned()),
             proc: proc.to_owned(),
-            mount: File::open(root).ok(),
+            mount: File::open(root).ok().filter(is_cgroup2),
             paths: HashMap::new(),
         }
     }
@@ -121,6 +125,10 @@ impl CgroupTree {
         }
         self.paths.insert(id, path);
     }
+}
+
+fn is_cgroup2(folder: &File) -> bool {
+    fstatfs(folder).is_ok_and(|stat| stat.filesystem_type() == CGROUP2_SUPER_MAGIC)
 }
 
 #[cfg(test)]

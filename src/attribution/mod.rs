@@ -18,6 +18,8 @@ mod proc_net;
 mod process;
 mod roots;
 mod sock_diag;
+#[cfg(test)]
+mod tests;
 mod users;
 
 pub use attributor::Attributor;
