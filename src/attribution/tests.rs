@@ -536,26 +536,3 @@ fn a_process_in_a_cgroup_has_its_unit_and_container() {
     assert_eq!(hidden.container.as_deref(), Some(ID));
     drop(client);
 }
-
-#[test]
-#[ignore = "a measurement"]
-fn speed() {
-    let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let clients: Vec<_> = (0..200)
-        .map(|_| TcpStream::connect(server.local_addr().unwrap()).unwrap())
-        .collect();
-    let mut attributor = attributor();
-    let start = std::time::Instant::now();
-    let rounds = 100;
-    for _ in 0..rounds {
-        for client in &clients {
-            let flow = flow(
-                Protocol::TCP,
-                client.local_addr().unwrap(),
-                client.peer_addr().unwrap(),
-            );
-            assert_eq!(attributor.local(&flow, Egress, None).grade, Grade::Exact);
-        }
-    }
-    eprintln!("{:?} a flow", start.elapsed() / (rounds * 200));
-}
