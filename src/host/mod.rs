@@ -1,3 +1,4 @@
 //! What the daemon needs to know of its host.
 
 pub mod addresses;
+pub mod links;
