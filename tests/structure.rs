@@ -108,8 +108,18 @@ fn sources(module: &str) -> Vec<PathBuf> {
             }
         }
     }
-    files.retain(|file| file.is_file() && file.extension().is_some_and(|ext| ext == "rs"));
+    files.retain(|file| file.is_file() && is_product_code(file));
     files
+}
+
+/// A Rust file that is not for tests alone (`tests.rs`, `tests/...`, `..._tests.rs`).
+fn is_product_code(file: &Path) -> bool {
+    let test = |name: &std::ffi::OsStr| {
+        let name = name.to_string_lossy();
+        name == "tests" || name.ends_with("tests.rs")
+    };
+    let src = file.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap();
+    file.extension().is_some_and(|ext| ext == "rs") && !src.iter().any(test)
 }
 
 /// The paths a file names in code before its tests: imports unfolded, and paths in expressions.
@@ -157,6 +167,20 @@ fn unfold(prefix: &str, tree: &str, paths: &mut Vec<String>) {
     }
     if !rest[start..].trim().is_empty() {
         unfold(&prefix, &rest[start..], paths);
+    }
+}
+
+#[test]
+fn the_scan_finds_what_is_there() {
+    let all: Vec<_> = sources("fetch")
+        .iter()
+        .flat_map(|file| paths(file))
+        .collect();
+    for wanted in ["reqwest", "tokio", "crate::feed"] {
+        assert!(
+            all.iter().any(|path| path.starts_with(wanted)),
+            "{wanted} in {all:?}"
+        );
     }
 }
 

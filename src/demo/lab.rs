@@ -222,7 +222,6 @@ control-socket = "{dir}/control.sock"
 name = "{FEED_NAME}"
 url = "http://{FEED_AT}/threat_feed_list?token=lab"
 action = "{action}"
-labels = {{ feed = "training-ip-threatfeed" }}
 
 [alerts]
 suppress = "0s"
@@ -244,9 +243,19 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_is_toml() {
-        let text = config(Path::new("/tmp/x"), "deny");
-        let parsed: toml::Table = toml::from_str(&text).unwrap();
-        assert_eq!(parsed["feed"][0]["action"].as_str(), Some("deny"));
+    fn the_configuration_has_no_mistake() {
+        for action in ["alert", "deny"] {
+            let outcome = crate::config::parse(&config(Path::new("/tmp/x"), action), "demo");
+            assert_eq!(outcome.diagnostics, []);
+        }
+    }
+
+    #[test]
+    fn every_line_of_the_feed_is_an_entry() {
+        let parsed = crate::feed::parse_plain(FEED.as_bytes(), &crate::feed::Limits::default());
+        assert_eq!(
+            (parsed.entries.len(), parsed.bad.count),
+            (feed_entries(), 0)
+        );
     }
 }

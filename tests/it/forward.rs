@@ -75,20 +75,3 @@ fn a_denied_address_does_not_reach_the_lan() {
         ("iface", "wan0"),
     ]);
 }
-
-#[test]
-fn a_client_with_a_name_is_called_by_it() {
-    let Some(lab) = Lab::new() else { return };
-    let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
-    let conf = Conf::new(&lab)
-        .alerts(&alerts)
-        .feed("watch", "alert", &["203.0.113.1"])
-        .section("[attribution]\nclients = { \"00:00:5e:00:53:01\" = \"printer\" }");
-    let _daemon = Daemon::start(&lab, &lab.gateway, &conf);
-
-    connect(&lab.host, "203.0.113.1:80").unwrap();
-    alerts
-        .wait(&[("dst", "203.0.113.1")])
-        .assert(&[("client", "printer")]);
-}

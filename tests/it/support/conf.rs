@@ -2,7 +2,9 @@
 
 use std::{fmt::Write as _, fs, path::PathBuf};
 
-use super::{Alerts, FeedServer, Lab};
+use feedgate::config;
+
+use super::{Alerts, FeedServer, Lab, Rsyslog};
 
 /// A configuration being written; `suppress` is zero.
 #[derive(Clone)]
@@ -81,7 +83,8 @@ impl Conf {
         self
     }
 
-    /// The TOML text.
+    /// The TOML text. A mistake in it is the test's, and fails it here.
+    #[track_caller]
     pub(crate) fn text(&self) -> String {
         let Self {
             nftables,
@@ -91,9 +94,37 @@ impl Conf {
             ..
         } = self;
         let dir = self.dir.display();
-        format!(
+        let text = format!(
             "[daemon]\nstate-dir = \"{dir}/state\"\ncontrol-socket = \"{dir}/control.sock\"\n\n\
              [nftables]\n{nftables}\n{sections}{feeds}\n[alerts]\nsuppress = \"0s\"\n{syslog}"
-        )
+        );
+        let found = config::parse(&text, "test").diagnostics;
+        assert!(
+            found.is_empty(),
+            "{}",
+            config::render(&found, &text, "test", false)
+        );
+        text
     }
+}
+
+#[test]
+fn what_the_tests_write_is_a_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let conf = Conf {
+        dir: dir.path().to_owned(),
+        nftables: String::new(),
+        feeds: String::new(),
+        syslog: String::new(),
+        sections: String::new(),
+    };
+    conf.nftables("deny-with = \"reject\"")
+        .feed("in", "deny", &["203.0.113.1"])
+        .key("directions = [\"ingress\"]")
+        .feed_over_http("over-http", "alert")
+        .section("[exceptions]\nprefixes = [\"203.0.113.3\"]")
+        .syslog("unix:/run/x", "format = \"rfc5424\"")
+        .syslog(Rsyslog::UDP, "facility = \"local3\"")
+        .syslog(Rsyslog::TCP, "")
+        .text();
 }
