@@ -217,3 +217,80 @@ fn a_set_is_never_empty_while_feeds_change() {
         }
     });
 }
+
+/// A file of the folder beside the repository that holds real input; `None` where it is not.
+fn shared(name: &str) -> Option<std::path::PathBuf> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let places = ["../shared", "../../shared"].map(|place| root.join(place).join(name));
+    let found = places.into_iter().find_map(|path| path.canonicalize().ok());
+    if found.is_none() {
+        eprintln!("skipped: no ../shared/{name}");
+    }
+    found
+}
+
+/// Gives the server a public address, which nothing outside the lab can see.
+fn move_in(lab: &Lab, address: std::net::IpAddr) {
+    let gateway = if address.is_ipv4() {
+        "198.51.100.2"
+    } else {
+        "2001:db8:2::2"
+    };
+    lab.server
+        .ip(&[&format!("addr add {address} dev lo")])
+        .unwrap();
+    lab.gateway
+        .ip(&[&format!("route add {address} via {gateway}")])
+        .unwrap();
+}
+
+#[test]
+fn the_labs_own_feed_loads_and_matches() {
+    let Some(file) = shared("lab/feed.txt") else {
+        return;
+    };
+    let Some(lab) = Lab::new() else { return };
+    let _web = web(&lab.server);
+    let alerts = Alerts::listen(&lab);
+    let conf = Conf::new(&lab).alerts(&alerts).feed_from(
+        "lab",
+        "deny",
+        &format!("file://{}", file.display()),
+    );
+    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    move_in(&lab, "2606:4700:30::6812:3594".parse().unwrap());
+    move_in(&lab, "193.176.211.7".parse().unwrap());
+
+    for (address, indicator) in [
+        ("10.48.255.194:80", "10.48.255.194/32"),
+        (
+            "[2606:4700:30::6812:3594]:80",
+            "2606:4700:30::6812:3594/128",
+        ),
+        ("193.176.211.7:80", "193.176.211.0/24"),
+    ] {
+        assert!(dropped(&lab.host, address), "{address}");
+        alerts.wait(&[("indicator", indicator), ("action", "deny")]);
+    }
+    connect(&lab.host, "203.0.113.200:80").expect("an address in no feed");
+}
+
+#[test]
+fn ipsum_loads_and_matches() {
+    let Some(file) = shared("data/ipsum.txt") else {
+        return;
+    };
+    let Some(lab) = Lab::new() else { return };
+    let _web = web(&lab.server);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let mut listed = text.lines().filter(|line| !line.starts_with('#'));
+    let first = listed
+        .next()
+        .and_then(|line| line.split_whitespace().next())
+        .unwrap();
+    move_in(&lab, first.parse().unwrap());
+    let conf = Conf::new(&lab).feed_from("ipsum", "deny", &format!("file://{}", file.display()));
+    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    assert!(dropped(&lab.host, &format!("{first}:80")));
+    connect(&lab.host, "203.0.113.200:80").expect("an address in no feed");
+}

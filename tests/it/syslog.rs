@@ -78,3 +78,33 @@ fn the_facility_is_the_configurations() {
     let record = record_over(&lab, Parser::Stock, Rsyslog::UDP, "facility = \"local3\"");
     assert_eq!(record.facility, "local3");
 }
+
+#[test]
+fn a_hostile_process_name_stays_one_value_of_one_line() {
+    let Some(lab) = Lab::new() else { return };
+    let _web = web(&lab.server);
+    let rsyslog = Rsyslog::start(&lab, &lab.host, Parser::Stock);
+    let conf = Conf::new(&lab)
+        .syslog(Rsyslog::UDP, "")
+        .feed("watch", "alert", &["203.0.113.1"]);
+    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+
+    let program = lab.path("x\"]\\ \n<0>y=\"");
+    std::fs::copy("/usr/bin/curl", &program).unwrap();
+    let mut curl = lab.host.command(&program);
+    let status = curl
+        .args(["-s", "-m", "2", "-o", "/dev/null", "http://203.0.113.1/"])
+        .status();
+    assert!(status.unwrap().success());
+
+    let record = rsyslog.wait(|record| record.raw.contains("203.0.113.1"));
+    let alert = Alert::parse(&record.sd).expect("well-formed structured data");
+    alert.assert(&[("dst", "203.0.113.1"), ("uid", "0")]);
+    let comm = alert.get("comm");
+    assert!(
+        comm.starts_with("x\"]\\ ") && comm.ends_with("<0>y=\""),
+        "{comm:?}"
+    );
+    assert!(!record.raw.contains(char::is_control), "{:?}", record.raw);
+    assert_eq!(rsyslog.records().len(), 1, "one line, one record");
+}
