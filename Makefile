@@ -7,6 +7,7 @@ SHELL := /bin/bash
 DESTDIR ?=
 PREFIX ?= /usr/local
 CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 # Debian's names. To build, to run, to test.
@@ -42,7 +43,7 @@ test: test-deps ## run all tests (as root: the integration tests make network na
 demo: deps ## the threat feed lab on this machine, without a network (root)
 	@echo "building feedgate (debug build: it is ready much sooner than the release)"
 	$(CARGO) build --locked
-	$(SUDO) target/debug/feedgate demo
+	$(SUDO) $(TARGET)/debug/feedgate demo
 
 bench: ## run the benchmarks
 	$(CARGO) bench --locked
@@ -61,7 +62,7 @@ audit: ## look for known security advisories (needs cargo-deny and the network)
 	$(CARGO) deny --locked check advisories
 
 install: ## install below $(DESTDIR)$(PREFIX); build first; a configuration that is there is kept
-	install -Dm 0755 target/release/feedgate $(DESTDIR)$(PREFIX)/sbin/feedgate
+	install -Dm 0755 $(TARGET)/release/feedgate $(DESTDIR)$(PREFIX)/sbin/feedgate
 	@$(foreach file,$(wildcard nft/*.nft),install -Dvm 0644 $(file) $(DESTDIR)$(PREFIX)/share/feedgate/$(file);)
 	@$(foreach file,$(wildcard dist/*.service),\
 	    install -d $(DESTDIR)$(PREFIX)/lib/systemd/system && \
