@@ -31,6 +31,12 @@ pub enum Action {
     Deny,
 }
 
+impl serde::Serialize for Action {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.as_str())
+    }
+}
+
 impl Action {
     /// The word of the configuration and of the alert line.
     pub fn as_str(self) -> &'static str {
@@ -54,6 +60,12 @@ pub enum Direction {
     Egress,
     /// From a listed address: the source matched.
     Ingress,
+}
+
+impl serde::Serialize for Direction {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.as_str())
+    }
 }
 
 impl Direction {
