@@ -1,5 +1,7 @@
 //! Commands that the daemon answers.
 
+#![allow(clippy::indexing_slicing)] // a missing key of a serde_json value reads as null
+
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
