@@ -5,23 +5,25 @@
 //! at the first that is not as expected. Nothing is left behind, however it ends.
 
 mod daemon;
+mod error;
 mod guard;
 mod http;
 mod lab;
+mod need;
 mod netns;
 mod stop;
 
 use std::{
-    io::{self, Write},
+    io::Write,
     path::Path,
     time::{Duration, Instant},
 };
 
-use caps::{CapSet, Capability};
 use nix::sys::signal::Signal;
 
 pub use self::{
     daemon::{Daemon, DaemonError, TICK},
+    error::DemoError,
     http::{Response, Server},
     netns::{Netns, NetnsError, owner, sweep},
 };
@@ -33,82 +35,12 @@ use self::{
 /// The longest a step waits for what it expects.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Programs the demo runs, and the Debian packages that have them.
-const TOOLS: [(&str, &str); 4] = [
-    ("ip", "iproute2"),
-    ("nft", "nftables"),
-    ("curl", "curl"),
-    ("nsenter", "util-linux"),
-];
-
-/// The demo did not run, or a step was not as expected.
-#[derive(Debug, thiserror::Error)]
-pub enum DemoError {
-    /// Not enough privileges.
-    #[error(
-        "the demo makes network namespaces and needs root (missing: {missing}); try: sudo feedgate demo"
-    )]
-    NotRoot {
-        /// The missing capabilities.
-        missing: String,
-    },
-    /// A program is missing.
-    #[error("the demo needs `{tool}`, which is not in PATH: install the package {package}")]
-    Missing {
-        /// The program.
-        tool: &'static str,
-        /// Its package.
-        package: &'static str,
-    },
-    /// A step did not come out as it must.
-    #[error("expected: {expected}\ncame:     {got}")]
-    Unexpected {
-        /// What should have come.
-        expected: String,
-        /// What came.
-        got: String,
-    },
-    /// Ctrl-C, SIGTERM or SIGHUP.
-    #[error("interrupted; everything was taken down")]
-    Interrupted,
-    /// Something of the lab could not be made.
-    #[error("{what}: {source}")]
-    Io {
-        /// The thing.
-        what: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The namespaces could not be made.
-    #[error(transparent)]
-    Netns(#[from] NetnsError),
-    /// The daemon did not start.
-    #[error(transparent)]
-    Daemon(#[from] DaemonError),
-}
-
-impl DemoError {
-    /// The exit code of the command: 77 without privileges, 130 when interrupted, else 1.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::NotRoot { .. } => 77,
-            Self::Interrupted | Self::Daemon(DaemonError::Interrupted) => 130,
-            _ => 1,
-        }
-    }
-
-    /// Names the thing an error of the system is about.
-    fn io(what: &'static str) -> impl Fn(io::Error) -> Self {
-        move |source| Self::Io { what, source }
-    }
-}
-
 /// Runs the demo with the feedgate binary `exe` and narrates it on `out`.
 ///
 /// From then on SIGINT, SIGTERM and SIGHUP end the demo, not the process: the caller exits.
 pub fn run(exe: &Path, out: &mut dyn Write) -> Result<(), DemoError> {
-    privileged()?;
-    tools()?;
+    need::privileged()?;
+    need::tools()?;
     let stop = Stop::watch().map_err(DemoError::io("signals"))?;
     let lab = Lab::build()?;
     let mut demo = Demo { lab, stop, out };
@@ -120,6 +52,7 @@ pub fn run(exe: &Path, out: &mut dyn Write) -> Result<(), DemoError> {
     }
 }
 
+/// A demo in progress; dropping it takes the lab down.
 struct Demo<'a> {
     lab: Lab,
     stop: Stop,
@@ -382,34 +315,6 @@ fn quoted(rules: &str) -> String {
     }
 }
 
-fn privileged() -> Result<(), DemoError> {
-    let needed = [Capability::CAP_NET_ADMIN, Capability::CAP_SYS_ADMIN];
-    let missing = needed
-        .iter()
-        .filter(|&&cap| !caps::has_cap(None, CapSet::Effective, cap).unwrap_or(false));
-    let missing: Vec<_> = missing.map(ToString::to_string).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(DemoError::NotRoot {
-        missing: missing.join(", "),
-    })
-}
-
-fn tools() -> Result<(), DemoError> {
-    for (tool, package) in TOOLS {
-        if !in_path(tool) {
-            return Err(DemoError::Missing { tool, package });
-        }
-    }
-    Ok(())
-}
-
-fn in_path(tool: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| dir.join(tool).is_file())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -428,15 +333,5 @@ mod tests {
         assert_eq!(entries(status, "b"), Some(2));
         assert_eq!(entries(status, "c"), None);
         assert_eq!(entries("no json", "b"), None);
-    }
-
-    #[test]
-    fn exit_codes() {
-        let error = DemoError::NotRoot {
-            missing: "CAP_NET_ADMIN".into(),
-        };
-        assert_eq!(error.exit_code(), 77);
-        assert_eq!(DemoError::Interrupted.exit_code(), 130);
-        assert_eq!(DemoError::Daemon(DaemonError::Interrupted).exit_code(), 130);
     }
 }
