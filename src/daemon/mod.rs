@@ -223,7 +223,7 @@ async fn housekeeping(shared: &Arc<Shared>) {
             _ = summaries.tick() => shared.path.summaries(Some(Instant::now())),
             _ = tick.tick() => {
                 ticks = ticks.wrapping_add(1);
-                let found = if ticks % RESOLVE_TICKS == 0 {
+                let found = if ticks.is_multiple_of(RESOLVE_TICKS) {
                     find_exceptions(shared).await
                 } else {
                     own_exceptions(shared)

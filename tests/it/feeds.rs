@@ -121,8 +121,8 @@ fn of_two_feeds_deny_wins_and_both_are_named() {
     assert!(dropped(&lab.host, "[2001:db8:bad::1]:80"));
     connect(&lab.host, "203.0.113.2:80").unwrap();
     for (address, indicator) in [
-        ("203.0.113.1", "203.0.113.1/32"),
-        ("2001:db8:bad::1", "2001:db8:bad::1/128"),
+        ("203.0.113.1", "203.0.113.1"),
+        ("2001:db8:bad::1", "2001:db8:bad::1"),
     ] {
         alerts.wait(&[("dst", address)]).assert(&[
             ("action", "deny"),
@@ -262,11 +262,8 @@ fn the_labs_own_feed_loads_and_matches() {
     move_in(&lab, "193.176.211.7".parse().unwrap());
 
     for (address, indicator) in [
-        ("10.48.255.194:80", "10.48.255.194/32"),
-        (
-            "[2606:4700:30::6812:3594]:80",
-            "2606:4700:30::6812:3594/128",
-        ),
+        ("10.48.255.194:80", "10.48.255.194"),
+        ("[2606:4700:30::6812:3594]:80", "2606:4700:30::6812:3594"),
         ("193.176.211.7:80", "193.176.211.0/24"),
     ] {
         assert!(dropped(&lab.host, address), "{address}");

@@ -106,7 +106,7 @@ fn a_denied_address_is_dropped_and_the_process_is_named() {
         ("direction", "egress"),
         ("attribution", "exact"),
         ("comm", "curl"),
-        ("indicator", "203.0.113.1/32"),
+        ("indicator", "203.0.113.1"),
     ]);
     connect(&lab.host, "203.0.113.200:80").expect("an address in no feed");
 }
