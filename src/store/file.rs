@@ -66,7 +66,10 @@ pub(super) fn remove_unfinished(
 
 fn write(path: &Path, parts: &[&[u8]]) -> Result<(), StoreError> {
     let failed = |source| StoreError::io(Step::Write, path, source);
-    remove(path)?;
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+        _ => {} // one that is left over must not lend its mode or lead elsewhere
+    }
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)

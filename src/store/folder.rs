@@ -42,19 +42,13 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
 pub(super) fn lock(state: &Path) -> Result<Flock<File>, StoreError> {
     let path = state.join(LOCK);
     let failed = |source| StoreError::io(Step::Lock, &path, source);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false) // the pid in it may be another's
-        .mode(0o600)
-        .custom_flags(OFlag::O_NOFOLLOW.bits())
-        .open(&path)
-        .map_err(failed)?;
+    let (file, writable) = open_lock(&path).map_err(failed)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut lock) => {
-            lock.set_len(0).map_err(failed)?;
-            writeln!(lock, "{}", std::process::id()).map_err(failed)?;
+            if writable {
+                lock.set_len(0).map_err(failed)?;
+                writeln!(lock, "{}", std::process::id()).map_err(failed)?;
+            }
             Ok(lock)
         }
         Err((file, Errno::EWOULDBLOCK)) => Err(StoreError::InUse {
@@ -73,6 +67,31 @@ pub(super) fn sync(path: &Path) -> Result<(), StoreError> {
             Err(StoreError::io(Step::Sync, path, e))
         }
         _ => Ok(()),
+    }
+}
+
+/// The lock file, and whether it can be written. On a disk that turned read-only it cannot, and is
+/// locked all the same: data that can be loaded protects, and each save will say why it fails.
+fn open_lock(path: &Path) -> io::Result<(File, bool)> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(OFlag::O_NOFOLLOW.bits());
+    let writable = options
+        .clone()
+        .write(true)
+        .create(true)
+        .truncate(false) // the pid in it may be another's
+        .mode(0o600)
+        .open(path);
+    match writable {
+        Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            let file = options.open(path).map_err(|_| e)?;
+            tracing::warn!(
+                "{}: read-only; last good data is loaded but not saved",
+                path.display()
+            );
+            Ok((file, false))
+        }
+        other => Ok((other?, true)),
     }
 }
 

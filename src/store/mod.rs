@@ -71,7 +71,8 @@ impl Store {
     /// Opens the state folder: creates it and its `feeds` (mode 0700) if they are missing, locks it
     /// and removes unfinished files that a killed process left. The folder above must exist.
     ///
-    /// A folder that another feedgate uses is [`StoreError::InUse`].
+    /// A folder that another feedgate uses is [`StoreError::InUse`]. One that was used before and is
+    /// read-only now opens with a warning: it loads, and every save fails.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let feeds = state_dir.join(FEEDS);
         folder::create(state_dir)?;

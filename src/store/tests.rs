@@ -505,18 +505,29 @@ fn a_disk_that_turns_read_only_is_named_and_can_still_be_read() {
         let store = Store::open(&folder.path().join("state")).unwrap();
         let feed = name("a");
         store.save(&feed, &sample("x")).unwrap();
-        // By the caller's own call: a remount is refused while the lock file is open for writing.
-        drop(store);
+        drop(store); // a remount is refused while the lock file is open for writing
+        fs::write(folder.path().join("state/feeds/bad.last"), "x").unwrap();
+        fs::write(folder.path().join("state/feeds/.a.last.tmp"), "x").unwrap();
         let remount = Command::new("mount")
             .args(["-o", "remount,ro"])
             .arg(folder.path())
             .status();
         assert!(remount.unwrap().success());
-        let text = Store::open(&folder.path().join("state"))
+
+        let store = Store::open(&folder.path().join("state")).unwrap();
+        assert_eq!(store.load(&feed, MAX).unwrap(), Some(sample("x")));
+        let second = Store::open(&folder.path().join("state"));
+        assert!(matches!(second, Err(StoreError::InUse { .. })));
+        let bad = store.load(&name("bad"), MAX).unwrap_err();
+        assert!(matches!(bad, StoreError::CorruptStays { .. }), "{bad}");
+        for error in [bad, store.save(&feed, &sample("y")).unwrap_err()] {
+            let text = error.to_string();
+            assert!(text.contains("make its file system writable"), "{text}");
+        }
+        let text = Store::open(&folder.path().join("new"))
             .unwrap_err()
             .to_string();
-        assert!(text.contains("lock: cannot lock it"), "{text}");
-        assert!(text.contains("make its file system writable"), "{text}");
+        assert!(text.contains("new: cannot create the folder"), "{text}");
     });
 }
 
@@ -533,7 +544,7 @@ fn a_folder_of_another_user_is_named() {
             // For this thread only; it loses root's rights on files with it.
             nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));
             let text = store.save_elements("x").unwrap_err().to_string();
-            assert!(text.contains(".sets.nft.tmp: cannot"), "{text}");
+            assert!(text.contains(".sets.nft.tmp: cannot write it"), "{text}");
             assert!(text.contains("must belong to feedgate's user"), "{text}");
         });
     });
