@@ -1,3 +1,7 @@
 //! The `feedgate` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    feedgate::cli::main()
+}

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Alert, community_id,
     element::Rfc3339,
-    line::{Loss, loss_message, message},
+    line::{Loss, LossKind, loss_message, message},
     text::is_hidden,
 };
 use crate::{
@@ -63,7 +63,10 @@ pub fn ecs_loss(loss: &Loss, observer: &Observer) -> Value {
         "event".into(),
         json!({
             "kind": "event",
-            "action": "alerts-lost",
+            "action": match loss.kind {
+                LossKind::Undelivered => "alerts-lost",
+                LossKind::Unattributed => "unattributed",
+            },
             "module": "feedgate",
             "dataset": "feedgate.loss",
             "provider": "feedgate",

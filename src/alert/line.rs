@@ -62,13 +62,15 @@ pub enum Form {
 pub enum Event<'a> {
     /// An alert.
     Alert(&'a Alert),
-    /// Alerts that could not be kept for a sink.
+    /// A number of what had no alert of its own.
     Lost(&'a Loss),
 }
 
-/// Alerts that a sink did not get.
+/// Something that happened without an alert of its own, as a number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {
+    /// What is counted.
+    pub kind: LossKind,
     /// How many.
     pub count: u64,
     /// Which sink, as the configuration writes it.
@@ -77,6 +79,25 @@ pub struct Loss {
     pub cause: &'static str,
     /// When this was written.
     pub time: SystemTime,
+}
+
+/// What a [`Loss`] counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LossKind {
+    /// Alerts that a sink did not get.
+    Undelivered,
+    /// Packets that the kernel judged without the daemon; the cause says which.
+    Unattributed,
+}
+
+impl LossKind {
+    /// MSGID of the line.
+    fn msgid(self) -> &'static str {
+        match self {
+            Self::Undelivered => "LOST",
+            Self::Unattributed => "UNATTRIBUTED",
+        }
+    }
 }
 
 /// How one sink's lines are written.
@@ -117,7 +138,7 @@ impl Layout {
     fn header_5424(&self, out: &mut String, event: Event<'_>) {
         let (time, msgid) = match event {
             Event::Alert(alert) => (alert.time, "THREATFEED"),
-            Event::Lost(loss) => (loss.time, "LOST"),
+            Event::Lost(loss) => (loss.time, loss.kind.msgid()),
         };
         let _ = write!(out, "1 {} ", Rfc3339(time));
         name(out, &self.identity.hostname, 255);
@@ -183,6 +204,9 @@ pub fn message(alert: &Alert) -> String {
 
 /// `N alerts were not delivered to TARGET`, with the cause; printable ASCII.
 pub(crate) fn loss_message(loss: &Loss) -> String {
+    if loss.kind == LossKind::Unattributed {
+        return format!("feedgate: {} {}", loss.count, loss.cause);
+    }
     let mut out = format!("feedgate: {} alerts were not delivered to ", loss.count);
     super::text::push_word(&mut out, &loss.target, 200);
     let _ = write!(out, ": {}", loss.cause);
@@ -299,6 +323,7 @@ mod tests {
     #[test]
     fn a_loss_is_told() {
         let loss = Loss {
+            kind: LossKind::Undelivered,
             count: 3,
             target: "udp:log.example:514".into(),
             cause: "queue full",

@@ -5,6 +5,37 @@
 
 use std::fmt;
 
+use nix::errno::Errno;
+use thiserror::Error;
+
+mod attributor;
+pub mod cgroup;
+mod cgroup_tree;
+mod holder;
+mod inet_diag;
+mod kernel;
+mod proc_net;
+mod process;
+mod roots;
+mod sock_diag;
+#[cfg(test)]
+mod tests;
+mod users;
+
+pub use attributor::Attributor;
+pub use roots::Roots;
+
+/// Why attribution cannot start.
+#[derive(Debug, Error)]
+pub enum AttributionError {
+    /// No netlink socket.
+    #[error("cannot open a sock_diag netlink socket: {0}; the kernel needs CONFIG_INET_DIAG")]
+    Open(Errno),
+    /// The netlink socket does not reach the kernel.
+    #[error("cannot connect the sock_diag netlink socket to the kernel: {0}")]
+    Connect(Errno),
+}
+
 /// How sure an attribution is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Grade {
@@ -39,7 +70,7 @@ impl fmt::Display for Grade {
 pub struct Source {
     /// How sure.
     pub grade: Grade,
-    /// How it was found: `sock-diag`, `local-end`, `nfqa-uid`, `forward`, `live-flow`, ...
+    /// How it was found: `sock-diag`, `sock-diag-listener`, `local-end`, `nfqa-uid`, `forward`, `live-flow`, ...
     pub method: Option<&'static str>,
     /// Why something is missing, in words.
     pub cause: Option<String>,
@@ -63,7 +94,7 @@ pub struct Source {
     pub container: Option<String>,
     /// Container image.
     pub image: Option<String>,
-    /// Kubernetes pod.
+    /// Kubernetes pod: the name where known, else the UID.
     pub pod: Option<String>,
     /// Kubernetes namespace.
     pub namespace: Option<String>,

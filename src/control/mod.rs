@@ -1,1 +1,88 @@
-//! (control)
+//! The control socket: one JSON request a line, one JSON answer a line (DESIGN.md section 4).
+//!
+//! Only root, the daemon's own user and members of group `feedgate` are answered. What the requests
+//! do is the daemon's matter: the server is given a handler.
+
+mod client;
+mod server;
+
+use std::{fmt, net::IpAddr};
+
+use serde::{Deserialize, Serialize};
+
+pub use client::{ClientError, call};
+pub use server::{Server, ServerError};
+
+/// Longest request line, in bytes.
+pub const MAX_REQUEST: u64 = 64 << 10;
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// The whole state.
+    Status,
+    /// The state of the feeds.
+    Feeds,
+    /// Pull now; answered when the result is in the kernel, or failed.
+    Refresh {
+        /// One feed; all of them without.
+        feed: Option<String>,
+    },
+    /// Which feeds list an address.
+    Lookup {
+        /// The address.
+        addr: IpAddr,
+    },
+    /// The ruleset in nft syntax.
+    Ruleset,
+    /// Remove the table and stop.
+    Down,
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Response {
+    /// Done; the value depends on the request.
+    Ok(serde_json::Value),
+    /// Not done, and why.
+    Error(String),
+}
+
+impl fmt::Display for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match serde_json::to_string(self) {
+            Ok(text) => f.write_str(&text),
+            Err(_) => f.write_str(r#"{"error":"the answer cannot be written as JSON"}"#),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_form_of_requests_and_answers() {
+        let text = |request| serde_json::to_string(&request).unwrap();
+        assert_eq!(text(Request::Status), r#"{"command":"status"}"#);
+        assert_eq!(
+            text(Request::Refresh { feed: None }),
+            r#"{"command":"refresh","feed":null}"#
+        );
+        assert_eq!(
+            Response::Error("no".into()).to_string(),
+            r#"{"error":"no"}"#
+        );
+        for bad in [
+            "",
+            "{}",
+            r#"{"command":"reboot"}"#,
+            r#"{"command":"lookup","addr":"x"}"#,
+            "[1]",
+        ] {
+            assert!(serde_json::from_str::<Request>(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,1 +1,455 @@
-//! (daemon)
+//! The daemon: wires the stages together, runs until it is told to stop.
+//!
+//! Threads: one for each queue (never blocked by anything below), the asynchronous runtime for
+//! pulls, timers and the control socket, and the sinks' own.
+
+mod core;
+mod engine;
+mod handler;
+mod pulls;
+mod start;
+mod status;
+mod tally;
+mod view;
+
+use std::{
+    path::{Path as FilePath, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{Notify, mpsc},
+    time::{MissedTickBehavior, interval},
+};
+
+use self::core::Core;
+use crate::{
+    alert::suppress::Suppressor,
+    config::Config,
+    control,
+    feed::FeedName,
+    fetch,
+    host::addresses,
+    nft::NftError,
+    queue::QueueError,
+    sink::{SinkError, Sinks},
+};
+use engine::{Path, lock};
+pub use status::{FeedStatus, Status};
+
+/// How long the first pulls may hold back the ready message (DESIGN.md section 4).
+const FIRST_PULLS: Duration = Duration::from_secs(10);
+/// How often host addresses, the table and the counters are looked at.
+const TICK: Duration = Duration::from_secs(5);
+/// How often ended suppression windows are looked for.
+const SUMMARIES: Duration = Duration::from_secs(1);
+/// Names of servers are resolved again after this many ticks.
+const RESOLVE_TICKS: u32 = 60;
+/// A name that takes longer to resolve is tried again at the next turn.
+const RESOLVE: Duration = Duration::from_secs(2);
+/// How long sinks may take to send what is queued when the daemon stops.
+const FLUSH: Duration = Duration::from_secs(3);
+
+/// Why the daemon did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration has mistakes; the text shows them all.
+    #[error("{0}")]
+    Config(String),
+    /// A capability is missing.
+    #[error("{0}")]
+    Permission(String),
+    /// nf_tables.
+    #[error(transparent)]
+    Nft(#[from] NftError),
+    /// A queue.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// Alerts.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] control::ServerError),
+    /// Pulling feeds.
+    #[error(transparent)]
+    Fetch(#[from] fetch::FetchError),
+    /// Attribution.
+    #[error(transparent)]
+    Attribution(#[from] crate::attribution::AttributionError),
+    /// Something of the operating system.
+    #[error("{step}: {source}")]
+    System {
+        /// What was being done.
+        step: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+}
+
+/// What everything outside the packet path shares.
+struct Shared {
+    core: Mutex<Core>,
+    path: Arc<Path>,
+    client: fetch::Client,
+    config_file: PathBuf,
+    started: SystemTime,
+    /// A first pull has ended.
+    progress: Notify,
+    pulls: Mutex<pulls::Tasks>,
+    /// Set by `down`: the table is to go.
+    down: AtomicBool,
+    stop: mpsc::Sender<()>,
+}
+
+/// Runs the daemon with the configuration in `config_file` until SIGTERM, SIGINT or `down`.
+pub fn run(config_file: &FilePath) -> Result<(), RunError> {
+    let config = start::read_config(config_file)?;
+    start::check_capabilities()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("feedgate-async")
+        .enable_all()
+        .build()
+        .map_err(|source| RunError::System {
+            step: "starting the runtime".into(),
+            source,
+        })?;
+    let result = runtime.block_on(serve(config, config_file));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
+    let signals = Signals::new()?;
+    let (kernel, queues) = start::open_kernel(&config)?;
+    let server = control::Server::bind(&config.daemon.control_socket)?;
+    let path = Arc::new(Path {
+        view: view::View::default(),
+        sinks: ArcSwap::from_pointee(Sinks::open(&config.alerts, start::identity())?),
+        suppressor: Mutex::new(Suppressor::new(config.alerts.suppress)),
+        tally: Mutex::default(),
+        counts: engine::Counts::default(),
+        own_pid: std::process::id(),
+    });
+    let (stop, stopped) = mpsc::channel(1);
+    let shared = Arc::new(Shared {
+        core: Mutex::new(Core::new(config, kernel, Arc::clone(&path))),
+        path,
+        client: fetch::Client::new(fetch::Options::default())?,
+        config_file: config_file.to_owned(),
+        started: SystemTime::now(),
+        progress: Notify::new(),
+        pulls: Mutex::default(),
+        down: AtomicBool::new(false),
+        stop,
+    });
+    let exceptions = find_exceptions(&shared).await;
+    {
+        let mut core = lock(&shared.core);
+        core.take_exceptions(exceptions);
+        start::first_table(&mut core)?;
+    }
+    let threads = start::Threads::spawn(&shared, queues)?;
+    pulls::restart(&shared);
+    let handle = {
+        let shared = Arc::clone(&shared);
+        move |request| handler::answer(Arc::clone(&shared), request)
+    };
+    tokio::select! {
+        () = server.serve(handle) => {}
+        () = housekeeping(&shared) => {}
+        result = main_loop(&shared, signals, stopped) => result?,
+    }
+    shut_down(&shared, threads);
+    Ok(())
+}
+
+/// Reports readiness, then reacts to signals until one says stop.
+async fn main_loop(
+    shared: &Arc<Shared>,
+    mut signals: Signals,
+    mut stopped: mpsc::Receiver<()>,
+) -> Result<(), RunError> {
+    let mut ready = std::pin::pin!(first_pulls(shared));
+    let mut is_ready = false;
+    loop {
+        tokio::select! {
+            () = &mut ready, if !is_ready => {
+                is_ready = true;
+                let line = lock(&shared.core).one_line();
+                tracing::info!("ready: {line}");
+                notify(&[NotifyState::Ready, NotifyState::Status(&line)]);
+            }
+            _ = signals.hangup.recv() => reload(shared).await,
+            _ = signals.terminate.recv() => return Ok(()),
+            _ = signals.interrupt.recv() => return Ok(()),
+            _ = stopped.recv() => return Ok(()),
+        }
+    }
+}
+
+/// Waits until each first pull has ended, at most [`FIRST_PULLS`].
+async fn first_pulls(shared: &Shared) {
+    let all = async {
+        loop {
+            let progress = shared.progress.notified();
+            if lock(&shared.core).first_pulls_done() {
+                return;
+            }
+            progress.await;
+        }
+    };
+    let _ = tokio::time::timeout(FIRST_PULLS, all).await;
+}
+
+/// Timers: summaries, host addresses, the table's health.
+async fn housekeeping(shared: &Arc<Shared>) {
+    let mut summaries = interval(SUMMARIES);
+    let mut tick = interval(TICK);
+    for timer in [&mut summaries, &mut tick] {
+        timer.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    }
+    let mut ticks = 0u32;
+    loop {
+        tokio::select! {
+            _ = summaries.tick() => shared.path.summaries(Some(Instant::now())),
+            _ = tick.tick() => {
+                ticks = ticks.wrapping_add(1);
+                let found = if ticks % RESOLVE_TICKS == 0 {
+                    find_exceptions(shared).await
+                } else {
+                    own_exceptions(shared)
+                };
+                let shared = Arc::clone(shared);
+                let work = move || health(&shared, found);
+                let _ = tokio::task::spawn_blocking(work).await;
+            }
+        }
+    }
+}
+
+/// Puts the table back if it is gone, and takes new host addresses into account.
+fn health(shared: &Shared, exceptions: Vec<crate::snapshot::Exception>) {
+    let mut core = lock(&shared.core);
+    if shared.down.load(Ordering::Relaxed) {
+        return;
+    }
+    let changed = core.take_exceptions(exceptions);
+    let result = match core.kernel.table_state() {
+        Ok(crate::nft::TableState::Absent) => {
+            tracing::error!(
+                "the table is gone (a firewall reload, or `nft flush ruleset`): it is put back"
+            );
+            core.heals += 1;
+            core.install()
+        }
+        Ok(_) if changed => {
+            tracing::info!("own addresses, gateways or servers changed: exceptions are updated");
+            core.sync()
+        }
+        Ok(_) if core.broken.is_some() => core.install(),
+        Ok(_) => Ok(()),
+        Err(e) => Err(e),
+    };
+    if let Err(e) = result {
+        tracing::error!("{e}");
+    }
+    core.count_unattributed();
+}
+
+/// Everything that is never blocked: configuration, files, host, servers.
+async fn find_exceptions(shared: &Shared) -> Vec<crate::snapshot::Exception> {
+    let config = lock(&shared.core).config.clone();
+    let mut servers = Vec::new();
+    if config.exceptions.own_addresses {
+        let found = addresses::servers(&config, RESOLVE).await;
+        for problem in &found.problems {
+            tracing::warn!("{problem}");
+        }
+        servers = found.exceptions;
+    }
+    lock(&shared.core).servers = servers;
+    own_exceptions(shared)
+}
+
+/// The same with the servers' addresses as they were resolved last.
+fn own_exceptions(shared: &Shared) -> Vec<crate::snapshot::Exception> {
+    let (config, servers) = {
+        let core = lock(&shared.core);
+        (core.config.exceptions.clone(), core.servers.clone())
+    };
+    start::exceptions(&config, servers)
+}
+
+/// SIGHUP: a good configuration replaces the one in force, a broken one is refused.
+async fn reload(shared: &Arc<Shared>) {
+    let mut states = vec![NotifyState::Reloading];
+    states.extend(NotifyState::monotonic_usec_now());
+    notify(&states);
+    match start::read_config(&shared.config_file) {
+        Ok(config) => {
+            if let Err(e) = take_config(shared, config).await {
+                tracing::error!("reload: {e}");
+            }
+        }
+        Err(e) => {
+            tracing::error!("the new configuration is refused, the old one stays in force:\n{e}")
+        }
+    }
+    let line = lock(&shared.core).one_line();
+    notify(&[NotifyState::Ready, NotifyState::Status(&line)]);
+}
+
+async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> {
+    let old = lock(&shared.core).config.clone();
+    let new = start::keep_what_needs_a_restart(&old, new);
+    if old.alerts == new.alerts {
+        shared.path.sinks.load().reopen();
+    } else {
+        let sinks = Arc::new(Sinks::open(&new.alerts, start::identity())?);
+        shared.path.summaries(None);
+        *lock(&shared.path.suppressor) = Suppressor::new(new.alerts.suppress);
+        let old = shared.path.sinks.swap(sinks);
+        tokio::task::spawn_blocking(move || old.close(FLUSH));
+    }
+    let rules_change = old.nftables != new.nftables;
+    {
+        let mut core = lock(&shared.core);
+        core.kernel
+            .set_options(crate::ruleset::Options::new(&new.nftables));
+        core.take_config(new);
+    }
+    let exceptions = find_exceptions(shared).await;
+    let blocking = Arc::clone(shared);
+    let synced = tokio::task::spawn_blocking(move || {
+        let mut core = lock(&blocking.core);
+        core.take_exceptions(exceptions);
+        if rules_change {
+            core.install()
+        } else {
+            core.sync()
+        }
+    });
+    pulls::restart(shared);
+    match synced.await {
+        Ok(result) => result?,
+        Err(e) => {
+            return Err(RunError::System {
+                step: "reload".into(),
+                source: e.into(),
+            });
+        }
+    }
+    tracing::info!("configuration reloaded");
+    Ok(())
+}
+
+/// Stops asking, answers what is held, sends what is queued. Deny sets stay in force, unless `down` was asked for.
+fn shut_down(shared: &Shared, threads: start::Threads) {
+    notify(&[NotifyState::Stopping]);
+    lock(&shared.pulls).abort();
+    let down = shared.down.load(Ordering::Relaxed);
+    {
+        let mut core = lock(&shared.core);
+        let sets = core.path.view.current();
+        if !down && let Err(e) = core.kernel.stop_asking(&sets.sets) {
+            tracing::warn!(
+                "the queue rules stay in the kernel; packets pass them while no daemon listens: {e}"
+            );
+        }
+    }
+    threads.join();
+    shared.path.summaries(None);
+    for sink in shared.path.sinks.load().close(FLUSH) {
+        if sink.dropped > 0 {
+            tracing::warn!(
+                "{}: {} alerts could not be delivered",
+                sink.name,
+                sink.dropped
+            );
+        }
+    }
+    tracing::info!(
+        "stopped; {}",
+        if down {
+            "the table is removed"
+        } else {
+            "deny sets stay in force"
+        }
+    );
+}
+
+/// Signals that matter, caught from the start.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, RunError> {
+        let catch = |kind| {
+            signal(kind).map_err(|source| RunError::System {
+                step: "catching signals".into(),
+                source,
+            })
+        };
+        Ok(Self {
+            hangup: catch(SignalKind::hangup())?,
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+        })
+    }
+}
+
+/// Tells systemd; without systemd nothing happens.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(e) = sd_notify::notify(states) {
+        tracing::debug!("sd_notify: {e}");
+    }
+}
+
+/// The feeds a name stands for: one, or all enabled ones that are pulled.
+fn feeds_named(core: &Core, name: Option<&str>) -> Result<Vec<FeedName>, String> {
+    let pulled =
+        |state: &&self::core::FeedState| state.config.enabled && state.config.url.is_some();
+    let Some(name) = name else {
+        return Ok(core
+            .feeds
+            .values()
+            .filter(pulled)
+            .map(|state| state.config.name.clone())
+            .collect());
+    };
+    let known = || {
+        core.feeds
+            .keys()
+            .map(FeedName::as_str)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let state = core
+        .feeds
+        .iter()
+        .find(|(key, _)| key.as_str() == name)
+        .map(|(_, state)| state);
+    match state {
+        None => Err(format!(
+            "no feed is named {name}; configured are: {}",
+            known()
+        )),
+        Some(state) if !state.config.enabled => Err(format!("feed {name} is not enabled")),
+        Some(state) if state.config.url.is_none() => {
+            Err(format!("feed {name} has no url: it is pushed, not pulled"))
+        }
+        Some(state) => Ok(vec![state.config.name.clone()]),
+    }
+}

@@ -1,12 +1,22 @@
 //! A feed: its name, what its entries mean, and the pure step from text to entries.
 //!
-//! Does not fetch ([`crate::fetch`]) and does not merge feeds ([`crate::snapshot`]).
+//! [`parse_plain`] reads what can be read and counts the rest by class; [`judge`] decides whether
+//! the whole is good enough to replace what is enforced. Does not fetch ([`crate::fetch`]) and does
+//! not merge feeds ([`crate::snapshot`]).
 
+mod collect;
+pub mod formats;
+mod judge;
+mod limits;
 mod name;
 mod plain;
+mod token;
 
 use std::{fmt, time::SystemTime};
 
+pub(crate) use collect::printable;
+pub use judge::{Refusal, judge, refuse_body};
+pub use limits::Limits;
 pub use name::{FeedName, NameError};
 pub use plain::parse_plain;
 
@@ -19,6 +29,12 @@ pub enum Action {
     Alert,
     /// Drop or reject it and log it.
     Deny,
+}
+
+impl serde::Serialize for Action {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.as_str())
+    }
 }
 
 impl Action {
@@ -44,6 +60,12 @@ pub enum Direction {
     Egress,
     /// From a listed address: the source matched.
     Ingress,
+}
+
+impl serde::Serialize for Direction {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.as_str())
+    }
 }
 
 impl Direction {
@@ -121,15 +143,30 @@ pub struct Entry {
     pub prefix: Prefix,
 }
 
-/// What a feed's text holds.
+/// What a feed's text holds. Each line that is neither blank nor comment is in exactly one class:
+/// `entries`, `bad`, `not_address` or `too_wide`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parsed {
-    /// Good entries, in the feed's order.
+    /// Good entries, in the feed's order; at most one more than [`Limits::max_entries`].
     pub entries: Vec<Entry>,
-    /// Lines that are neither an entry, a comment nor blank.
+    /// Malformed lines: they count towards [`Limits::max_bad`].
     pub bad: Bad,
+    /// Well-formed lines about something else: host names, URLs, lines of a hosts file. They do not
+    /// count towards [`Limits::max_bad`], since mixed lists are full of them.
+    pub not_address: Bad,
+    /// Entries left out because their prefix is shorter than the feed may have.
+    pub too_wide: Bad,
+    /// Lines of a hosts file (`0.0.0.0 name`); each is in `not_address` too.
+    pub hosts_lines: usize,
     /// Entries with host bits set under the mask, which were masked off.
     pub host_bits: usize,
+}
+
+impl Parsed {
+    /// Lines that hold data, of whatever class.
+    pub fn lines(&self) -> usize {
+        self.entries.len() + self.bad.count + self.not_address.count + self.too_wide.count
+    }
 }
 
 /// Refused lines: how many, and the first few of them.
@@ -141,6 +178,11 @@ pub struct Bad {
     pub examples: Vec<BadLine>,
 }
 
+impl Bad {
+    /// How many examples are kept.
+    pub const KEEP: usize = 5;
+}
+
 /// A refused line.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct BadLine {
@@ -150,6 +192,12 @@ pub struct BadLine {
     pub text: String,
     /// What is wrong with it.
     pub why: String,
+}
+
+impl fmt::Display for BadLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {} ({})", self.line, self.text, self.why)
+    }
 }
 
 /// A feed's good data: what the daemon enforces until a better pull replaces it.

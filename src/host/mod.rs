@@ -1,1 +1,4 @@
-//! (host)
+//! What the daemon needs to know of its host.
+
+pub mod addresses;
+pub mod links;

@@ -93,6 +93,10 @@ impl Transaction {
 /// A NETLINK_NETFILTER socket with time limits.
 pub(super) struct Netlink(Socket);
 
+// SAFETY: an mnl socket is a descriptor and an address in heap memory of its own; it is not tied to a thread.
+#[allow(unsafe_code)]
+unsafe impl Send for Netlink {}
+
 impl Netlink {
     pub(super) fn open() -> Result<Self, NftError> {
         let open = |source| NftError::Socket {

@@ -4,6 +4,10 @@
 
 use std::{fmt, net::IpAddr};
 
+mod decode;
+
+pub use decode::{DecodeError, decode};
+
 /// IP protocol number (IANA), with the names alerts use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Protocol(pub u8);

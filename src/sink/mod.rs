@@ -141,6 +141,13 @@ impl Sinks {
         }
     }
 
+    /// Tells every sink of `count` packets that `what` says; never blocks.
+    pub fn report(&self, count: u64, what: &'static str) {
+        for sink in &self.list {
+            sink.queue.report(count, what);
+        }
+    }
+
     /// Counters of each sink: the JSON file first, then syslog targets in the configuration's order.
     pub fn stats(&self) -> Vec<SinkStats> {
         self.list.iter().map(|sink| sink.queue.stats()).collect()
@@ -156,7 +163,7 @@ impl Sinks {
 
     /// Sends what is queued, for at most `deadline`, and returns the final counters. What is left
     /// then counts as dropped and is told in the daemon's own log.
-    pub fn close(self, deadline: Duration) -> Vec<SinkStats> {
+    pub fn close(&self, deadline: Duration) -> Vec<SinkStats> {
         let until = Instant::now() + deadline;
         for sink in &self.list {
             sink.queue.close(until);

@@ -1,7 +1,7 @@
 //! The bounded queue between the packet path and one sink's thread, with the sink's counters.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -28,6 +28,8 @@ struct State {
     /// Dropped and not yet told to the sink, and why.
     lost: u64,
     cause: &'static str,
+    /// Counts to tell, by what they count.
+    reports: BTreeMap<&'static str, u64>,
     sent: u64,
     dropped: u64,
     last_error: Option<String>,
@@ -44,6 +46,8 @@ pub(super) enum Task {
     Alert(Arc<Alert>),
     /// Tell the sink that so many alerts were dropped, then call [`Queue::delivered`].
     Lost(u64, &'static str),
+    /// Tell the sink that so many packets went by without an alert of their own.
+    Report(u64, &'static str),
     /// Open the file again, then go on.
     Reopen,
     /// End.
@@ -73,6 +77,12 @@ impl Queue {
         } else {
             state.lose(1, QUEUE_FULL);
         }
+    }
+
+    /// Adds to a count that is told when the sink gets to it.
+    pub(super) fn report(&self, count: u64, what: &'static str) {
+        *self.lock().reports.entry(what).or_default() += count;
+        self.changed.notify_all();
     }
 
     /// True when nothing waits, so that a line may go around the queue without overtaking.
@@ -106,6 +116,9 @@ impl Queue {
             if state.lost > 0 && state.items.len() <= self.capacity / 2 {
                 return Task::Lost(state.lost, state.cause);
             }
+            if let Some((what, count)) = state.reports.first_key_value() {
+                return Task::Report(*count, what);
+            }
             if let Some(alert) = state.items.front() {
                 return Task::Alert(Arc::clone(alert));
             }
@@ -128,6 +141,16 @@ impl Queue {
                 state.sent += 1;
             }
             Task::Lost(count, _) => state.lost = state.lost.saturating_sub(*count),
+            Task::Report(count, what) => {
+                let left = state
+                    .reports
+                    .get(what)
+                    .map_or(0, |all| all.saturating_sub(*count));
+                state.reports.remove(what);
+                if left > 0 {
+                    state.reports.insert(what, left);
+                }
+            }
             Task::Reopen | Task::Stop => {}
         }
         state.last_error.take().is_some()
@@ -150,6 +173,7 @@ impl Queue {
                 state.lost += count;
                 state.cause = cause;
             }
+            Task::Report(count, what) => *state.reports.entry(what).or_default() += count,
             Task::Reopen | Task::Stop => {}
         }
     }

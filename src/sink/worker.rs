@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::queue::{Queue, Task};
-use crate::alert::line::{Event, Loss};
+use crate::alert::line::{Event, Loss, LossKind};
 
 /// Pauses before a new attempt at a broken target: the first, and the longest. Each is twice the
 /// one before.
@@ -60,12 +60,18 @@ pub(super) fn run(queue: &Queue, mut transport: impl Transport) {
                 continue;
             }
             Task::Alert(alert) => transport.send(Event::Alert(alert)),
-            Task::Lost(count, cause) => transport.send(Event::Lost(&Loss {
-                count: *count,
-                target: queue.name().to_owned(),
+            Task::Lost(count, cause) => transport.send(Event::Lost(&loss(
+                queue,
+                LossKind::Undelivered,
+                *count,
                 cause,
-                time: SystemTime::now(),
-            })),
+            ))),
+            Task::Report(count, what) => transport.send(Event::Lost(&loss(
+                queue,
+                LossKind::Unattributed,
+                *count,
+                what,
+            ))),
         };
         match result {
             Ok(()) => {
@@ -84,6 +90,16 @@ pub(super) fn run(queue: &Queue, mut transport: impl Transport) {
         }
     }
     queue.finished();
+}
+
+fn loss(queue: &Queue, kind: LossKind, count: u64, cause: &'static str) -> Loss {
+    Loss {
+        kind,
+        count,
+        target: queue.name().to_owned(),
+        cause,
+        time: SystemTime::now(),
+    }
 }
 
 /// Pauses after a failed attempt. A full buffer is an error only when it stays full.

@@ -20,7 +20,7 @@ pub use sets::{Class, Content, Kind, SetName, Sets};
 use crate::{feed::FeedName, prefix::Prefix};
 
 /// An address that is never blocked and never alerted, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub struct Exception {
     /// The addresses.
     pub prefix: Prefix,

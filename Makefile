@@ -1,0 +1,101 @@
+# feedgate. `make` says what there is.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+DESTDIR ?=
+PREFIX ?= /usr/local
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+# Debian's names. To build, to run, to test.
+BUILD_PACKAGES := gcc libc6-dev libmnl-dev libnftnl-dev pkg-config
+RUN_PACKAGES := curl iproute2 nftables util-linux
+TEST_PACKAGES := iputils-ping rsyslog
+
+EXAMPLE := src/config/feedgate.toml
+
+.PHONY: help deps test-deps build test demo bench lint audit install clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## install what building and running need (apt; only what is missing)
+	@$(call install_missing,$(BUILD_PACKAGES) $(RUN_PACKAGES))
+
+test-deps: deps
+	@$(call install_missing,$(TEST_PACKAGES))
+
+build: ## build the release binary
+	$(CARGO) build --release --locked
+
+test: test-deps ## run all tests (as root: the integration tests make network namespaces)
+	$(CARGO) test --locked --doc
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	    set -x; $(CARGO) nextest run --locked; \
+	else \
+	    echo "cargo-nextest is not installed (cargo install --locked cargo-nextest); using cargo test"; \
+	    set -x; $(CARGO) test --locked --lib --bins --tests; \
+	fi
+
+demo: deps ## the threat feed lab on this machine, without a network (root)
+	@echo "building feedgate (debug build: it is ready much sooner than the release)"
+	$(CARGO) build --locked
+	$(SUDO) $(TARGET)/debug/feedgate demo
+
+bench: ## run the benchmarks
+	$(CARGO) bench --locked
+
+lint: deps ## format, clippy, documentation, licences
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+	    set -x; $(CARGO) deny --locked check bans licenses sources; \
+	else \
+	    echo "cargo-deny is not installed (cargo install --locked cargo-deny): bans and licences are not checked"; \
+	fi
+
+audit: ## look for known security advisories (needs cargo-deny and the network)
+	$(CARGO) deny --locked check advisories
+
+install: ## install below $(DESTDIR)$(PREFIX); build first; a configuration that is there is kept
+	install -Dm 0755 $(TARGET)/release/feedgate $(DESTDIR)$(PREFIX)/sbin/feedgate
+	@$(foreach file,$(wildcard nft/*.nft),install -Dvm 0644 $(file) $(DESTDIR)$(PREFIX)/share/feedgate/$(file);)
+	@$(foreach file,$(wildcard dist/*.service),\
+	    install -d $(DESTDIR)$(PREFIX)/lib/systemd/system && \
+	    sed 's|@PREFIX@|$(PREFIX)|g' $(file) > $(DESTDIR)$(PREFIX)/lib/systemd/system/$(notdir $(file));)
+	@if [ -e $(DESTDIR)/etc/feedgate/feedgate.toml ]; then \
+	    echo "$(DESTDIR)/etc/feedgate/feedgate.toml is kept"; \
+	else \
+	    install -Dvm 0640 $(EXAMPLE) $(DESTDIR)/etc/feedgate/feedgate.toml; \
+	fi
+
+clean: ## remove what was built
+	$(CARGO) clean
+
+# $(call install_missing,PACKAGES)
+define install_missing
+set -e; \
+if ! command -v dpkg-query >/dev/null; then \
+    missing=; \
+    for tool in cc pkg-config ip nft curl nsenter; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+    for lib in libnftnl libmnl; do pkg-config --exists $$lib 2>/dev/null || missing="$$missing $$lib(-devel)"; done; \
+    if [ -z "$$missing" ]; then exit 0; fi; \
+    echo "Not found:$$missing" >&2; \
+    echo "make deps knows apt only. Install with your package manager what Debian calls:" >&2; \
+    echo "    $(BUILD_PACKAGES) $(RUN_PACKAGES) $(TEST_PACKAGES)" >&2; \
+    exit 1; \
+fi; \
+missing=; \
+for package in $(1); do \
+    dpkg-query -W -f '$${db:Status-Status}\n' $$package 2>/dev/null | grep -qx installed || missing="$$missing $$package"; \
+done; \
+if [ -n "$$missing" ]; then \
+    echo "installing:$$missing"; \
+    $(SUDO) apt-get update -q; \
+    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; \
+fi
+endef

@@ -1,0 +1,388 @@
+//! The messages of sock_diag for internet sockets (linux/inet_diag.h), as bytes. Pure.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::packet::Protocol;
+
+/// Length of a request in bytes: netlink header and `struct inet_diag_req_v2`.
+pub(super) const REQUEST: usize = 72;
+
+const NETLINK_HEADER: usize = 16;
+/// `struct inet_diag_msg`, which the attributes follow.
+const ANSWER: usize = 72;
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_DUMP: u16 = 0x300;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const INET_DIAG_CGROUP_ID: u16 = 21;
+/// Netlink attribute flags above the type.
+const NLA_TYPE_MASK: u16 = 0x3fff;
+
+/// A socket that waits for connections (net/tcp_states.h).
+pub(super) const TCP_LISTEN: u8 = 10;
+
+/// The local and the remote end of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ends {
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+}
+
+impl Ends {
+    /// The other side's view.
+    pub(super) fn swapped(self) -> Self {
+        Self {
+            local: self.remote,
+            remote: self.local,
+        }
+    }
+
+    /// The same local end, talking to nobody: what a listener has.
+    pub(super) fn listening(self) -> Self {
+        let any = match self.local.ip() {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        Self {
+            local: self.local,
+            remote: SocketAddr::new(any, 0),
+        }
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Query {
+    /// The one socket the kernel looks up by these ends.
+    One(Ends),
+    /// Every socket of this family with this local port.
+    Port {
+        /// IPv6, where sockets for both families live too.
+        v6: bool,
+        /// Local port.
+        port: u16,
+    },
+}
+
+/// One socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// IPv4-mapped addresses are given as IPv4.
+    pub(super) ends: Ends,
+    /// net/tcp_states.h
+    pub(super) state: u8,
+    pub(super) uid: u32,
+    /// 0: no process owns it (time-wait, or a connection not accepted yet).
+    pub(super) inode: u32,
+    /// Cgroup of its creation; since Linux 5.9.
+    pub(super) cgroup: Option<u64>,
+}
+
+/// One netlink message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Message {
+    Socket(Answer),
+    /// End of a list.
+    Done,
+    /// A positive errno; 0 is an acknowledgement.
+    Error(i32),
+    /// Something else, or not readable.
+    Other,
+}
+
+/// The bytes of a request.
+pub(super) fn encode(query: Query, proto: Protocol, sequence: u32) -> [u8; REQUEST] {
+    let (v6, flags, ends) = match query {
+        Query::One(ends) => (ends.local.is_ipv6(), NLM_F_REQUEST, Some(ends)),
+        Query::Port { v6, .. } => (v6, NLM_F_REQUEST | NLM_F_DUMP, None),
+    };
+    let mut out = Writer::default();
+    out.put(&72_u32.to_ne_bytes());
+    out.put(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    out.put(&flags.to_ne_bytes());
+    out.put(&sequence.to_ne_bytes());
+    out.put(&[0; 4]); // port ID: the kernel fills it in
+    out.put(&[if v6 { AF_INET6 } else { AF_INET }, proto.0, 0, 0]);
+    out.put(&u32::MAX.to_ne_bytes()); // states: all
+    match (query, ends) {
+        (_, Some(ends)) => {
+            out.put(&ends.local.port().to_be_bytes());
+            out.put(&ends.remote.port().to_be_bytes());
+            out.put(&address(ends.local.ip()));
+            out.put(&address(ends.remote.ip()));
+        }
+        (Query::Port { port, .. }, None) => {
+            out.put(&port.to_be_bytes());
+            out.put(&[0; 2 + 16 + 16]);
+        }
+        (Query::One(_), None) => {}
+    }
+    out.put(&[0; 4]); // interface: any
+    out.put(&[0xff; 8]); // INET_DIAG_NOCOOKIE
+    out.bytes
+}
+
+/// The messages in one datagram, each with its sequence number.
+pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u32, Message)> {
+    std::iter::from_fn(move || {
+        let length = usize::try_from(u32_at(bytes, 0)?).ok()?;
+        let kind = u16_at(bytes, 4)?;
+        let sequence = u32_at(bytes, 8)?;
+        let body = bytes.get(NETLINK_HEADER..length)?;
+        bytes = bytes.get(aligned(length)..).unwrap_or_default();
+        Some((sequence, message(kind, body)))
+    })
+}
+
+fn message(kind: u16, body: &[u8]) -> Message {
+    match kind {
+        NLMSG_DONE => Message::Done,
+        NLMSG_ERROR => match i32_at(body, 0) {
+            Some(code) => Message::Error(code.saturating_neg()),
+            None => Message::Other,
+        },
+        SOCK_DIAG_BY_FAMILY => answer(body).map_or(Message::Other, Message::Socket),
+        _ => Message::Other,
+    }
+}
+
+fn answer(body: &[u8]) -> Option<Answer> {
+    let family = *body.first()?;
+    let state = *body.get(1)?;
+    let end = |port: usize, ip: usize| {
+        Some(SocketAddr::new(
+            ip_at(body, ip, family)?,
+            be16_at(body, port)?,
+        ))
+    };
+    Some(Answer {
+        ends: Ends {
+            local: end(4, 8)?,
+            remote: end(6, 24)?,
+        },
+        state,
+        uid: u32_at(body, 64)?,
+        inode: u32_at(body, 68)?,
+        cgroup: attribute(body.get(ANSWER..)?, INET_DIAG_CGROUP_ID)
+            .and_then(|value| u64_at(value, 0)),
+    })
+}
+
+/// The value of the first attribute of this type.
+fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    loop {
+        let length = usize::from(u16_at(bytes, 0)?);
+        let kind = u16_at(bytes, 2)?;
+        let value = bytes.get(4..length)?;
+        if kind & NLA_TYPE_MASK == wanted {
+            return Some(value);
+        }
+        bytes = bytes.get(aligned(length)..)?;
+    }
+}
+
+/// An address in the 16 bytes the kernel keeps for both families.
+fn address(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V6(ip) => ip.octets(),
+        IpAddr::V4(ip) => {
+            let [a, b, c, d] = ip.octets();
+            [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        }
+    }
+}
+
+fn ip_at(bytes: &[u8], at: usize, family: u8) -> Option<IpAddr> {
+    match family {
+        AF_INET => Some(IpAddr::from(array_at::<4>(bytes, at)?)),
+        AF_INET6 => Some(IpAddr::from(array_at::<16>(bytes, at)?).to_canonical()),
+        _ => None,
+    }
+}
+
+fn be16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    array_at(bytes, at).map(u16::from_be_bytes)
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    array_at(bytes, at).map(u16::from_ne_bytes)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    array_at(bytes, at).map(u32::from_ne_bytes)
+}
+
+fn i32_at(bytes: &[u8], at: usize) -> Option<i32> {
+    array_at(bytes, at).map(i32::from_ne_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    array_at(bytes, at).map(u64::from_ne_bytes)
+}
+
+fn array_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..)?.first_chunk().copied()
+}
+
+/// Netlink pads messages and attributes to four bytes.
+fn aligned(length: usize) -> usize {
+    length.next_multiple_of(4)
+}
+
+/// Fills a request from front to back; what does not fit is left out.
+struct Writer {
+    bytes: [u8; REQUEST],
+    at: usize,
+}
+
+impl Default for Writer {
+    fn default() -> Self {
+        Self {
+            bytes: [0; REQUEST],
+            at: 0,
+        }
+    }
+}
+
+impl Writer {
+    fn put(&mut self, part: &[u8]) {
+        let end = self.at + part.len();
+        if let Some(space) = self.bytes.get_mut(self.at..end) {
+            space.copy_from_slice(part);
+        }
+        self.at = end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    fn ends(local: &str, remote: &str) -> Ends {
+        Ends {
+            local: local.parse().unwrap(),
+            remote: remote.parse().unwrap(),
+        }
+    }
+
+    /// An answer as the kernel writes it, with a cgroup attribute behind another one.
+    fn reply(family: u8, local: [u8; 16], remote: [u8; 16], sequence: u32) -> Vec<u8> {
+        let mut body = vec![family, 1, 0, 0];
+        body.extend(1234_u16.to_be_bytes());
+        body.extend(80_u16.to_be_bytes());
+        body.extend(local);
+        body.extend(remote);
+        body.extend([0; 12]);
+        body.extend([0; 12]);
+        body.extend(1000_u32.to_ne_bytes());
+        body.extend(4711_u32.to_ne_bytes());
+        body.extend([5, 0, 8, 0, 1, 0, 0, 0]);
+        body.extend(12_u16.to_ne_bytes());
+        body.extend(INET_DIAG_CGROUP_ID.to_ne_bytes());
+        body.extend(77_u64.to_ne_bytes());
+        let mut bytes = u32::try_from(NETLINK_HEADER + body.len())
+            .unwrap()
+            .to_ne_bytes()
+            .to_vec();
+        bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        bytes.extend([0; 2]);
+        bytes.extend(sequence.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(body);
+        bytes
+    }
+
+    #[test]
+    fn a_request_is_full_to_the_last_byte() {
+        for query in [
+            Query::One(ends("192.0.2.1:5", "198.51.100.1:80")),
+            Query::Port { v6: true, port: 53 },
+        ] {
+            let bytes = encode(query, Protocol::TCP, 9);
+            assert_eq!(&bytes[64..], &[0xff; 8]);
+            assert_eq!(u32_at(&bytes, 0), Some(72));
+            assert_eq!(u32_at(&bytes, 8), Some(9));
+        }
+        let one = encode(
+            Query::One(ends("192.0.2.1:5", "198.51.100.1:80")),
+            Protocol::TCP,
+            9,
+        );
+        assert_eq!(one[16..18], [AF_INET, 6]);
+        assert_eq!(one[24..28], [0, 5, 0, 80]);
+        assert_eq!(one[28..32], [192, 0, 2, 1]);
+        assert_eq!(one[44..48], [198, 51, 100, 1]);
+    }
+
+    #[test]
+    fn an_answer_is_read_whole_with_mapped_addresses_as_ipv4() {
+        let mapped = |last| {
+            "::ffff:192.0.2.0"
+                .parse::<Ipv6Addr>()
+                .map(|ip| {
+                    let mut octets = ip.octets();
+                    octets[15] = last;
+                    octets
+                })
+                .unwrap()
+        };
+        let mut bytes = reply(AF_INET6, mapped(1), mapped(2), 3);
+        bytes.extend(reply(
+            AF_INET,
+            address(Ipv4Addr::LOCALHOST.into()),
+            [0; 16],
+            4,
+        ));
+        let all: Vec<_> = messages(&bytes).collect();
+        assert_eq!(all.len(), 2);
+        assert_eq!(
+            all[0],
+            (
+                3,
+                Message::Socket(Answer {
+                    ends: ends("192.0.2.1:1234", "192.0.2.2:80"),
+                    state: 1,
+                    uid: 1000,
+                    inode: 4711,
+                    cgroup: Some(77),
+                })
+            )
+        );
+        assert_eq!(all[1].0, 4);
+    }
+
+    #[test]
+    fn an_error_gives_its_number() {
+        let mut bytes = 36_u32.to_ne_bytes().to_vec();
+        bytes.extend(NLMSG_ERROR.to_ne_bytes());
+        bytes.extend([0; 10]);
+        bytes.extend((-2_i32).to_ne_bytes());
+        bytes.extend([0; 16]);
+        assert_eq!(
+            messages(&bytes).collect::<Vec<_>>(),
+            [(0, Message::Error(2))]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_end_without_panic(bytes in vec(any::<u8>(), 0..400)) {
+            prop_assert!(messages(&bytes).count() <= bytes.len() / NETLINK_HEADER);
+        }
+
+        #[test]
+        fn a_damaged_answer_never_panics(at in 0_usize..120, value: u8, cut in 0_usize..130) {
+            let mut bytes = reply(AF_INET, [1; 16], [2; 16], 1);
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = value;
+            }
+            bytes.truncate(cut);
+            prop_assert!(messages(&bytes).count() <= 8);
+        }
+    }
+}

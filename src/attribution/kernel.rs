@@ -1,0 +1,55 @@
+//! The two system calls of attribution that have no safe wrapper.
+#![allow(unsafe_code)]
+
+use std::{
+    fs::File,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+};
+
+use nix::errno::Errno;
+
+/// Handle type of kernfs, of which cgroupfs is one (linux/exportfs.h).
+const FILEID_KERNFS: libc::c_int = 0xfe;
+/// `KCMP_FILES`: compare the tables of open files (linux/kcmp.h).
+const KCMP_FILES: libc::c_int = 2;
+
+/// `struct file_handle` of open_by_handle_at(2) with the eight bytes of a cgroup ID.
+#[repr(C)]
+struct CgroupHandle {
+    bytes: libc::c_uint,
+    kind: libc::c_int,
+    id: u64,
+}
+
+/// Opens the folder of a cgroup by its ID; `mount` is any folder of the cgroup2 mount.
+///
+/// # Errors
+/// `EPERM` without CAP_DAC_READ_SEARCH, `ESTALE` when the cgroup is gone.
+pub(super) fn open_cgroup(mount: &File, id: u64) -> Result<OwnedFd, Errno> {
+    let mut handle = CgroupHandle {
+        bytes: 8,
+        kind: FILEID_KERNFS,
+        id,
+    };
+    // SAFETY: `handle` has the layout of struct file_handle followed by `bytes` bytes, and lives
+    // through the call, which only reads it.
+    let fd = unsafe {
+        libc::open_by_handle_at(
+            mount.as_raw_fd(),
+            (&raw mut handle).cast(),
+            libc::O_PATH | libc::O_CLOEXEC,
+        )
+    };
+    let fd = Errno::result(fd)?;
+    // SAFETY: the call has just returned this descriptor, and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// True when two threads are known to share their table of open files.
+pub(super) fn share_files(a: u32, b: u32) -> bool {
+    let (Ok(a), Ok(b)) = (libc::pid_t::try_from(a), libc::pid_t::try_from(b)) else {
+        return false;
+    };
+    // SAFETY: kcmp takes numbers only.
+    unsafe { libc::syscall(libc::SYS_kcmp, a, b, KCMP_FILES, 0, 0) == 0 }
+}

@@ -1,0 +1,119 @@
+//! The words of the command line.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{Parser, Subcommand};
+
+/// Where the configuration is without `--config`.
+pub(super) const CONFIG: &str = "/etc/feedgate/feedgate.toml";
+
+/// Threat feeds into nftables; the first packet of each matching flow is attributed before its verdict.
+#[derive(Debug, Parser)]
+#[command(name = "feedgate", version, propagate_version = true)]
+#[command(after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 77 no permission, 78 configuration.")]
+pub(super) struct Args {
+    /// Configuration file
+    #[arg(long, global = true, value_name = "FILE", default_value = CONFIG)]
+    config: PathBuf,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+impl Args {
+    pub(super) fn config_file(&self) -> PathBuf {
+        self.config.clone()
+    }
+}
+
+/// `--json`
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct Json {
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the gateway in the foreground
+    Run,
+    /// Check the configuration and show every mistake in it
+    Check {
+        /// Print the effective configuration
+        #[arg(long)]
+        print: bool,
+    },
+    /// Show whether this host is protected, stale feeds, and who was denied in the last hour
+    Status {
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Show the feeds
+    Feeds {
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Pull feeds now; returns when the result is in the kernel
+    Refresh {
+        /// One feed; all of them without
+        feed: Option<String>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Show which feeds list an address, and what becomes of flows to and from it
+    Lookup {
+        /// IPv4 or IPv6 address
+        address: IpAddr,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// The kernel ruleset
+    Nft {
+        #[command(subcommand)]
+        command: NftCommand,
+    },
+    /// Remove the table from the kernel and stop the daemon
+    Down,
+    /// Run the lab in network namespaces: a listed server, alerts, then deny (needs root)
+    Demo,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum NftCommand {
+    /// Print the ruleset in nft syntax, without elements
+    Print {
+        #[command(flatten)]
+        json: Json,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn config_stands_before_or_after_the_verb() {
+        for line in [
+            ["feedgate", "--config", "x", "status"],
+            ["feedgate", "status", "--config", "x"],
+        ] {
+            assert_eq!(
+                Args::try_parse_from(line).unwrap().config_file(),
+                PathBuf::from("x")
+            );
+        }
+        assert_eq!(
+            Args::try_parse_from(["feedgate", "run"])
+                .unwrap()
+                .config_file(),
+            PathBuf::from(CONFIG)
+        );
+    }
+}

@@ -1,0 +1,47 @@
+//! `feedgate down`: through the daemon when it runs, else straight in the kernel.
+
+use std::path::Path;
+
+use super::{Failure, ask, check};
+use crate::{
+    control::{self, ClientError, Request},
+    nft::{Kernel, NftError},
+    ruleset::Options,
+};
+
+pub(super) fn down(file: &Path) -> Result<(), Failure> {
+    let config = check::read(file)?;
+    let table = &config.nftables.table;
+    match control::call(&config.daemon.control_socket, &Request::Down) {
+        Ok(_) => println!("table inet {table} is removed, the daemon stops"),
+        Err(ClientError::NotRunning { .. }) => {
+            if !caps::has_cap(
+                None,
+                caps::CapSet::Effective,
+                caps::Capability::CAP_NET_ADMIN,
+            )
+            .unwrap_or(false)
+            {
+                return Err(Failure::permission(
+                    "CAP_NET_ADMIN is missing: run this as root",
+                ));
+            }
+            let removed =
+                Kernel::open(Options::new(&config.nftables)).and_then(|kernel| kernel.remove());
+            match removed {
+                Ok(true) => println!("table inet {table} is removed; no daemon was running"),
+                Ok(false) => println!(
+                    "nothing to do: there is no table inet {table}, and no daemon is running"
+                ),
+                Err(e @ NftError::Foreign { .. }) => return Err(Failure::failed(e)),
+                Err(e) => {
+                    return Err(Failure::failed(format!(
+                        "{e}; `nft delete table inet {table}` removes it without feedgate"
+                    )));
+                }
+            }
+        }
+        Err(e) => return Err(ask::failure(e)),
+    }
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! `feedgate status` and `feedgate feeds`: what an operator needs at 3 a.m., in few lines.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{Failure, ask};
+use crate::control::Request;
+
+pub(super) fn status(config: &Path, json: bool) -> Result<(), Failure> {
+    let value = ask::daemon(config, &Request::Status)?;
+    if json {
+        ask::print_json(&value);
+    } else {
+        print!("{}", render_status(&value));
+    }
+    Ok(())
+}
+
+pub(super) fn feeds(config: &Path, json: bool) -> Result<(), Failure> {
+    let value = ask::daemon(config, &Request::Feeds)?;
+    if json {
+        ask::print_json(&value);
+    } else {
+        print!("{}", render_feeds(&value));
+    }
+    Ok(())
+}
+
+/// About ten lines: protected or not and why, feeds, the last hour, alerts.
+fn render_status(status: &Value) -> String {
+    let mut out = Lines::default();
+    let protected = status["protected"] == true;
+    out.add(format!(
+        "{}  table inet {} {}, {} elements{}",
+        if protected {
+            "PROTECTED"
+        } else {
+            "NOT PROTECTED"
+        },
+        text(&status["table"]["name"]),
+        text(&status["table"]["state"]),
+        status["table"]["elements"],
+        if status["table"]["prefilter"] == true {
+            " behind a prefilter"
+        } else {
+            ""
+        },
+    ));
+    for problem in items(&status["problems"]) {
+        out.add(format!("  ! {}", text(problem)));
+    }
+    let feeds: Vec<&Value> = items(&status["feeds"]).collect();
+    let bad = feeds
+        .iter()
+        .filter(|feed| feed["stale"] == true || feed["last_error"].is_string())
+        .count();
+    out.add(format!(
+        "feeds      {} configured, {bad} with a problem: {}",
+        feeds.len(),
+        feeds_in_short(&feeds)
+    ));
+    let hour = &status["last_hour"];
+    out.add(format!(
+        "last hour  {} flows denied, {} alerted and passed",
+        hour["denied"], hour["alerted"]
+    ));
+    for row in items(&hour["top"]).take(5) {
+        out.add(format!(
+            "  {} x {} {} {} ({}) by {}",
+            row["count"],
+            if row["action"] == "deny" {
+                "denied"
+            } else {
+                "alerted"
+            },
+            text(&row["direction"]),
+            text(&row["indicator"]),
+            ask::list(&row["feeds"]),
+            text(&row["who"]),
+        ));
+    }
+    let counters = &status["counters"];
+    let packets = |name: &str| counters[name]["packets"].as_u64().unwrap_or(0);
+    out.add(format!(
+        "unattributed  {} packets dropped, {} passed; queue: {} waiting, {} lost",
+        packets("denied_unattributed"),
+        packets("passed_unattributed"),
+        status["queue"]["waiting"],
+        status["queue"]["dropped"].as_u64().unwrap_or(0)
+            + status["queue"]["user_dropped"].as_u64().unwrap_or(0),
+    ));
+    let sinks: Vec<String> = items(&status["sinks"]).map(sink).collect();
+    out.add(format!(
+        "alerts     {}",
+        if sinks.is_empty() {
+            "no sink is configured".into()
+        } else {
+            sinks.join("; ")
+        }
+    ));
+    if let (Some(count), Some(max)) = (
+        status["conntrack"]["count"].as_u64(),
+        status["conntrack"]["max"].as_u64(),
+    ) {
+        out.add(format!("conntrack  {count} of {max} entries"));
+    }
+    out.0
+}
+
+fn feeds_in_short(feeds: &[&Value]) -> String {
+    let word = |feed: &&Value| {
+        let state = match (&feed["enabled"], &feed["stale"]) {
+            (Value::Bool(false), _) => " (off)",
+            (_, Value::Bool(true)) => " (stale)",
+            _ => "",
+        };
+        format!(
+            "{} {} {}{state}",
+            text(&feed["name"]),
+            text(&feed["action"]),
+            feed["entries"]
+        )
+    };
+    let mut words: Vec<String> = feeds.iter().take(6).map(word).collect();
+    if feeds.len() > 6 {
+        words.push(format!("and {} more (feedgate feeds)", feeds.len() - 6));
+    }
+    words.join(", ")
+}
+
+fn sink(sink: &Value) -> String {
+    let mut text = format!("{} {} sent", text(&sink["name"]), sink["sent"]);
+    for (key, word) in [("queued", "waiting"), ("dropped", "lost")] {
+        if sink[key].as_u64().unwrap_or(0) > 0 {
+            text.push_str(&format!(", {} {word}", sink[key]));
+        }
+    }
+    if let Some(error) = sink["last_error"].as_str() {
+        text.push_str(&format!(" ({error})"));
+    }
+    text
+}
+
+fn render_feeds(feeds: &Value) -> String {
+    let mut out = Lines::default();
+    for feed in items(feeds) {
+        let off = if feed["enabled"] == false {
+            ", not enabled"
+        } else {
+            ""
+        };
+        out.add(format!(
+            "{}  {}{off}",
+            text(&feed["name"]),
+            text(&feed["action"])
+        ));
+        out.add(format!(
+            "  {} entries, {} ranges after merging, {} addresses; text of {} bytes",
+            feed["entries"],
+            feed["merged"],
+            text(&feed["addresses"]),
+            feed["bytes"].as_u64().unwrap_or(0),
+        ));
+        out.add(format!(
+            "  last good {}, last try {}, next {}{}",
+            text(&feed["last_success"]),
+            text(&feed["last_attempt"]),
+            text(&feed["next_pull"]),
+            if feed["stale"] == true { "; STALE" } else { "" },
+        ));
+        if let Some(error) = feed["last_error"].as_str() {
+            out.add(format!("  error: {error}"));
+        }
+        for (key, what) in [
+            ("bad", "malformed"),
+            ("not_address", "not an address"),
+            ("too_wide", "too wide"),
+        ] {
+            refused(&mut out, &feed[key], what);
+        }
+        examples(&mut out, feed, "excepted", "touched by an exception");
+        examples(&mut out, feed, "private", "networks of private space");
+    }
+    if out.0.is_empty() {
+        out.add("no feed is configured; add a [[feed]] to the configuration".to_owned());
+    }
+    out.0
+}
+
+fn refused(out: &mut Lines, bad: &Value, what: &str) {
+    if bad["count"].as_u64().unwrap_or(0) > 0 {
+        out.add(format!("  {what}: {} lines", bad["count"]));
+        for line in items(&bad["examples"]) {
+            out.add(format!(
+                "    line {}: {} ({})",
+                line["line"],
+                text(&line["text"]),
+                text(&line["why"])
+            ));
+        }
+    }
+}
+
+fn examples(out: &mut Lines, feed: &Value, key: &str, what: &str) {
+    if feed[key].as_u64().unwrap_or(0) > 0 {
+        let examples = ask::list(&feed[format!("{key}_examples")]);
+        out.add(format!(
+            "  {what}: {} entries, such as {examples}",
+            feed[key]
+        ));
+    }
+}
+
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    fn add(&mut self, line: String) {
+        self.0.push_str(&line);
+        self.0.push('\n');
+    }
+}
+
+fn items(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn text(value: &Value) -> &str {
+    ask::text(value)
+}

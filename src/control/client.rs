@@ -1,0 +1,84 @@
+//! The side of the client commands.
+
+use std::{
+    io::{self, BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{Request, Response};
+
+/// A refresh of slow feeds may take this long; everything else answers at once.
+const ANSWER: Duration = Duration::from_secs(180);
+
+/// Why a command got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens.
+    #[error(
+        "no feedgate answers on {}: {source}; start it with `systemctl start feedgate` or `feedgate run`, \
+         or name its configuration with --config", path.display()
+    )]
+    NotRunning {
+        /// The socket.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The socket is not for this user.
+    #[error("no permission for {}: run this as root or as a member of group feedgate", path.display())]
+    Permission {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The conversation broke off.
+    #[error("feedgate did not answer on {}: {source}; its log says more (journalctl -u feedgate)", path.display())]
+    Broken {
+        /// The socket.
+        path: PathBuf,
+        /// What happened.
+        source: io::Error,
+    },
+    /// The daemon says no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Sends one request and waits for its answer.
+pub fn call(path: &Path, request: &Request) -> Result<serde_json::Value, ClientError> {
+    let stream = UnixStream::connect(path).map_err(|source| match source.kind() {
+        io::ErrorKind::PermissionDenied => ClientError::Permission { path: path.into() },
+        _ => ClientError::NotRunning {
+            path: path.into(),
+            source,
+        },
+    })?;
+    match talk(stream, request) {
+        Ok(Response::Ok(value)) => Ok(value),
+        Ok(Response::Error(message)) => Err(ClientError::Refused(message)),
+        Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+            Err(ClientError::Permission { path: path.into() })
+        }
+        Err(source) => Err(ClientError::Broken {
+            path: path.into(),
+            source,
+        }),
+    }
+}
+
+fn talk(mut stream: UnixStream, request: &Request) -> io::Result<Response> {
+    stream.set_read_timeout(Some(ANSWER))?;
+    stream.set_write_timeout(Some(ANSWER))?;
+    let mut line = serde_json::to_string(request)?;
+    line.push('\n');
+    stream.write_all(line.as_bytes())?;
+    let mut answer = String::new();
+    if BufReader::new(stream).read_line(&mut answer)? == 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the connection was closed",
+        ));
+    }
+    Ok(serde_json::from_str(&answer)?)
+}

@@ -1,0 +1,292 @@
+//! The daemon's state behind one lock: feeds, exceptions, snapshot, kernel. Not on the packet path.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::engine::Path;
+use crate::{
+    config::{self, Config},
+    feed::{FeedData, FeedName},
+    fetch::Validators,
+    nft::{Applied, Kernel, NftError},
+    ruleset::Counter,
+    snapshot::{Delta, Exception, Input, Report, Snapshot, build},
+};
+
+/// One feed of the configuration and what is known of it.
+#[derive(Debug)]
+pub(super) struct FeedState {
+    pub(super) config: config::Feed,
+    /// The good data in force.
+    pub(super) data: Option<Arc<FeedData>>,
+    pub(super) validators: Option<Validators>,
+    pub(super) last_attempt: Option<SystemTime>,
+    pub(super) last_success: Option<SystemTime>,
+    pub(super) last_error: Option<String>,
+    /// How long the last pull took.
+    pub(super) elapsed: Option<Duration>,
+    pub(super) next_pull: Option<SystemTime>,
+    /// Failed pulls in a row.
+    pub(super) failures: u32,
+}
+
+impl FeedState {
+    fn new(config: config::Feed) -> Self {
+        Self {
+            config,
+            data: None,
+            validators: None,
+            last_attempt: None,
+            last_success: None,
+            last_error: None,
+            elapsed: None,
+            next_pull: None,
+            failures: 0,
+        }
+    }
+
+    /// Older than the feed allows.
+    pub(super) fn is_stale(&self, now: SystemTime) -> bool {
+        let age = |since: SystemTime| now.duration_since(since).unwrap_or_default();
+        self.config.enabled
+            && self.config.url.is_some()
+            && self
+                .last_success
+                .is_none_or(|success| age(success) > self.config.stale_after)
+    }
+}
+
+/// The daemon's state.
+pub(super) struct Core {
+    pub(super) config: Config,
+    pub(super) kernel: Kernel,
+    pub(super) feeds: BTreeMap<FeedName, FeedState>,
+    pub(super) exceptions: Vec<Exception>,
+    pub(super) path: Arc<Path>,
+    /// The last transaction.
+    pub(super) applied: Option<Applied>,
+    /// Why the kernel does not hold what it should.
+    pub(super) broken: Option<String>,
+    /// Times the table had to be put back.
+    pub(super) heals: u64,
+    /// Addresses of feed and syslog servers, as resolved last.
+    pub(super) servers: Vec<Exception>,
+    /// The kernel still has the table of an earlier run, and there are no good data to replace it.
+    pub(super) inherited: bool,
+    /// The unattributed counters as last reported.
+    unattributed: (u64, u64),
+}
+
+impl Core {
+    pub(super) fn new(config: Config, kernel: Kernel, path: Arc<Path>) -> Self {
+        let mut core = Self {
+            config: Config::default(),
+            kernel,
+            feeds: BTreeMap::new(),
+            exceptions: Vec::new(),
+            path,
+            applied: None,
+            broken: None,
+            heals: 0,
+            servers: Vec::new(),
+            inherited: false,
+            unattributed: (0, 0),
+        };
+        core.take_config(config);
+        core
+    }
+
+    /// Takes a configuration; feeds that stay the same keep their data.
+    pub(super) fn take_config(&mut self, config: Config) {
+        let mut old = std::mem::take(&mut self.feeds);
+        for feed in &config.feeds {
+            let state = match old.remove(&feed.name) {
+                Some(mut state) if same_text(&state.config, feed) => {
+                    state.config = feed.clone();
+                    state
+                }
+                _ => FeedState::new(feed.clone()),
+            };
+            self.feeds.insert(feed.name.clone(), state);
+        }
+        self.config = config;
+    }
+
+    /// What the feeds and exceptions give now.
+    fn build(&self) -> Snapshot {
+        let inputs: Vec<Input> = self
+            .feeds
+            .values()
+            .filter(|state| state.config.enabled)
+            .filter_map(|state| {
+                Some(Input {
+                    name: state.config.name.clone(),
+                    action: state.config.action,
+                    scope: state.config.scope,
+                    severity: state.config.severity,
+                    data: Arc::clone(state.data.as_ref()?),
+                })
+            })
+            .collect();
+        build(
+            &inputs,
+            &self.exceptions,
+            self.config.exceptions.private_networks,
+        )
+    }
+
+    /// Puts the whole table into the kernel.
+    pub(super) fn install(&mut self) -> Result<(), NftError> {
+        let next = Arc::new(self.build());
+        self.path.view.announce(Arc::clone(&next));
+        let done = self.kernel.install(&next.sets);
+        self.finish(next, done)
+    }
+
+    /// Brings the kernel from the snapshot in force to what the feeds give now, in one transaction.
+    pub(super) fn sync(&mut self) -> Result<(), NftError> {
+        if self.inherited {
+            return self.leave_inherited();
+        }
+        let start = Instant::now();
+        let next = Arc::new(self.build());
+        let current = self.path.view.current();
+        let Some(delta) = Delta::between(&current.sets, &next.sets) else {
+            self.path.view.settle(next);
+            return Ok(());
+        };
+        self.path.view.announce(Arc::clone(&next));
+        let (added, removed) = delta.changed_elements();
+        let built = start.elapsed();
+        let done = self.kernel.apply(&delta, &next.sets).or_else(|error| {
+            tracing::warn!("a change was refused, so the whole table is loaded again: {error}");
+            self.kernel.install(&next.sets)
+        });
+        if let Ok(applied) = &done {
+            tracing::info!(
+                "kernel updated: {added} elements added, {removed} removed in sets that stay, \
+                 {} sets new, {} gone; built in {built:?}, applied in {:?}",
+                delta.created.len(),
+                delta.dropped.len(),
+                applied.elapsed
+            );
+        }
+        self.finish(next, done)
+    }
+
+    fn finish(
+        &mut self,
+        next: Arc<Snapshot>,
+        done: Result<Applied, NftError>,
+    ) -> Result<(), NftError> {
+        match done {
+            Ok(applied) => {
+                self.path.view.settle(next);
+                self.applied = Some(applied);
+                self.broken = None;
+                Ok(())
+            }
+            Err(error) => {
+                // The kernel still has what it had: so does the index.
+                let pair = self.path.view.previous_or_current();
+                self.path.view.settle(pair);
+                tracing::error!("the kernel does not hold the current feeds: {error}");
+                self.broken = Some(error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes a feed's new good data into the kernel.
+    pub(super) fn accept(&mut self, name: &FeedName, data: FeedData) -> Result<(), NftError> {
+        if let Some(state) = self.feeds.get_mut(name) {
+            state.data = Some(Arc::new(data));
+        }
+        self.sync()
+    }
+
+    /// Replaces the table of an earlier run once every feed has been tried and some data are good.
+    pub(super) fn leave_inherited(&mut self) -> Result<(), NftError> {
+        let has_data = self.feeds.values().any(|feed| feed.data.is_some());
+        if !self.inherited || !has_data || !self.first_pulls_done() {
+            return Ok(());
+        }
+        self.inherited = false;
+        self.install()
+    }
+
+    /// True when each feed that is pulled has been tried once.
+    pub(super) fn first_pulls_done(&self) -> bool {
+        let waits =
+            |s: &FeedState| s.config.enabled && s.config.url.is_some() && s.next_pull.is_none();
+        !self.feeds.values().any(waits)
+    }
+
+    /// Reports packets that the kernel judged without the daemon since the last time.
+    pub(super) fn count_unattributed(&mut self) {
+        let Ok(counters) = self.kernel.counters() else {
+            return;
+        };
+        let packets = |counter| counters.get(&counter).map_or(0, |count| count.packets);
+        let now = (
+            packets(Counter::DeniedUnattributed),
+            packets(Counter::PassedUnattributed),
+        );
+        // The counters start again from zero when the table is loaded whole.
+        let since = |new: u64, old: u64| if new >= old { new - old } else { new };
+        let (denied, passed) = (
+            since(now.0, self.unattributed.0),
+            since(now.1, self.unattributed.1),
+        );
+        self.unattributed = now;
+        self.path.report_unattributed(denied, passed);
+    }
+
+    /// The state in one line, for systemd's status and the log.
+    pub(super) fn one_line(&self) -> String {
+        let snapshot = self.path.view.current();
+        let failed: Vec<String> = self
+            .feeds
+            .values()
+            .filter_map(|s| {
+                s.last_error
+                    .as_ref()
+                    .map(|e| format!("{}: {e}", s.config.name))
+            })
+            .collect();
+        let good = self.feeds.values().filter(|s| s.data.is_some()).count();
+        let mut line = format!(
+            "{} elements of {good} feeds in the kernel",
+            snapshot.sets.elements()
+        );
+        if let Some(broken) = &self.broken {
+            line = format!("NOT PROTECTED: {broken}");
+        }
+        if !failed.is_empty() {
+            line.push_str("; failed: ");
+            line.push_str(&failed.join("; "));
+        }
+        line
+    }
+
+    /// Takes the exceptions found now; true when they differ.
+    pub(super) fn take_exceptions(&mut self, exceptions: Vec<Exception>) -> bool {
+        let changed = self.exceptions != exceptions;
+        self.exceptions = exceptions;
+        changed
+    }
+
+    /// The report of the snapshot in force.
+    pub(super) fn report(&self) -> Report {
+        self.path.view.current().report.clone()
+    }
+}
+
+/// True when the text of `new` would be read as that of `old` was.
+fn same_text(old: &config::Feed, new: &config::Feed) -> bool {
+    let limits = |feed: &config::Feed| crate::feed::Limits::from(feed);
+    old.url == new.url && old.format == new.format && limits(old) == limits(new)
+}

@@ -1,0 +1,183 @@
+//! What happens to a held packet: decode, match, attribute, alert, answer. In this order.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Instant, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+
+use super::{tally::Tally, view::View};
+use crate::{
+    alert::{
+        Alert,
+        suppress::{Key, Outcome, Suppressor},
+    },
+    attribution::{Attributor, Source},
+    config::Hook,
+    feed::{Action, Direction},
+    host::links,
+    packet::{Flow, decode},
+    policy::Decision,
+    queue::{Answer, Held},
+    sink::Sinks,
+};
+
+/// What all queue threads share.
+pub(super) struct Path {
+    pub(super) view: View,
+    pub(super) sinks: ArcSwap<Sinks>,
+    pub(super) suppressor: Mutex<Suppressor>,
+    pub(super) tally: Mutex<Tally>,
+    pub(super) counts: Counts,
+    pub(super) own_pid: u32,
+}
+
+/// What became of the packets that reached the daemon.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// Packets received.
+    pub(super) packets: AtomicU64,
+    /// Packets that no feed lists: kernel and daemon differ for a moment.
+    pub(super) unmatched: AtomicU64,
+    /// Packets without a readable IP header.
+    pub(super) malformed: AtomicU64,
+    /// Flows of the daemon itself.
+    pub(super) own: AtomicU64,
+}
+
+impl Path {
+    /// Sends the alert, or counts it as a repeat, and counts the flow for status.
+    pub(super) fn report(&self, alert: &Alert, now: Instant) {
+        lock(&self.tally).count(alert, now);
+        let outcome = lock(&self.suppressor).observe(Key::of(alert), alert, now);
+        if outcome == Outcome::Send {
+            self.sinks.load().submit(alert);
+        }
+    }
+
+    /// Tells that the kernel judged packets without the daemon.
+    pub(super) fn report_unattributed(&self, denied: u64, passed: u64) {
+        for (count, what) in [
+            (
+                denied,
+                "packets to denied addresses were dropped without attribution",
+            ),
+            (
+                passed,
+                "packets to watched addresses were passed without attribution",
+            ),
+        ] {
+            if count > 0 {
+                tracing::warn!("{count} {what} (daemon stopped, overloaded, or starting)");
+                self.sinks.load().report(count, what);
+            }
+        }
+    }
+
+    /// Sends the summaries of windows that ended before `now`; all of them with `None`.
+    pub(super) fn summaries(&self, now: Option<Instant>) {
+        let ended = {
+            let mut suppressor = lock(&self.suppressor);
+            match now {
+                Some(now) => suppressor.expired(now),
+                None => suppressor.drain(),
+            }
+        };
+        let sinks = self.sinks.load();
+        for summary in &ended {
+            sinks.submit(summary);
+        }
+    }
+}
+
+/// Takes a lock that a panic cannot have poisoned: a panic aborts the process.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The judge of one queue thread.
+pub(super) struct Engine {
+    path: Arc<Path>,
+    attributor: Attributor,
+}
+
+impl Engine {
+    pub(super) fn new(path: Arc<Path>, attributor: Attributor) -> Self {
+        Self { path, attributor }
+    }
+
+    /// Answers for one packet; its alert is handed on before this returns.
+    pub(super) fn judge(&mut self, packet: &Held<'_>) -> Answer {
+        let start = Instant::now();
+        let path = Arc::clone(&self.path);
+        let counts = &path.counts;
+        counts.packets.fetch_add(1, Ordering::Relaxed);
+        let Ok(flow) = decode(packet.bytes) else {
+            counts.malformed.fetch_add(1, Ordering::Relaxed);
+            return Answer::Pass;
+        };
+        let Some(decision) = path.view.decide(&flow, packet.hook) else {
+            counts.unmatched.fetch_add(1, Ordering::Relaxed);
+            return Answer::Pass;
+        };
+        let source = self.attribute(packet, &flow, decision.direction);
+        // The daemon must reach its feeds and logs whatever they list.
+        if source.pid == Some(path.own_pid) && packet.hook == Hook::Output {
+            counts.own.fetch_add(1, Ordering::Relaxed);
+            return Answer::Allow;
+        }
+        let action = decision.action();
+        let alert = alert(packet, flow, decision, source, start);
+        path.report(&alert, start);
+        match action {
+            Action::Alert => Answer::Allow,
+            Action::Deny => Answer::Deny,
+        }
+    }
+
+    fn attribute(&mut self, packet: &Held<'_>, flow: &Flow, direction: Direction) -> Source {
+        match packet.hook {
+            Hook::Output => self.attributor.local(flow, direction, packet.uid),
+            Hook::Input => {
+                let mut source = self.attributor.local(flow, direction, packet.uid);
+                source.mac = self.attributor.forwarded(packet.mac).mac;
+                source
+            }
+            Hook::Forward => self.attributor.forwarded(packet.mac),
+        }
+    }
+}
+
+fn alert(
+    packet: &Held<'_>,
+    flow: Flow,
+    decision: Decision,
+    source: Source,
+    start: Instant,
+) -> Alert {
+    let index = match packet.hook {
+        Hook::Output => packet.outdev,
+        Hook::Input | Hook::Forward => packet.indev,
+    };
+    Alert {
+        id: uuid::Uuid::now_v7(),
+        time: SystemTime::now(),
+        action: decision.hit.action,
+        direction: decision.direction,
+        flow,
+        feeds: decision.hit.feeds,
+        indicator: decision.hit.indicator,
+        severity: decision.hit.severity,
+        policy: None,
+        iface: index.and_then(links::name),
+        source,
+        nat_dst: None,
+        count: 1,
+        window: None,
+        held: start.elapsed(),
+    }
+}

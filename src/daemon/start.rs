@@ -1,0 +1,254 @@
+//! What happens once at the start: configuration, capabilities, kernel, queues, threads.
+
+use std::{
+    path::Path as FilePath,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use caps::{CapSet, Capability};
+
+use super::{RunError, Shared, core::Core, engine::Engine};
+use crate::{
+    alert::line::Identity,
+    attribution::{Attributor, Roots},
+    config::{self, Config},
+    host::addresses,
+    nft::{Kernel, NftError, QueueKind, TableState},
+    queue::{Answer, MarkBits, Queue, QueueError},
+    ruleset::Options,
+    snapshot::Exception,
+};
+
+/// Reads and checks the configuration; warnings go to the log, mistakes into the error.
+pub(super) fn read_config(file: &FilePath) -> Result<Config, RunError> {
+    let text = std::fs::read_to_string(file).map_err(|e| {
+        RunError::Config(format!(
+            "cannot read {}: {e}; name another file with --config",
+            file.display()
+        ))
+    })?;
+    let origin = file.display().to_string();
+    let outcome = config::parse(&text, &origin);
+    match outcome.config {
+        Some(config) => {
+            for warning in &outcome.diagnostics {
+                tracing::warn!("{origin}:{}: {warning}", warning.line);
+            }
+            Ok(config)
+        }
+        None => Err(RunError::Config(config::render(
+            &outcome.diagnostics,
+            &text,
+            &origin,
+            false,
+        ))),
+    }
+}
+
+/// CAP_NET_ADMIN is a must; what attribution needs is worth a warning.
+pub(super) fn check_capabilities() -> Result<(), RunError> {
+    let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
+    if !has(Capability::CAP_NET_ADMIN) {
+        return Err(RunError::Permission(
+            "CAP_NET_ADMIN is missing: nftables sets and packet queues need it. \
+             Run feedgate as root, or as a service with AmbientCapabilities=CAP_NET_ADMIN"
+                .into(),
+        ));
+    }
+    let wanted = [
+        (
+            Capability::CAP_SYS_PTRACE,
+            "open files of other users' processes stay hidden: many flows have no pid",
+        ),
+        (
+            Capability::CAP_DAC_READ_SEARCH,
+            "control groups are found by walking the tree, which is slower",
+        ),
+    ];
+    for (capability, effect) in wanted {
+        if !has(capability) {
+            tracing::warn!("{capability} is missing: {effect}");
+        }
+    }
+    Ok(())
+}
+
+/// Opens nf_tables, refuses somebody else's table, binds the queues.
+pub(super) fn open_kernel(config: &Config) -> Result<(Kernel, Vec<Queue>), RunError> {
+    let nftables = &config.nftables;
+    // First of all netlink sockets: each queue looks for its own among the new ones.
+    let queues: Result<Vec<Queue>, QueueError> = (0..nftables.queue_count)
+        .filter_map(|i| nftables.queue_first.checked_add(i))
+        .map(|number| Queue::open(number, nftables.queue_max_len))
+        .collect();
+    let kernel = Kernel::open(Options::new(nftables))?;
+    if let TableState::Foreign(why) = kernel.table_state()? {
+        return Err(NftError::Foreign {
+            table: nftables.table.clone(),
+            why,
+        }
+        .into());
+    }
+    match kernel.queue_kind() {
+        QueueKind::Missing => {
+            tracing::error!(
+                "no packet can be attributed: {}. Deny sets are enforced all the same",
+                QueueKind::Missing.as_str()
+            );
+        }
+        kind => tracing::info!("packets are queued by the {}", kind.as_str()),
+    }
+    if nftables.mode == config::Mode::Include {
+        tracing::warn!(
+            "nftables.mode = \"include\" is not in effect in this version: the daemon makes its own table"
+        );
+    }
+    Ok((kernel, queues?))
+}
+
+/// The table before the first pull: what the last good data give. A table that an earlier daemon
+/// left stays as it is until there is data: its deny sets must not be lost to an empty start.
+pub(super) fn first_table(core: &mut Core) -> Result<(), NftError> {
+    let has_data = core.feeds.values().any(|feed| feed.data.is_some());
+    let enabled = core.feeds.values().any(|feed| feed.config.enabled);
+    if !has_data && enabled && core.kernel.table_state()? == TableState::Ours {
+        tracing::warn!("no good data of any feed yet: the table of the last run stays in force");
+        core.inherited = true;
+        return Ok(());
+    }
+    core.install()
+}
+
+/// Exceptions of the configuration and of the host.
+pub(super) fn exceptions(config: &config::Exceptions, servers: Vec<Exception>) -> Vec<Exception> {
+    let configured = |prefix: &crate::prefix::Prefix| Exception {
+        prefix: *prefix,
+        why: "exceptions.prefixes".into(),
+    };
+    let mut all: Vec<Exception> = config.prefixes.iter().map(configured).collect();
+    match addresses::files(&config.files) {
+        Ok(found) => all.extend(found),
+        Err(errors) => errors
+            .iter()
+            .for_each(|e| tracing::error!("exceptions: {e}")),
+    }
+    if config.own_addresses {
+        let own = addresses::own(&addresses::Roots::default());
+        for problem in &own.problems {
+            tracing::debug!("{problem}");
+        }
+        all.extend(own.exceptions);
+        all.extend(servers);
+    }
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// What only a restart can change keeps its old value, with a warning.
+pub(super) fn keep_what_needs_a_restart(old: &Config, mut new: Config) -> Config {
+    let keep = |what: &str, changed: bool| {
+        if changed {
+            tracing::warn!("{what} changed: this takes effect after a restart");
+        }
+        changed
+    };
+    if keep("[daemon]", old.daemon != new.daemon) {
+        new.daemon = old.daemon.clone();
+    }
+    let queues = |n: &config::Nftables| {
+        (
+            n.table.clone(),
+            n.queue_first,
+            n.queue_count,
+            n.queue_max_len,
+            n.mark_mask,
+        )
+    };
+    if keep(
+        "[nftables] table, queue or mark",
+        queues(&old.nftables) != queues(&new.nftables),
+    ) {
+        let deny_with = new.nftables.deny_with;
+        let hooks = std::mem::take(&mut new.nftables.hooks);
+        new.nftables = config::Nftables {
+            deny_with,
+            hooks,
+            ..old.nftables.clone()
+        };
+    }
+    if keep("[attribution]", old.attribution != new.attribution) {
+        new.attribution = old.attribution.clone();
+    }
+    new
+}
+
+/// Who the alerts come from.
+pub(super) fn identity() -> Identity {
+    let hostname = nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok());
+    Identity {
+        hostname: hostname.unwrap_or_else(|| "localhost".into()),
+        pid: std::process::id(),
+        app: "feedgate".into(),
+    }
+}
+
+/// The queue threads.
+pub(super) struct Threads {
+    stop: Arc<AtomicBool>,
+    handles: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    pub(super) fn spawn(shared: &Arc<Shared>, queues: Vec<Queue>) -> Result<Self, RunError> {
+        let (options, timeout) = {
+            let core = super::lock(&shared.core);
+            (
+                core.kernel.options().clone(),
+                core.config.attribution.timeout,
+            )
+        };
+        let marks = MarkBits {
+            mask: options.mark_mask,
+            allow: options.allow_bit(),
+            deny: options.deny_bit(),
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut handles = Vec::new();
+        for queue in queues {
+            let number = queue.number();
+            let attributor = Attributor::new(&Roots::default(), timeout)?;
+            let mut engine = Engine::new(Arc::clone(&shared.path), attributor);
+            let (stop, quit) = (Arc::clone(&stop), shared.stop.clone());
+            let work = move || {
+                let judge = |packet: &crate::queue::Held<'_>| -> Answer { engine.judge(packet) };
+                if let Err(e) = queue.run(marks, &stop, judge) {
+                    tracing::error!("{e}; the daemon stops, deny sets stay in force");
+                    let _ = quit.blocking_send(());
+                }
+            };
+            let thread = thread::Builder::new()
+                .name(format!("queue-{number}"))
+                .spawn(work);
+            handles.push(thread.map_err(|source| RunError::System {
+                step: "starting a queue thread".into(),
+                source,
+            })?);
+        }
+        Ok(Self { stop, handles })
+    }
+
+    /// Lets the threads answer what is still held, and ends them.
+    pub(super) fn join(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for handle in self.handles {
+            let _ = handle.join();
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! The state of the daemon as the client commands show it.
+
+use std::{
+    fs,
+    sync::atomic::Ordering,
+    time::{Instant, SystemTime},
+};
+
+use serde::Serialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{
+    Shared,
+    core::{Core, FeedState},
+    engine::lock,
+    tally::LastHour,
+};
+use crate::{
+    feed::{Action, Bad, FeedName},
+    nft::{Count, QueueKind, TableState},
+    ruleset::Counter,
+    sink::SinkStats,
+    snapshot::FeedReport,
+};
+
+/// Rows of the last hour that are shown.
+const TOP: usize = 10;
+
+/// Everything `feedgate status` shows.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: &'static str,
+    /// Its process.
+    pub pid: u32,
+    /// RFC 3339.
+    pub started: Option<String>,
+    /// True when the table is in the kernel with the current feeds and packets are attributed.
+    pub protected: bool,
+    /// Why not, each in words.
+    pub problems: Vec<String>,
+    /// The table.
+    pub table: Table,
+    /// The packet queues.
+    pub queue: Queue,
+    /// The feeds.
+    pub feeds: Vec<FeedStatus>,
+    /// The table's counters.
+    pub counters: serde_json::Map<String, serde_json::Value>,
+    /// What became of the packets that reached the daemon.
+    pub packets: Packets,
+    /// Who did what.
+    pub last_hour: LastHour,
+    /// The alert sinks.
+    pub sinks: Vec<SinkStats>,
+    /// Conntrack entries, without which nothing is enforced.
+    pub conntrack: Conntrack,
+    /// Addresses that are never blocked, with the reason.
+    pub exceptions: Vec<crate::snapshot::Exception>,
+}
+
+/// The table in the kernel.
+#[derive(Debug, Serialize)]
+pub struct Table {
+    /// Its name; the family is inet.
+    pub name: String,
+    /// `present`, `absent`, or whose it is.
+    pub state: String,
+    /// Elements in the sets of addresses.
+    pub elements: usize,
+    /// True when a prefilter stands in front of the IPv4 sets.
+    pub prefilter: bool,
+    /// Milliseconds of the last transaction.
+    pub last_sync_ms: Option<u128>,
+    /// Times it had to be put back.
+    pub heals: u64,
+}
+
+/// The packet queues.
+#[derive(Debug, Default, Serialize)]
+pub struct Queue {
+    /// How packets get there.
+    pub kind: &'static str,
+    /// First number.
+    pub first: u16,
+    /// How many.
+    pub count: u16,
+    /// Packets waiting now.
+    pub waiting: u64,
+    /// Packets the kernel did not queue because a queue was full.
+    pub dropped: u64,
+    /// Packets that did not fit into the socket's buffer.
+    pub user_dropped: u64,
+}
+
+/// What became of the packets that reached the daemon.
+#[derive(Debug, Serialize)]
+pub struct Packets {
+    /// All of them.
+    pub received: u64,
+    /// Not listed (any more): the kernel's sets decided.
+    pub unmatched: u64,
+    /// Without a readable IP header: the kernel's sets decided.
+    pub malformed: u64,
+    /// The daemon's own: let pass.
+    pub own: u64,
+}
+
+/// Conntrack's fill.
+#[derive(Debug, Default, Serialize)]
+pub struct Conntrack {
+    /// Entries now.
+    pub count: Option<u64>,
+    /// Most entries.
+    pub max: Option<u64>,
+}
+
+/// The state of one feed.
+#[derive(Debug, Serialize)]
+pub struct FeedStatus {
+    /// Its name.
+    pub name: FeedName,
+    /// Enforced at all.
+    pub enabled: bool,
+    /// What a match does.
+    pub action: Action,
+    /// True when it is older than `stale-after`.
+    pub stale: bool,
+    /// Entries in force.
+    pub entries: usize,
+    /// Malformed lines.
+    pub bad: Bad,
+    /// Names, URLs and the like.
+    pub not_address: Bad,
+    /// Entries wider than `min-prefix4` or `min-prefix6` allow.
+    pub too_wide: Bad,
+    /// Entries with host bits that were masked off.
+    pub host_bits: usize,
+    /// Size of the text in force, in bytes.
+    pub bytes: Option<u64>,
+    /// RFC 3339.
+    pub last_attempt: Option<String>,
+    /// RFC 3339.
+    pub last_success: Option<String>,
+    /// Why the last pull failed.
+    pub last_error: Option<String>,
+    /// Duration of the last pull in milliseconds.
+    pub elapsed_ms: Option<u128>,
+    /// RFC 3339.
+    pub next_pull: Option<String>,
+    /// What became of the entries.
+    #[serde(flatten)]
+    pub report: FeedReport,
+}
+
+pub(super) fn status(shared: &Shared) -> Status {
+    let core = lock(&shared.core);
+    let now = Instant::now();
+    let last_hour = lock(&shared.path.tally).last_hour(now, TOP);
+    let sinks = shared.path.sinks.load().stats();
+    let queue = queue(&core);
+    let conntrack = conntrack();
+    let table = table(&core);
+    let feeds = feeds(&core);
+    let problems = problems(&core, &table, &queue, &conntrack, &feeds, &sinks);
+    let protected = core.broken.is_none()
+        && table.state == "present"
+        && core.kernel.queue_kind() != QueueKind::Missing;
+    let counts = &shared.path.counts;
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id(),
+        started: rfc3339(Some(shared.started)),
+        protected,
+        problems,
+        table,
+        queue,
+        feeds,
+        counters: counters(&core),
+        packets: Packets {
+            received: counts.packets.load(Ordering::Relaxed),
+            unmatched: counts.unmatched.load(Ordering::Relaxed),
+            malformed: counts.malformed.load(Ordering::Relaxed),
+            own: counts.own.load(Ordering::Relaxed),
+        },
+        last_hour,
+        sinks,
+        conntrack,
+        exceptions: core.exceptions.clone(),
+    }
+}
+
+pub(super) fn feeds(core: &Core) -> Vec<FeedStatus> {
+    let report = core.report();
+    let now = SystemTime::now();
+    core.feeds
+        .values()
+        .map(|state| feed(state, report.feeds.get(&state.config.name), now))
+        .collect()
+}
+
+fn feed(state: &FeedState, report: Option<&FeedReport>, now: SystemTime) -> FeedStatus {
+    let parsed = state.data.as_ref().map(|data| &data.parsed);
+    let bad = |of: fn(&crate::feed::Parsed) -> &Bad| parsed.map(of).cloned().unwrap_or_default();
+    FeedStatus {
+        name: state.config.name.clone(),
+        enabled: state.config.enabled,
+        action: state.config.action,
+        stale: state.is_stale(now),
+        entries: parsed.map_or(0, |parsed| parsed.entries.len()),
+        bad: bad(|p| &p.bad),
+        not_address: bad(|p| &p.not_address),
+        too_wide: bad(|p| &p.too_wide),
+        host_bits: parsed.map_or(0, |parsed| parsed.host_bits),
+        bytes: state.data.as_ref().map(|data| data.bytes),
+        last_attempt: rfc3339(state.last_attempt),
+        last_success: rfc3339(state.last_success),
+        last_error: state.last_error.clone(),
+        elapsed_ms: state.elapsed.map(|elapsed| elapsed.as_millis()),
+        next_pull: rfc3339(state.next_pull),
+        report: report.cloned().unwrap_or_default(),
+    }
+}
+
+fn table(core: &Core) -> Table {
+    let snapshot = core.path.view.current();
+    let state = match core.kernel.table_state() {
+        Ok(TableState::Ours) => "present".to_owned(),
+        Ok(TableState::Absent) => "absent".to_owned(),
+        Ok(TableState::Foreign(why)) => format!("not feedgate's: {why}"),
+        Err(e) => e.to_string(),
+    };
+    let prefilter = snapshot.sets.names().any(|name| {
+        matches!(
+            name,
+            crate::snapshot::SetName::Coarse {
+                family: crate::prefix::Family::V4,
+                ..
+            }
+        )
+    });
+    Table {
+        name: core.kernel.options().table.clone(),
+        state,
+        elements: snapshot.sets.elements(),
+        prefilter,
+        last_sync_ms: core.applied.map(|applied| applied.elapsed.as_millis()),
+        heals: core.heals,
+    }
+}
+
+/// Columns of nfnetlink_queue: number, portid, waiting, copy mode, copy range, dropped, user dropped, id.
+fn queue(core: &Core) -> Queue {
+    let options = core.kernel.options();
+    let mut queue = Queue {
+        kind: core.kernel.queue_kind().as_str(),
+        first: options.queue_first,
+        count: options.queue_count,
+        ..Queue::default()
+    };
+    let text = fs::read_to_string("/proc/self/net/netfilter/nfnetlink_queue").unwrap_or_default();
+    for line in text.lines() {
+        let columns: Vec<u64> = line
+            .split_whitespace()
+            .map_while(|word| word.parse().ok())
+            .collect();
+        let [number, _, waiting, _, _, dropped, user_dropped, ..] = columns[..] else {
+            continue;
+        };
+        let mine = u64::from(options.queue_first)
+            ..u64::from(options.queue_first) + u64::from(options.queue_count);
+        if mine.contains(&number) {
+            queue.waiting += waiting;
+            queue.dropped += dropped;
+            queue.user_dropped += user_dropped;
+        }
+    }
+    queue
+}
+
+fn conntrack() -> Conntrack {
+    let read = |name: &str| {
+        fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_{name}"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    };
+    Conntrack {
+        count: read("count"),
+        max: read("max"),
+    }
+}
+
+fn counters(core: &Core) -> serde_json::Map<String, serde_json::Value> {
+    let counts = core.kernel.counters().unwrap_or_default();
+    Counter::ALL
+        .into_iter()
+        .map(|counter| {
+            let Count { packets, bytes } = counts.get(&counter).copied().unwrap_or_default();
+            (
+                counter.as_str().to_owned(),
+                serde_json::json!({ "packets": packets, "bytes": bytes }),
+            )
+        })
+        .collect()
+}
+
+fn problems(
+    core: &Core,
+    table: &Table,
+    queue: &Queue,
+    conntrack: &Conntrack,
+    feeds: &[FeedStatus],
+    sinks: &[SinkStats],
+) -> Vec<String> {
+    let mut all = Vec::new();
+    if table.state != "present" {
+        all.push(format!("table inet {} is {}", table.name, table.state));
+    }
+    all.extend(core.broken.iter().cloned());
+    if core.inherited {
+        all.push("no good data of any feed yet: the table of the last run is in force".into());
+    }
+    if core.kernel.queue_kind() == QueueKind::Missing {
+        all.push(format!(
+            "nothing is attributed: {}",
+            QueueKind::Missing.as_str()
+        ));
+    }
+    if queue.dropped + queue.user_dropped > 0 {
+        let lost = queue.dropped + queue.user_dropped;
+        all.push(format!(
+            "{lost} packets did not fit into the queue and were judged without attribution"
+        ));
+    }
+    if let (Some(count), Some(max)) = (conntrack.count, conntrack.max)
+        && count.saturating_mul(10) >= max.saturating_mul(9)
+    {
+        all.push(format!(
+            "conntrack is nearly full: {count} of {max}; raise net.netfilter.nf_conntrack_max"
+        ));
+    }
+    for feed in feeds.iter().filter(|feed| feed.enabled) {
+        match (&feed.last_error, feed.stale) {
+            (Some(error), true) => all.push(format!("feed {} is stale: {error}", feed.name)),
+            (Some(error), false) => all.push(format!("feed {}: {error}", feed.name)),
+            (None, true) => all.push(format!("feed {} has not been pulled yet", feed.name)),
+            (None, false) => {}
+        }
+    }
+    for sink in sinks.iter().filter(|sink| sink.dropped > 0) {
+        all.push(format!(
+            "{}: {} alerts were not delivered",
+            sink.name, sink.dropped
+        ));
+    }
+    all
+}
+
+fn rfc3339(time: Option<SystemTime>) -> Option<String> {
+    let time = OffsetDateTime::from(time?);
+    time.replace_nanosecond(0).ok()?.format(&Rfc3339).ok()
+}

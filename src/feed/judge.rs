@@ -1,0 +1,405 @@
+//! Whether a feed's text is good enough to replace what is enforced.
+
+use super::{Bad, BadLine, FeedData, Limits, Parsed, collect::without_mark};
+
+/// Why a whole text is refused; the last good data stays.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// More than [`Limits::max_bytes`].
+    #[error(
+        "the text has {bytes} bytes, more than max-bytes ({limit}); raise max-bytes if the feed really is that large"
+    )]
+    TooLarge {
+        /// Size of the text.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A UTF-16 byte order mark.
+    #[error(
+        "the text is UTF-16 (it starts with a UTF-16 byte order mark); the feed must be served as UTF-8 or ASCII"
+    )]
+    Utf16,
+    /// The magic bytes of a packed file.
+    #[error(
+        "the body is packed ({0}), which this version does not unpack; use the feed's plain text address"
+    )]
+    Packed(&'static str),
+    /// The text starts with `<`.
+    #[error(
+        "the text is an HTML or XML page (it starts with \"<\"), most likely an error or login page; open the address in a browser and correct it"
+    )]
+    Html,
+    /// Most lines are those of a hosts file.
+    #[error(
+        "{lines} of {of} lines are those of a hosts file (such as 0.0.0.0 name): the addresses in it are sinks, not indicators; use the feed's list of IP addresses"
+    )]
+    HostsFile {
+        /// Lines of a hosts file.
+        lines: usize,
+        /// Lines with data.
+        of: usize,
+    },
+    /// More than [`Limits::max_entries`].
+    #[error(
+        "the text has more than max-entries ({limit}) entries; raise max-entries if the feed really is that large"
+    )]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// Nothing in it, and the feed may not be empty.
+    #[error("the text has no entries{}; if this feed may be empty, set allow-empty = true", before(.previous))]
+    Empty {
+        /// Entries of the last good data.
+        previous: Option<usize>,
+    },
+    /// No line could be read.
+    #[error(
+        "none of {count} lines is an IP address or prefix, first {first}; check the address and the format of the feed"
+    )]
+    Garbage {
+        /// Malformed lines.
+        count: usize,
+        /// The first of them.
+        first: BadLine,
+    },
+    /// Only names, URLs and records about other things.
+    #[error(
+        "the text has no address, only {count} host names, URLs or other records, first {first}; use the feed's list of IP addresses"
+    )]
+    OnlyNames {
+        /// Such lines.
+        count: usize,
+        /// The first of them.
+        first: BadLine,
+    },
+    /// Every entry is wider than the feed may have.
+    #[error(
+        "every entry ({count}) is wider than the feed may have, first {first}; lower min-prefix4 or min-prefix6 if that is meant"
+    )]
+    AllTooWide {
+        /// Such entries.
+        count: usize,
+        /// The first of them.
+        first: BadLine,
+    },
+    /// The column of a CSV format is not in the header.
+    #[error(
+        "no column is named {name} in the header row or the comments before it; check the name, or give the column's number"
+    )]
+    NoColumn {
+        /// The name looked for.
+        name: String,
+    },
+    /// The text of a JSON format is none.
+    #[error(
+        "the text is not a JSON document: {cause}; check the address, or use format jsonl for one document a line"
+    )]
+    NotJson {
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// A JSON document that would take too much memory.
+    #[error(
+        "the JSON document has too many values to be read at once; use the feed's plain text or JSON lines"
+    )]
+    TooManyValues,
+    /// A larger share of malformed lines than [`Limits::max_bad`].
+    #[error("{bad} of {of} lines are malformed, more than max-bad ({:.1}%), first {first}; check the format of the feed, or raise max-bad", .max_bad * 100.0)]
+    Malformed {
+        /// Malformed lines.
+        bad: usize,
+        /// Lines with data.
+        of: usize,
+        /// The limit, 0.0..=1.0.
+        max_bad: f64,
+        /// The first of them.
+        first: BadLine,
+    },
+}
+
+/// Lets `parsed`, read from `text`, pass or says why not. `previous` is the last good data.
+pub fn judge(
+    parsed: Parsed,
+    text: &[u8],
+    limits: &Limits,
+    previous: Option<&FeedData>,
+) -> Result<Parsed, Refusal> {
+    refuse_body(text, limits)?;
+    refuse_hosts_file(&parsed)?;
+    if parsed.entries.len() > limits.max_entries {
+        return Err(Refusal::TooMany {
+            limit: limits.max_entries,
+        });
+    }
+    if parsed.entries.is_empty() {
+        refuse_empty(&parsed, limits, previous)?;
+    }
+    refuse_malformed(&parsed, limits)?;
+    Ok(parsed)
+}
+
+/// Refuses what can be told from `text` without parsing it: its size and what it starts with.
+/// [`judge`] does this too; before the parser it saves the work.
+pub fn refuse_body(text: &[u8], limits: &Limits) -> Result<(), Refusal> {
+    let bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
+    if bytes > limits.max_bytes {
+        let limit = limits.max_bytes;
+        return Err(Refusal::TooLarge { bytes, limit });
+    }
+    // The UTF-32 little-endian mark starts with the UTF-16 one.
+    if text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff") {
+        return Err(Refusal::Utf16);
+    }
+    for (magic, name) in PACKED {
+        if text.starts_with(magic) {
+            return Err(Refusal::Packed(name));
+        }
+    }
+    let start = without_mark(text);
+    if start.trim_ascii_start().starts_with(b"<") {
+        return Err(Refusal::Html);
+    }
+    Ok(())
+}
+
+/// Magic bytes: RFC 1952, RFC 8878, the bzip2, xz and ZIP file formats.
+const PACKED: [(&[u8], &str); 5] = [
+    (b"\x1f\x8b", "gzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\x00", "xz"),
+    (b"PK\x03\x04", "zip"),
+];
+
+fn refuse_hosts_file(parsed: &Parsed) -> Result<(), Refusal> {
+    let (lines, of) = (parsed.hosts_lines, parsed.lines());
+    if lines > of / 2 {
+        return Err(Refusal::HostsFile { lines, of });
+    }
+    Ok(())
+}
+
+fn refuse_empty(
+    parsed: &Parsed,
+    limits: &Limits,
+    previous: Option<&FeedData>,
+) -> Result<(), Refusal> {
+    // Lines that were refused are no sign of a feed that is empty on purpose.
+    if let Some((count, first)) = some(&parsed.bad) {
+        return Err(Refusal::Garbage { count, first });
+    }
+    if let Some((count, first)) = some(&parsed.too_wide) {
+        return Err(Refusal::AllTooWide { count, first });
+    }
+    if let Some((count, first)) = some(&parsed.not_address) {
+        return Err(Refusal::OnlyNames { count, first });
+    }
+    if limits.allow_empty {
+        return Ok(());
+    }
+    Err(Refusal::Empty {
+        previous: previous.map(|data| data.parsed.entries.len()),
+    })
+}
+
+fn refuse_malformed(parsed: &Parsed, limits: &Limits) -> Result<(), Refusal> {
+    let Some((bad, first)) = some(&parsed.bad) else {
+        return Ok(());
+    };
+    let of = parsed.lines();
+    if number(bad) / number(of) > limits.max_bad {
+        return Err(Refusal::Malformed {
+            bad,
+            of,
+            max_bad: limits.max_bad,
+            first,
+        });
+    }
+    Ok(())
+}
+
+fn some(lines: &Bad) -> Option<(usize, BadLine)> {
+    let first = lines.examples.first()?;
+    Some((lines.count, first.clone()))
+}
+
+fn number(lines: usize) -> f64 {
+    f64::from(u32::try_from(lines).unwrap_or(u32::MAX))
+}
+
+fn before(previous: &Option<usize>) -> String {
+    match previous {
+        Some(entries) if *entries > 0 => format!(", the last good one had {entries}"),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::feed::parse_plain;
+
+    fn read(text: impl AsRef<[u8]>, limits: &Limits) -> Result<Parsed, Refusal> {
+        let text = text.as_ref();
+        judge(parse_plain(text, limits), text, limits, None)
+    }
+
+    fn refused(text: impl AsRef<[u8]>) -> Refusal {
+        read(text, &Limits::default()).unwrap_err()
+    }
+
+    fn lines(count: usize, line: &str) -> String {
+        format!("{line}\n").repeat(count)
+    }
+
+    #[test]
+    fn good_lines_pass_and_the_rest_is_counted() {
+        let text = lines(98, "203.0.113.9") + "garbage\n0.0.0.0/0\n" + &lines(900, "example.com");
+        let parsed = read(&text, &Limits::default()).unwrap();
+        assert_eq!(parsed.entries.len(), 98);
+        assert_eq!(parsed.bad.count, 1);
+        assert_eq!(
+            parsed.too_wide.examples[0].to_string(),
+            "line 100: 0.0.0.0/0 (a default route)"
+        );
+        assert_eq!(parsed.not_address.count, 900);
+        assert_eq!(parsed.lines(), 1000);
+    }
+
+    #[test]
+    fn too_large() {
+        let limits = Limits {
+            max_bytes: 10,
+            ..Limits::default()
+        };
+        assert!(read("1.2.3.4\n\n\n", &limits).is_ok());
+        let refusal = read("1.2.3.4\n\n\n\n", &limits).unwrap_err();
+        assert_eq!(
+            refusal,
+            Refusal::TooLarge {
+                bytes: 11,
+                limit: 10
+            }
+        );
+    }
+
+    #[test]
+    fn utf16_in_either_order() {
+        assert_eq!(refused(b"\xff\xfe1\x00.\x00"), Refusal::Utf16);
+        assert_eq!(refused(b"\xfe\xff\x001\x00."), Refusal::Utf16);
+    }
+
+    #[test]
+    fn packed_bodies_are_named() {
+        assert_eq!(refused(b"\x1f\x8b\x08\x00"), Refusal::Packed("gzip"));
+        assert_eq!(refused(b"\x28\xb5\x2f\xfd"), Refusal::Packed("zstd"));
+        assert_eq!(refused(b"PK\x03\x04"), Refusal::Packed("zip"));
+    }
+
+    #[test]
+    fn html_behind_a_mark_and_spaces() {
+        for text in ["<!DOCTYPE html>", "\u{feff}\r\n\t <html>", "<?xml?>"] {
+            assert_eq!(refused(text), Refusal::Html, "{text}");
+        }
+        // An address in the page does not save it.
+        assert_eq!(refused("<p>\n203.0.113.9\n"), Refusal::Html);
+    }
+
+    #[test]
+    fn a_hosts_file() {
+        let text =
+            "# names\n127.0.0.1 localhost\n::1 localhost\n0.0.0.0\tbad.example\n203.0.113.9\n";
+        assert_eq!(refused(text), Refusal::HostsFile { lines: 3, of: 4 });
+        // A feed with one such line loads without it.
+        let text = lines(9, "203.0.113.9") + "127.0.0.1 localhost\n";
+        assert_eq!(read(text, &Limits::default()).unwrap().entries.len(), 9);
+    }
+
+    #[test]
+    fn too_many_entries() {
+        let limits = Limits {
+            max_entries: 3,
+            ..Limits::default()
+        };
+        assert!(read(lines(3, "203.0.113.9"), &limits).is_ok());
+        let refusal = read(lines(4, "203.0.113.9"), &limits).unwrap_err();
+        assert_eq!(refusal, Refusal::TooMany { limit: 3 });
+    }
+
+    #[test]
+    fn empty_unless_allowed() {
+        let limits = Limits {
+            allow_empty: true,
+            ..Limits::default()
+        };
+        for text in ["", "\n\n", "# nothing today\n; really\n", "\u{feff}"] {
+            assert_eq!(refused(text), Refusal::Empty { previous: None });
+            assert!(read(text, &limits).unwrap().entries.is_empty());
+        }
+        // allow-empty does not turn garbage into an empty feed.
+        assert!(matches!(
+            read("oops", &limits),
+            Err(Refusal::Garbage { .. })
+        ));
+    }
+
+    #[test]
+    fn empty_after_non_empty_says_so() {
+        let limits = Limits::default();
+        let last = FeedData {
+            parsed: parse_plain(b"1.2.3.4\n5.6.7.8", &limits),
+            pulled: SystemTime::UNIX_EPOCH,
+            bytes: 15,
+        };
+        let refusal = judge(Parsed::default(), b"", &limits, Some(&last)).unwrap_err();
+        assert_eq!(refusal, Refusal::Empty { previous: Some(2) });
+        assert!(refusal.to_string().contains("the last good one had 2"));
+    }
+
+    #[test]
+    fn garbage_shows_its_first_line() {
+        let text = "Database error\ntry again later\n";
+        assert_eq!(
+            refused(text).to_string(),
+            "none of 2 lines is an IP address or prefix, first line 1: Database error (not an IP \
+             address); check the address and the format of the feed"
+        );
+    }
+
+    #[test]
+    fn only_names() {
+        assert!(matches!(
+            refused("example.com\nexample.org\n"),
+            Refusal::OnlyNames { count: 2, .. }
+        ));
+    }
+
+    #[test]
+    fn only_wide_prefixes() {
+        assert!(matches!(
+            refused("0.0.0.0/0\n::/0\n"),
+            Refusal::AllTooWide { count: 2, .. }
+        ));
+    }
+
+    #[test]
+    fn malformed_above_the_share() {
+        // Five of a hundred are 5%, six of a hundred are more.
+        let text = |bad| lines(100 - bad, "203.0.113.9") + &lines(bad, "garbage");
+        assert!(read(text(5), &Limits::default()).is_ok());
+        let refusal = refused(text(6));
+        assert!(matches!(
+            refusal,
+            Refusal::Malformed {
+                bad: 6,
+                of: 100,
+                ..
+            }
+        ));
+        assert!(refusal.to_string().contains("max-bad (5.0%)"), "{refusal}");
+    }
+}

@@ -1,0 +1,261 @@
+//! The host's lifelines: addresses that no feed may cut off, each with the reason, so that the
+//! status can say which exception removed what.
+//!
+//! Own addresses, gateways and resolvers ([`own`]), the servers the daemon itself talks to
+//! ([`servers`]), and the admin's files ([`files`]). Subtracting them is [`crate::snapshot`]'s work.
+
+mod files;
+mod routes;
+mod servers;
+
+use std::{io, net::IpAddr, path::PathBuf, time::Duration};
+
+use nix::{ifaddrs, net::if_::InterfaceFlags, sys::socket::SockaddrStorage};
+
+pub use files::{FileError, files};
+pub use servers::servers;
+
+use crate::{prefix::Prefix, snapshot::Exception};
+
+/// Largest host file that is read, in bytes. A router's full table is not a file of a gateway list.
+const MAX_FILE: u64 = 16 << 20;
+
+fn host(addr: IpAddr, why: String) -> Exception {
+    Exception {
+        prefix: Prefix::host(addr),
+        why,
+    }
+}
+
+/// The lifelines that were found, and what could not be looked up.
+#[derive(Debug, Default)]
+pub struct Lifelines {
+    /// Sorted, without duplicates.
+    pub exceptions: Vec<Exception>,
+    /// What is missing in them; each is worth a warning.
+    pub problems: Vec<LifelineError>,
+}
+
+impl Lifelines {
+    fn add(&mut self, part: Result<Vec<Exception>, LifelineError>) {
+        match part {
+            Ok(exceptions) => self.exceptions.extend(exceptions),
+            Err(problem) => self.problems.push(problem),
+        }
+    }
+
+    fn sorted(mut self) -> Self {
+        self.exceptions.sort();
+        self.exceptions.dedup();
+        self
+    }
+}
+
+/// A lifeline that could not be found out.
+#[derive(Debug, thiserror::Error)]
+pub enum LifelineError {
+    /// The kernel did not list the interfaces.
+    #[error("cannot list the own addresses: {cause}; add them to exceptions.prefixes")]
+    Interfaces {
+        /// What went wrong.
+        cause: nix::Error,
+    },
+    /// A file of the host cannot be read.
+    #[error("cannot read {}: {cause}; add the {what} to exceptions.prefixes", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// What it tells: `gateways` or `resolvers`.
+        what: &'static str,
+        /// What went wrong.
+        cause: io::Error,
+    },
+    /// A name of the configuration has no address.
+    #[error(
+        "cannot resolve {host} ({what}): {cause}; it is tried again, or add its address to exceptions.prefixes"
+    )]
+    Resolve {
+        /// The name.
+        host: String,
+        /// Whose name it is.
+        what: String,
+        /// What went wrong.
+        cause: io::Error,
+    },
+    /// The resolver did not answer in time.
+    #[error(
+        "cannot resolve {host} ({what}) within {limit:?}; it is tried again, or add its address to exceptions.prefixes"
+    )]
+    ResolveTimeout {
+        /// The name.
+        host: String,
+        /// Whose name it is.
+        what: String,
+        /// The limit.
+        limit: Duration,
+    },
+}
+
+/// Where the host's files are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Roots {
+    /// `/proc`
+    pub proc: PathBuf,
+    /// `/etc`
+    pub etc: PathBuf,
+    /// `/run`
+    pub run: PathBuf,
+}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Self {
+            proc: "/proc".into(),
+            etc: "/etc".into(),
+            run: "/run".into(),
+        }
+    }
+}
+
+/// Own addresses, gateways of the main routing table, and resolvers.
+pub fn own(roots: &Roots) -> Lifelines {
+    let mut found = Lifelines::default();
+    found.add(interfaces());
+    found.add(routes::gateways4(&roots.proc.join("net/route")));
+    found.add(routes::gateways6(&roots.proc.join("net/ipv6_route")));
+    for file in [
+        roots.etc.join("resolv.conf"),
+        // The real servers behind the local stubs of systemd-resolved and NetworkManager.
+        roots.run.join("systemd/resolve/resolv.conf"),
+        roots.run.join("NetworkManager/no-stub-resolv.conf"),
+    ] {
+        found.add(resolvers(file));
+    }
+    found.sorted()
+}
+
+fn interfaces() -> Result<Vec<Exception>, LifelineError> {
+    let list = ifaddrs::getifaddrs().map_err(|cause| LifelineError::Interfaces { cause })?;
+    let mut out = Vec::new();
+    for interface in list {
+        let name = &interface.interface_name;
+        if let Some(addr) = interface.address.as_ref().and_then(ip) {
+            out.push(host(addr, format!("own address on {name}")));
+        }
+        // On other links the field holds the broadcast address.
+        if interface.flags.contains(InterfaceFlags::IFF_POINTOPOINT)
+            && let Some(peer) = interface.destination.as_ref().and_then(ip)
+        {
+            out.push(host(peer, format!("peer on {name}")));
+        }
+    }
+    Ok(out)
+}
+
+fn ip(addr: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = addr.as_sockaddr_in().map(|v4| v4.ip().into());
+    v4.or_else(|| addr.as_sockaddr_in6().map(|v6| v6.ip().into()))
+}
+
+/// The `nameserver` lines of resolv.conf(5).
+fn resolvers(file: PathBuf) -> Result<Vec<Exception>, LifelineError> {
+    let text = read(&file).map_err(|cause| LifelineError::Read {
+        file,
+        what: "resolvers",
+        cause,
+    })?;
+    let addrs = text.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let addr = words.next().filter(|word| *word == "nameserver");
+        // A link-local resolver has its interface behind a percent sign.
+        let addr = addr.and(words.next())?.split('%').next()?;
+        addr.parse().ok()
+    });
+    Ok(addrs
+        .map(|addr| host(addr, "resolver".to_owned()))
+        .collect())
+}
+
+/// The text of `file`; empty when there is no such file, which is a host without that feature.
+fn read(file: &std::path::Path) -> io::Result<String> {
+    use io::Read;
+    let file = match std::fs::File::open(file) {
+        Ok(file) => file,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        Err(cause) => return Err(cause),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// A host in `folder` with one route of each kind and three resolvers.
+    fn host(folder: &std::path::Path) -> Roots {
+        let write = |path: &str, text: &str| {
+            let path = folder.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let gateway = u32::from_ne_bytes([192, 0, 2, 1]);
+        write(
+            "proc/net/route",
+            &format!(
+                "Iface\tDestination\neth0\t00000000\t{gateway:08X}\t0003\t0\t0\t0\t00000000\n"
+            ),
+        );
+        write(
+            "etc/resolv.conf",
+            "# nameserver 192.0.2.9\nsearch example\nnameserver 127.0.0.53\nnameserver fe80::1%eth0\noptions edns0\nnameserver\n",
+        );
+        write(
+            "run/systemd/resolve/resolv.conf",
+            "nameserver\t198.51.100.53 \n",
+        );
+        Roots {
+            proc: folder.join("proc"),
+            etc: folder.join("etc"),
+            run: folder.join("run"),
+        }
+    }
+
+    #[test]
+    fn everything_in_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let found = own(&host(folder.path()));
+        assert!(found.problems.is_empty(), "{:?}", found.problems);
+        for (prefix, why) in [
+            ("127.0.0.1", "own address on lo"),
+            ("192.0.2.1", "default gateway on eth0"),
+            ("127.0.0.53", "resolver"),
+            ("fe80::1", "resolver"),
+            ("198.51.100.53", "resolver"),
+        ] {
+            let wanted = Exception {
+                prefix: prefix.parse().unwrap(),
+                why: why.to_owned(),
+            };
+            assert!(
+                found.exceptions.contains(&wanted),
+                "{wanted:?} in {found:?}"
+            );
+        }
+        assert!(found.exceptions.is_sorted());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_a_problem_and_the_rest_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let roots = host(folder.path());
+        fs::remove_file(roots.etc.join("resolv.conf")).unwrap();
+        fs::create_dir(roots.etc.join("resolv.conf")).unwrap();
+        let found = own(&roots);
+        assert!(found.problems[0].to_string().contains("resolv.conf"));
+        assert!(found.exceptions.iter().any(|e| e.why == "resolver"));
+    }
+}

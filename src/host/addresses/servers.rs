@@ -1,0 +1,164 @@
+//! The servers the daemon itself talks to: were one of them listed, it could cut its own supply.
+
+use std::{env, io, net::IpAddr, time::Duration};
+
+use tokio::{net::lookup_host, task::JoinSet, time::timeout};
+use url::Url;
+
+use super::{Exception, LifelineError, Lifelines};
+use crate::config::{Config, Host, SyslogAddress};
+
+/// Addresses of the enabled feeds' servers, of remote syslog servers and of the proxies in the
+/// environment, names resolved in parallel, each within `limit`.
+pub async fn servers(config: &Config, limit: Duration) -> Lifelines {
+    let proxies = env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_proxy));
+    let proxies = proxies.filter_map(|(_, url)| proxy(url.to_str()?));
+    let servers = feeds(config).chain(syslog(config)).chain(proxies);
+    let mut lookups = JoinSet::new();
+    for server in servers {
+        lookups.spawn(server.resolve(limit));
+    }
+    let mut found = Lifelines::default();
+    for part in lookups.join_all().await {
+        found.add(part);
+    }
+    found.sorted()
+}
+
+/// A host of the configuration and what it is for.
+struct Server {
+    host: Host,
+    what: String,
+}
+
+impl Server {
+    async fn resolve(self, limit: Duration) -> Result<Vec<Exception>, LifelineError> {
+        let Self { host, what } = self;
+        let name = match host {
+            Host::Addr(addr) => return Ok(vec![super::host(addr, what)]),
+            Host::Name(name) => name,
+        };
+        let host = name.clone();
+        let addrs = match timeout(limit, lookup_host((name, 0))).await {
+            Ok(Ok(addrs)) => addrs,
+            Ok(Err(cause)) => return Err(LifelineError::Resolve { host, what, cause }),
+            Err(_) => return Err(LifelineError::ResolveTimeout { host, what, limit }),
+        };
+        let exceptions: Vec<_> = addrs
+            .map(|addr| super::host(addr.ip(), what.clone()))
+            .collect();
+        if exceptions.is_empty() {
+            let cause = io::Error::from(io::ErrorKind::NotFound);
+            return Err(LifelineError::Resolve { host, what, cause });
+        }
+        Ok(exceptions)
+    }
+}
+
+fn feeds(config: &Config) -> impl Iterator<Item = Server> {
+    let enabled = config.feeds.iter().filter(|feed| feed.enabled);
+    enabled.filter_map(|feed| {
+        let url = feed.url.as_ref().filter(|url| url.scheme() != "file")?;
+        Some(Server {
+            host: host(url)?,
+            what: format!("server of feed {}", feed.name),
+        })
+    })
+}
+
+fn syslog(config: &Config) -> impl Iterator<Item = Server> {
+    config.alerts.syslog.iter().filter_map(|target| {
+        let (SyslogAddress::Udp(to) | SyslogAddress::Tcp(to)) = &target.address else {
+            return None;
+        };
+        Some(Server {
+            host: to.host.clone(),
+            what: "syslog server".to_owned(),
+        })
+    })
+}
+
+/// The variables that the HTTP client reads.
+fn is_proxy(name: &str) -> bool {
+    ["http_proxy", "https_proxy", "all_proxy"]
+        .iter()
+        .any(|proxy| proxy.eq_ignore_ascii_case(name))
+}
+
+/// A proxy may be written without a scheme.
+fn proxy(text: &str) -> Option<Server> {
+    let url = if text.contains("://") {
+        Url::parse(text)
+    } else {
+        Url::parse(&format!("http://{text}"))
+    };
+    Some(Server {
+        host: host(&url.ok()?)?,
+        what: "proxy of the environment".to_owned(),
+    })
+}
+
+fn host(url: &Url) -> Option<Host> {
+    Some(match url.host()? {
+        url::Host::Ipv4(addr) => Host::Addr(addr.into()),
+        url::Host::Ipv6(addr) => Host::Addr(addr.into()),
+        // Schemes the url crate does not know keep addresses as names.
+        url::Host::Domain(name) => name
+            .parse::<IpAddr>()
+            .map_or_else(|_| Host::Name(name.to_owned()), Host::Addr),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn resolve(host: Host) -> Result<Vec<Exception>, LifelineError> {
+        let what = "syslog server".to_owned();
+        Server { host, what }.resolve(Duration::from_secs(5)).await
+    }
+
+    #[tokio::test]
+    async fn addresses_stand_for_themselves_and_names_are_resolved() {
+        let found = resolve(Host::Addr("192.0.2.1".parse().unwrap())).await;
+        assert_eq!(found.unwrap()[0].prefix.to_string(), "192.0.2.1");
+        let found = resolve(Host::Name("localhost".to_owned())).await.unwrap();
+        assert!(found.iter().all(|e| e.prefix.addr().is_loopback()));
+        assert_eq!(found[0].why, "syslog server");
+    }
+
+    #[tokio::test]
+    async fn a_name_without_address_is_a_problem() {
+        // A label of more than 63 characters cannot even be asked for.
+        let name = format!("{}.invalid", "x".repeat(64));
+        let problem = resolve(Host::Name(name.clone())).await.unwrap_err();
+        let text = problem.to_string();
+        assert!(
+            text.contains(&name) && text.contains("syslog server"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn proxies_with_and_without_a_scheme() {
+        for (text, expect) in [
+            (
+                "http://user:pass@192.0.2.8:3128/",
+                Host::Addr("192.0.2.8".parse().unwrap()),
+            ),
+            ("proxy.example:3128", Host::Name("proxy.example".to_owned())),
+            (
+                "socks5://192.0.2.8",
+                Host::Addr("192.0.2.8".parse().unwrap()),
+            ),
+            (
+                "[2001:db8::8]:3128",
+                Host::Addr("2001:db8::8".parse().unwrap()),
+            ),
+        ] {
+            assert_eq!(proxy(text).unwrap().host, expect, "{text}");
+        }
+        assert!(proxy("").is_none());
+        assert!(is_proxy("HTTPS_PROXY") && is_proxy("http_proxy") && !is_proxy("no_proxy"));
+    }
+}

@@ -1,0 +1,154 @@
+//! The client commands and the exit codes (DESIGN.md section 4).
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+use crate::support::{Conf, Daemon, Lab, feedgate, privileged};
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(feedgate()).args(arguments).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    let both = [output.stdout.as_slice(), &output.stderr].concat();
+    String::from_utf8(both).unwrap()
+}
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    fs::write(&file, text).unwrap();
+    file
+}
+
+#[test]
+fn usage_mistakes_are_2() {
+    for arguments in [&["--nonsense"][..], &["nonsense"], &["lookup"], &[]] {
+        let output = run(arguments);
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{arguments:?}: {}",
+            text(&output)
+        );
+    }
+}
+
+#[test]
+fn help_and_version_are_0() {
+    assert!(text(&run(&["--help"])).contains("lookup"));
+    assert!(text(&run(&["--version"])).contains(env!("CARGO_PKG_VERSION")));
+    assert_eq!(run(&["--help"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_broken_configuration_is_78_with_line_and_caret() {
+    let config = file("[daemon]\nstate-dri = \"/var/lib/feedgate\"\n");
+    let path = config.path().to_str().unwrap();
+    for arguments in [["check", "--config", path], ["--config", path, "check"]] {
+        let output = run(&arguments);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        assert!(said.contains(path) && said.contains(":2:"), "{said}");
+        assert!(said.contains("state-dri") && said.contains('^'), "{said}");
+    }
+}
+
+#[test]
+fn a_missing_configuration_is_78() {
+    let output = run(&["check", "--config", "/nonexistent/feedgate.toml"]);
+    assert_eq!(output.status.code(), Some(78), "{}", text(&output));
+    assert!(text(&output).contains("/nonexistent/feedgate.toml"));
+}
+
+#[test]
+fn a_good_configuration_is_0() {
+    let config =
+        file("[[feed]]\nname = \"a\"\nurl = \"https://feeds.example/a.txt\"\naction = \"deny\"\n");
+    let path = config.path().to_str().unwrap();
+    assert_eq!(run(&["check", "--config", path]).status.code(), Some(0));
+    let printed = text(&run(&["check", "--print", "--config", path]));
+    assert!(printed.contains("https://feeds.example/a.txt"), "{printed}");
+}
+
+#[test]
+fn status_without_a_daemon_is_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("control.sock");
+    let config = file(&format!(
+        "[daemon]\ncontrol-socket = \"{}\"\n",
+        socket.display()
+    ));
+    let output = run(&["status", "--config", config.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(
+        text(&output).contains(socket.to_str().unwrap()),
+        "{}",
+        text(&output)
+    );
+}
+
+#[test]
+fn no_privileges_is_77_and_names_the_capability() {
+    if !privileged() {
+        return;
+    }
+    // Another user may not be able to walk to the build folder: give it a copy.
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let exe = dir.path().join("feedgate");
+    fs::copy(feedgate(), &exe).unwrap();
+    let config = dir.path().join("feedgate.toml");
+    fs::write(&config, "[daemon]\nstate-dir = \"/tmp\"\n").unwrap();
+    for verb in ["run", "demo", "down"] {
+        let output = Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
+            .arg(&exe)
+            .args([verb, "--config"])
+            .arg(&config)
+            .output()
+            .unwrap();
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(77), "{verb}: {said}");
+        assert!(said.contains("CAP_NET_ADMIN"), "{verb}: {said}");
+    }
+}
+
+#[test]
+fn the_reading_commands_tell_what_the_daemon_does() {
+    let Some(lab) = Lab::new() else { return };
+    let conf = Conf::new(&lab)
+        .feed("block", "deny", &["203.0.113.0/24", "2001:db8:bad::1"])
+        .feed("watch", "alert", &["203.0.113.1"]);
+    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    let json =
+        |arguments: &[&str]| -> Value { serde_json::from_str(&daemon.ok(arguments)).unwrap() };
+
+    let status = json(&["status", "--json"]).to_string();
+    assert!(
+        status.contains("block") && status.contains("watch"),
+        "{status}"
+    );
+    assert!(daemon.ok(&["status"]).contains("block"));
+
+    let listed = json(&["lookup", "203.0.113.1", "--json"]).to_string();
+    for word in ["block", "watch", "deny", "203.0.113.0/24", "203.0.113.1/32"] {
+        assert!(listed.contains(word), "{word} in {listed}");
+    }
+    let unlisted = json(&["lookup", "198.51.100.9", "--json"]).to_string();
+    assert!(!unlisted.contains("block"), "{unlisted}");
+    let six = json(&["lookup", "2001:db8:bad::1", "--json"]).to_string();
+    assert!(six.contains("block"), "{six}");
+    assert_eq!(
+        daemon.ctl(&["lookup", "not-an-address"]).status.code(),
+        Some(2)
+    );
+
+    let rules = daemon.ok(&["nft", "print"]);
+    assert!(rules.contains("table inet feedgate"), "{rules}");
+    assert!(rules.contains("203.0.113.0/24"), "{rules}");
+}

@@ -1,0 +1,20 @@
+//! The real daemon on real kernels' netfilter, in network namespaces made by each test.
+//!
+//! One binary for all of them: it links once. They need root; without it they say so and return,
+//! except in CI (`CI` is set), where that is a failure.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)] // clippy.toml allows them in test functions only; a helper of a test may stop at the first surprise too
+
+mod cli;
+mod demo;
+mod feeds;
+mod forward;
+mod inbound;
+mod lifecycle;
+mod local;
+mod support;
+mod syslog;

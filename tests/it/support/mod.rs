@@ -1,0 +1,55 @@
+//! What the integration tests share: hosts, the daemon, its log, traffic.
+
+mod alerts;
+mod conf;
+mod daemon;
+mod lab;
+mod rsyslog;
+mod traffic;
+
+use std::time::{Duration, Instant};
+
+use feedgate::demo::TICK;
+
+pub(crate) use self::{
+    alerts::{Alert, Alerts},
+    conf::Conf,
+    daemon::{Daemon, feedgate, nft},
+    lab::{HOST_MAC, Lab},
+    rsyslog::{Parser, Record, Rsyslog},
+    traffic::{FeedServer, connect, curl, dropped, echo, exchange, ping, ping_from, web},
+};
+
+/// The longest anything is waited for. Far above what it takes, so that a busy machine is no failure.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Asks `look` again and again until it finds something; fails the test when it never does.
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(
+            start.elapsed() < PATIENCE,
+            "did not happen within {PATIENCE:?}: {what}"
+        );
+        std::thread::sleep(TICK);
+    }
+}
+
+/// True when namespaces can be made. Says why not; in CI that is a failure.
+pub(crate) fn privileged() -> bool {
+    let cap = caps::Capability::CAP_SYS_ADMIN;
+    if caps::has_cap(None, caps::CapSet::Effective, cap).unwrap_or(false) {
+        return true;
+    }
+    let why = "needs root (CAP_SYS_ADMIN) to make network namespaces";
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "{why}; in CI that is a failure"
+    );
+    eprintln!("skipped: {why}");
+    false
+}

@@ -1,0 +1,193 @@
+//! Servers and clients inside a namespace.
+
+use std::{
+    io::{self, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    process::{Output, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use feedgate::demo::{Netns, Response, Server};
+
+/// How long a client waits before it counts a flow as dropped: two SYNs' worth.
+const DROPPED: Duration = Duration::from_millis(1500);
+
+/// A web server on port 80 of every address of `netns`.
+pub(crate) fn web(netns: &Netns) -> Server {
+    let listener = netns
+        .enter(|| TcpListener::bind("[::]:80"))
+        .unwrap()
+        .unwrap();
+    Server::start(listener, |_| Response::text("hello\n")).unwrap()
+}
+
+/// A TCP connection from `netns`, opened by this process.
+pub(crate) fn connect(netns: &Netns, address: &str) -> io::Result<TcpStream> {
+    let address: SocketAddr = address.parse().unwrap();
+    netns
+        .enter(|| TcpStream::connect_timeout(&address, DROPPED))
+        .unwrap()
+}
+
+/// True when a connection is neither made nor refused: its packets are dropped.
+pub(crate) fn dropped(netns: &Netns, address: &str) -> bool {
+    match connect(netns, address) {
+        Ok(_) => false,
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => true,
+        Err(error) => panic!("neither open nor dropped: {error}"),
+    }
+}
+
+/// A UDP server that sends every datagram back.
+pub(crate) struct Echo {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Echoes on `address` of `netns`.
+pub(crate) fn echo(netns: &Netns, address: &str) -> Echo {
+    let socket = netns.enter(|| UdpSocket::bind(address)).unwrap().unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_millis(50)))
+        .unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let thread = std::thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while !stopped.load(Ordering::Relaxed) {
+            if let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                let _ = socket.send_to(&buffer[..length], from);
+            }
+        }
+    });
+    Echo {
+        stop,
+        thread: Some(thread),
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Sends a datagram from a connected socket of this process and waits for the echo; gives the socket.
+pub(crate) fn exchange(netns: &Netns, address: &str) -> io::Result<UdpSocket> {
+    let address: SocketAddr = address.parse().unwrap();
+    let local = if address.is_ipv4() {
+        "0.0.0.0:0"
+    } else {
+        "[::]:0"
+    };
+    let socket = netns.enter(|| UdpSocket::bind(local)).unwrap()?;
+    socket.set_read_timeout(Some(DROPPED))?;
+    socket.connect(address)?;
+    // A drop in the output hook may be EPERM for the sender already.
+    socket.send(b"hello")?;
+    socket.recv(&mut [0; 16])?;
+    Ok(socket)
+}
+
+/// One echo request; true when the answer came.
+pub(crate) fn ping(netns: &Netns, address: &str) -> bool {
+    ping_with(netns, &[address])
+}
+
+/// One echo request from one of the addresses of `netns`.
+pub(crate) fn ping_from(netns: &Netns, from: &str, address: &str) -> bool {
+    ping_with(netns, &["-I", from, address])
+}
+
+fn ping_with(netns: &Netns, arguments: &[&str]) -> bool {
+    let mut command = netns.command("ping");
+    command.args(["-n", "-c", "1", "-W", "1"]).args(arguments);
+    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.expect("ping (package iputils-ping)").success()
+}
+
+/// curl with a limit of two seconds.
+pub(crate) fn curl(netns: &Netns, arguments: &[&str]) -> Output {
+    let mut command = netns.command("curl");
+    command.args(["-sS", "-m", "2"]).args(arguments);
+    command.output().expect("curl")
+}
+
+/// A web server of a feed whose answer the test can change.
+pub(crate) struct FeedServer {
+    answer: Arc<Mutex<Response>>,
+    _server: Server,
+}
+
+impl FeedServer {
+    /// Where [`FeedServer::start`] serves, inside the namespace.
+    pub(crate) const URL: &str = "http://127.0.0.1:8099/feed.txt";
+
+    /// Serves `body` on the loopback of `netns`.
+    pub(crate) fn start(netns: &Netns, body: &str) -> Self {
+        let listener = netns
+            .enter(|| TcpListener::bind("127.0.0.1:8099"))
+            .unwrap()
+            .unwrap();
+        let answer = Arc::new(Mutex::new(Response::text(body)));
+        let shown = Arc::clone(&answer);
+        let server = Server::start(listener, move |_| shown.lock().unwrap().clone()).unwrap();
+        Self {
+            answer,
+            _server: server,
+        }
+    }
+
+    /// Serves something else from now on.
+    pub(crate) fn serve(&self, answer: Response) {
+        *self.answer.lock().unwrap() = answer;
+    }
+}
+
+#[test]
+fn udp_and_http_work_in_a_namespace() {
+    let Some(lab) = super::Lab::new() else { return };
+    let _echo = echo(&lab.server, "203.0.113.1:53");
+    let _echo6 = echo(&lab.server, "[2001:db8:bad::1]:53");
+    exchange(&lab.host, "203.0.113.1:53").unwrap();
+    exchange(&lab.host, "[2001:db8:bad::1]:53").unwrap();
+    let feed = FeedServer::start(&lab.host, "192.0.2.1\n");
+    assert_eq!(curl(&lab.host, &[FeedServer::URL]).stdout, b"192.0.2.1\n");
+    feed.serve(Response {
+        status: 503,
+        ..Response::text("")
+    });
+    let code = curl(
+        &lab.host,
+        &["-o", "/dev/null", "-w", "%{http_code}", FeedServer::URL],
+    );
+    assert_eq!(code.stdout, b"503");
+}
+
+#[test]
+fn a_dropped_connection_is_told_from_an_open_one() {
+    let Some(lab) = super::Lab::new() else { return };
+    let _web = web(&lab.server);
+    assert!(!dropped(&lab.host, "203.0.113.1:80"));
+    let mut nft = lab
+        .gateway
+        .command("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let rules = "table ip t { chain c { type filter hook forward priority 0; ip daddr 203.0.113.1 drop; }; }";
+    nft.stdin
+        .take()
+        .unwrap()
+        .write_all(rules.as_bytes())
+        .unwrap();
+    assert!(nft.wait().unwrap().success());
+    assert!(dropped(&lab.host, "203.0.113.1:80"));
+}

@@ -1,0 +1,60 @@
+//! Real lists load whole: excerpts that are part of the repository, and the lists themselves where
+//! they lie beside it.
+
+use std::path::Path;
+
+use feedgate::feed::{Limits, Parsed, judge, parse_plain};
+
+const LAB: &[u8] = include_bytes!("fixtures/lab-excerpt.txt");
+const IPSUM: &[u8] = include_bytes!("fixtures/ipsum-excerpt.txt");
+
+fn entries(parsed: &Parsed) -> Vec<String> {
+    let entries = parsed.entries.iter();
+    entries.map(|entry| entry.prefix.to_string()).collect()
+}
+
+#[test]
+fn the_lab_excerpt() {
+    let parsed = parse_plain(LAB, &Limits::default());
+    assert_eq!((parsed.entries.len(), parsed.lines()), (197, 197));
+    let shown = entries(&parsed);
+    for entry in [
+        "10.48.255.194",
+        "193.176.211.0/24",
+        "2606:4700:30::6812:3594",
+    ] {
+        assert!(shown.iter().any(|e| e == entry), "{entry}");
+    }
+    let v6 = parsed.entries.iter().filter(|e| e.prefix.addr().is_ipv6());
+    assert_eq!(v6.count(), 3);
+}
+
+#[test]
+fn the_ipsum_excerpt() {
+    let parsed = parse_plain(IPSUM, &Limits::default());
+    assert_eq!((parsed.entries.len(), parsed.lines()), (193, 193));
+    assert_eq!(entries(&parsed)[0], "77.90.185.20");
+}
+
+#[test]
+fn the_whole_lists_where_they_are_at_hand() {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    for (name, count) in [("lab/feed.txt", 5_161), ("data/ipsum.txt", 120_430)] {
+        let places = [&beside, Path::new("/work/shared")];
+        let text = places
+            .iter()
+            .find_map(|at| std::fs::read(at.join(name)).ok());
+        let Some(text) = text else {
+            eprintln!("skipped: {name} is not on this machine");
+            continue;
+        };
+        let limits = Limits::default();
+        let parsed = judge(parse_plain(&text, &limits), &text, &limits, None).unwrap();
+        assert_eq!(
+            (parsed.entries.len(), parsed.lines()),
+            (count, count),
+            "{name}"
+        );
+        assert_eq!(parsed.host_bits, 0, "{name}");
+    }
+}

@@ -1,0 +1,204 @@
+//! The architecture holds: pure modules know no operating system, edges do not know each other.
+#![allow(clippy::unwrap_used)] // clippy.toml allows it in test functions only
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// No operating system in these, nor an edge.
+const PURE: [&str; 8] = [
+    "prefix", "feed", "snapshot", "ruleset", "packet", "policy", "alert", "config",
+];
+
+/// These talk to the operating system, each to its own part.
+const EDGES: [&str; 7] = [
+    "fetch",
+    "nft",
+    "queue",
+    "attribution",
+    "sink",
+    "host",
+    "control",
+];
+
+/// `crate::EDGE::` that a pure module may name nevertheless: values, not I/O.
+const VALUES: [&str; 1] = ["crate::attribution::"];
+
+/// Paths that reach the operating system.
+const SYSTEM: [&str; 17] = [
+    "std::fs",
+    "std::os",
+    "std::process",
+    "std::env",
+    "std::thread",
+    "std::io::stdin",
+    "std::net::Tcp",
+    "std::net::Udp",
+    "tokio",
+    "libc",
+    "nix::",
+    "mnl",
+    "nftnl",
+    "nfq",
+    "reqwest",
+    "SystemTime::now",
+    "Instant::now",
+];
+
+#[test]
+fn pure_modules_know_no_operating_system() {
+    let mut found = Vec::new();
+    for file in PURE.iter().flat_map(|module| sources(module)) {
+        for path in paths(&file) {
+            let edge = EDGES
+                .iter()
+                .any(|edge| path.starts_with(&format!("crate::{edge}")));
+            let value = VALUES.iter().any(|value| path.starts_with(value));
+            let system = SYSTEM.iter().any(|system| path.contains(system));
+            if system || (edge && !value) {
+                found.push(format!("{}: {path}", file.display()));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn edges_do_not_know_each_other() {
+    let mut found = Vec::new();
+    for module in EDGES {
+        for file in sources(module) {
+            for path in paths(&file) {
+                let other = EDGES
+                    .iter()
+                    .find(|edge| **edge != module && path.starts_with(&format!("crate::{edge}")));
+                let value = VALUES.iter().any(|value| path.starts_with(value));
+                if other.is_some() && !value {
+                    found.push(format!("{}: {path}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(
+        found.is_empty(),
+        "only the daemon wires edges together: {found:#?}"
+    );
+}
+
+#[test]
+fn every_stage_is_there() {
+    for module in PURE.iter().chain(&EDGES) {
+        assert!(!sources(module).is_empty(), "src/{module}");
+    }
+}
+
+/// The Rust files of a module, or of its folder.
+fn sources(module: &str) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = vec![root.join(format!("{module}.rs"))];
+    let mut folders = vec![root.join(module)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.push(path);
+            }
+        }
+    }
+    files.retain(|file| file.is_file() && is_product_code(file));
+    files
+}
+
+/// A Rust file that is not for tests alone (`tests.rs`, `tests/...`, `..._tests.rs`).
+fn is_product_code(file: &Path) -> bool {
+    let test = |name: &std::ffi::OsStr| {
+        let name = name.to_string_lossy();
+        name == "tests" || name.ends_with("tests.rs")
+    };
+    let src = file.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap();
+    file.extension().is_some_and(|ext| ext == "rs") && !src.iter().any(test)
+}
+
+/// The paths a file names in code before its tests: imports unfolded, and paths in expressions.
+fn paths(file: &Path) -> Vec<String> {
+    let text = fs::read_to_string(file).unwrap();
+    let code = text.split("#[cfg(test)]").next().unwrap();
+    let code: String = code
+        .lines()
+        .map(|line| line.split("//").next().unwrap().to_owned() + "\n")
+        .collect();
+    let mut paths = Vec::new();
+    for statement in code.split(';').filter_map(|text| text.split_once("use ")) {
+        unfold("", statement.1, &mut paths);
+    }
+    let word = |char: char| !(char.is_alphanumeric() || char == '_' || char == ':');
+    paths.extend(
+        code.split(word)
+            .filter(|text| text.contains("::"))
+            .map(str::to_owned),
+    );
+    paths
+}
+
+/// `a::{b, c::{d, e}}` into `a::b`, `a::c::d`, `a::c::e`.
+fn unfold(prefix: &str, tree: &str, paths: &mut Vec<String>) {
+    let tree = tree.trim();
+    let Some((head, rest)) = tree.split_once('{') else {
+        let leaf = tree.split(" as ").next().unwrap();
+        paths.push(format!("{prefix}{leaf}"));
+        return;
+    };
+    let prefix = format!("{prefix}{}", head.trim());
+    let rest = rest.rsplit_once('}').map_or(rest, |(inner, _)| inner);
+    let (mut depth, mut start) = (0_usize, 0);
+    for (at, char) in rest.char_indices() {
+        match char {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                unfold(&prefix, &rest[start..at], paths);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    if !rest[start..].trim().is_empty() {
+        unfold(&prefix, &rest[start..], paths);
+    }
+}
+
+#[test]
+fn the_scan_finds_what_is_there() {
+    let all: Vec<_> = sources("fetch")
+        .iter()
+        .flat_map(|file| paths(file))
+        .collect();
+    for wanted in ["reqwest", "tokio", "crate::feed"] {
+        assert!(
+            all.iter().any(|path| path.starts_with(wanted)),
+            "{wanted} in {all:?}"
+        );
+    }
+}
+
+#[test]
+fn imports_unfold() {
+    let mut paths = Vec::new();
+    unfold(
+        "",
+        "std::{collections::BTreeMap, net::{IpAddr, TcpStream as Tcp}, fs}",
+        &mut paths,
+    );
+    assert_eq!(
+        paths,
+        [
+            "std::collections::BTreeMap",
+            "std::net::IpAddr",
+            "std::net::TcpStream",
+            "std::fs"
+        ]
+    );
+}
