@@ -10,7 +10,7 @@
 //!
 //! Pure modules know no operating system: [`prefix`], [`feed`], [`snapshot`], [`ruleset`],
 //! [`packet`], [`policy`], [`alert`], [`config`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
-//! [`attribution`], [`sink`], [`host`], [`control`]. Only [`daemon`] wires edges together.
+//! [`attribution`], [`sink`], [`store`], [`host`], [`control`]. Only [`daemon`] wires edges together.
 //! `tests/structure.rs` holds this.
 
 pub mod alert;
@@ -31,3 +31,4 @@ pub mod queue;
 pub mod ruleset;
 pub mod sink;
 pub mod snapshot;
+pub mod store;

@@ -1,0 +1,188 @@
+//! The state folder: every feed's last good data, used at start without any network.
+//!
+//! ```text
+//! STATE/lock                     held while a daemon uses the folder; holds its pid
+//! STATE/feeds/NAME.last          last good data: a header line, then the body as pulled
+//! STATE/feeds/NAME.last.corrupt  data that was found damaged, moved aside
+//! STATE/sets.nft                 last good elements, for an nft include at boot
+//! ```
+//!
+//! A file is replaced as a whole (temporary file, fsync, rename, fsync of the folder): whoever
+//! reads it, also after a crash, finds the old data or the new, never a mixture. Damage is noticed
+//! by a checksum over header and body. Does not judge or parse the data and knows no schedule.
+//!
+//! Every call blocks for the disk: in async code it belongs into `spawn_blocking`.
+
+mod error;
+mod file;
+mod folder;
+mod format;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs::{self, File},
+    io::{self, BufReader},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use nix::fcntl::Flock;
+
+use crate::feed::FeedName;
+pub use error::{Damage, Step, StoreError};
+use format::Unreadable;
+pub use format::{SOURCE_MAX, VALIDATOR_MAX};
+
+const FEEDS: &str = "feeds";
+const ELEMENTS: &str = "sets.nft";
+const LAST: &str = ".last";
+const CORRUPT: &str = ".corrupt";
+
+/// What a feed's last good pull brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastGood {
+    /// The body as pulled.
+    pub bytes: Vec<u8>,
+    /// When it was pulled. Kept to the nanosecond within the years 1970 to 9999; any other time
+    /// comes back as 1970, so it counts as very old.
+    pub pulled: SystemTime,
+    /// The server's `ETag`. Longer than [`VALIDATOR_MAX`] it is not stored.
+    pub etag: Option<String>,
+    /// The server's `Last-Modified`. Longer than [`VALIDATOR_MAX`] it is not stored.
+    pub last_modified: Option<String>,
+    /// The URL it came from, without user, password and query; at most [`SOURCE_MAX`] bytes.
+    pub source: String,
+}
+
+/// An open state folder, locked for as long as this lives.
+#[derive(Debug)]
+pub struct Store {
+    state: PathBuf,
+    feeds: PathBuf,
+    /// Temporary names are fixed, and a damaged file must not be moved aside after it was replaced:
+    /// one call at a time.
+    turn: Mutex<()>,
+    _lock: Flock<File>,
+}
+
+impl Store {
+    /// Opens the state folder: creates it and its `feeds` (mode 0700) if they are missing, locks it
+    /// and removes unfinished files that a killed process left. The folder above must exist.
+    ///
+    /// A folder that another feedgate uses is [`StoreError::InUse`]. One that was used before and is
+    /// read-only now opens with a warning: it loads, and every save fails.
+    pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
+        let feeds = state_dir.join(FEEDS);
+        folder::create(state_dir)?;
+        let lock = folder::lock(state_dir)?;
+        folder::create(&feeds)?;
+        file::remove_unfinished(&feeds, |_| true)?;
+        file::remove_unfinished(state_dir, |name| name == ELEMENTS.as_bytes())?;
+        Ok(Self {
+            state: state_dir.to_owned(),
+            feeds,
+            turn: Mutex::new(()),
+            _lock: lock,
+        })
+    }
+
+    /// Replaces the feed's data. It is on disk when this returns; on an error before the rename the
+    /// older data stays.
+    pub fn save(&self, feed: &FeedName, data: &LastGood) -> Result<(), StoreError> {
+        let name = last(feed);
+        if data.source.len() > SOURCE_MAX {
+            return Err(StoreError::LongSource {
+                path: self.feeds.join(name),
+                length: data.source.len(),
+            });
+        }
+        let header = format::header(feed, data)
+            .map_err(|source| StoreError::io(Step::Write, &self.feeds.join(&name), source))?;
+        let _turn = self.turn();
+        file::replace(&self.feeds, &name, &[&header, &data.bytes])
+    }
+
+    /// The feed's data; `None` when there is none.
+    ///
+    /// A damaged file, or a body above `max_bytes`, is [`StoreError::Corrupt`]: the file is moved
+    /// aside to `NAME.last.corrupt`, in place of an older one, and the next call returns `None`.
+    pub fn load(&self, feed: &FeedName, max_bytes: u64) -> Result<Option<LastGood>, StoreError> {
+        let path = self.feeds.join(last(feed));
+        let _turn = self.turn();
+        match read(&path, feed, max_bytes) {
+            Ok(data) => Ok(Some(data)),
+            Err(Unreadable::Io(e)) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(Unreadable::Io(e)) => Err(StoreError::io(Step::Read, &path, e)),
+            Err(Unreadable::Damaged(damage)) => Err(self.move_aside(feed, path, damage)),
+        }
+    }
+
+    /// Removes what is stored of the feed, damaged data too. False when there was none.
+    pub fn remove(&self, feed: &FeedName) -> Result<bool, StoreError> {
+        let _turn = self.turn();
+        let good = file::remove(&self.feeds.join(last(feed)))?;
+        let corrupt = file::remove(&self.feeds.join(corrupt(feed)))?;
+        if good || corrupt {
+            folder::sync(&self.feeds)?;
+        }
+        Ok(good || corrupt)
+    }
+
+    /// Names of all feeds with data, sorted: those that are configured and those no longer are.
+    pub fn names(&self) -> Result<Vec<FeedName>, StoreError> {
+        let failed = |source| StoreError::io(Step::List, &self.feeds, source);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.feeds).map_err(failed)? {
+            let file = entry.map_err(failed)?.file_name();
+            let name = file.to_str().and_then(|file| file.strip_suffix(LAST));
+            names.extend(name.and_then(|name| name.parse::<FeedName>().ok()));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Replaces `sets.nft`, which an admin's ruleset includes at boot.
+    pub fn save_elements(&self, text: &str) -> Result<(), StoreError> {
+        let _turn = self.turn();
+        file::replace(&self.state, ELEMENTS, &[text.as_bytes()])
+    }
+
+    fn move_aside(&self, feed: &FeedName, path: PathBuf, damage: Damage) -> StoreError {
+        let aside = self.feeds.join(corrupt(feed));
+        match fs::rename(&path, &aside) {
+            Ok(()) => StoreError::Corrupt {
+                path,
+                damage,
+                aside,
+            },
+            Err(source) => StoreError::CorruptStays {
+                path,
+                damage,
+                source,
+            },
+        }
+    }
+
+    /// A panic elsewhere leaves nothing half done here that the next call would not replace.
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn read(path: &Path, feed: &FeedName, max_bytes: u64) -> Result<LastGood, Unreadable> {
+    let file = File::open(path)?;
+    let size = file.metadata()?.len();
+    format::read(&mut BufReader::new(file), size, feed, max_bytes)
+}
+
+/// A feed's name starts with a letter or digit and holds no `/`, so this stays inside its folder
+/// and no two names meet: temporary names start with a dot, damaged data ends otherwise.
+fn last(feed: &FeedName) -> String {
+    format!("{feed}{LAST}")
+}
+
+fn corrupt(feed: &FeedName) -> String {
+    format!("{feed}{LAST}{CORRUPT}")
+}
