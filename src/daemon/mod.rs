@@ -6,6 +6,7 @@
 mod core;
 mod engine;
 mod handler;
+mod lastgood;
 mod pulls;
 mod start;
 mod status;
@@ -40,6 +41,7 @@ use crate::{
     nft::NftError,
     queue::QueueError,
     sink::{SinkError, Sinks},
+    store::{Store, StoreError},
 };
 use engine::{Path, lock};
 pub use status::{FeedStatus, Status};
@@ -84,6 +86,9 @@ pub enum RunError {
     /// Attribution.
     #[error(transparent)]
     Attribution(#[from] crate::attribution::AttributionError),
+    /// The state folder.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// Something of the operating system.
     #[error("{step}: {source}")]
     System {
@@ -99,6 +104,7 @@ struct Shared {
     core: Mutex<Core>,
     path: Arc<Path>,
     client: fetch::Client,
+    store: Store,
     config_file: PathBuf,
     started: SystemTime,
     /// A first pull has ended.
@@ -129,6 +135,7 @@ pub fn run(config_file: &FilePath) -> Result<(), RunError> {
 
 async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     let signals = Signals::new()?;
+    let store = Store::open(&config.daemon.state_dir)?;
     let (kernel, queues) = start::open_kernel(&config)?;
     let server = control::Server::bind(&config.daemon.control_socket)?;
     let path = Arc::new(Path {
@@ -144,6 +151,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         core: Mutex::new(Core::new(config, kernel, Arc::clone(&path))),
         path,
         client: fetch::Client::new(fetch::Options::default())?,
+        store,
         config_file: config_file.to_owned(),
         started: SystemTime::now(),
         progress: Notify::new(),
@@ -155,6 +163,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     {
         let mut core = lock(&shared.core);
         core.take_exceptions(exceptions);
+        start::recall(&mut core, &shared.store);
         start::first_table(&mut core)?;
     }
     let threads = start::Threads::spawn(&shared, queues)?;
@@ -326,6 +335,7 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
         core.kernel
             .set_options(crate::ruleset::Options::new(&new.nftables));
         core.take_config(new);
+        start::recall(&mut core, &shared.store);
     }
     let exceptions = find_exceptions(shared).await;
     let blocking = Arc::clone(shared);

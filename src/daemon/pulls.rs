@@ -7,9 +7,10 @@ use std::{
 
 use tokio::task::JoinHandle;
 
-use super::{Shared, engine::lock};
+use super::{Shared, engine::lock, lastgood};
 use crate::{
-    feed::{FeedData, FeedName, Limits, judge, parse_plain, refuse_body},
+    config,
+    feed::{FeedData, FeedName, Limits, Parsed, Refusal, judge, parse_plain, refuse_body},
     fetch::{Pulled, Validators},
 };
 
@@ -114,40 +115,51 @@ pub(super) async fn pull(shared: &Arc<Shared>, name: &FeedName) -> Result<Outcom
     outcome
 }
 
-/// Parses, judges and enforces one body.
+/// Reads and judges a feed's text.
+pub(super) fn read(
+    bytes: &[u8],
+    feed: &config::Feed,
+    previous: Option<&FeedData>,
+) -> Result<Parsed, Refusal> {
+    let limits = Limits::from(feed);
+    refuse_body(bytes, &limits)?;
+    judge(parse_plain(bytes, &limits), bytes, &limits, previous)
+}
+
+/// Reads, judges, enforces and stores one body.
 fn take(
     shared: &Shared,
-    feed: &crate::config::Feed,
+    feed: &config::Feed,
     bytes: Vec<u8>,
     validators: Validators,
 ) -> Result<(), String> {
-    let limits = Limits::from(feed);
-    refuse_body(&bytes, &limits).map_err(|e| e.to_string())?;
     let previous = lock(&shared.core)
         .feeds
         .get(&feed.name)
         .and_then(|state| state.data.clone());
-    let parsed = parse_plain(&bytes, &limits);
-    let parsed = judge(parsed, &bytes, &limits, previous.as_deref()).map_err(|e| e.to_string())?;
-    let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    let parsed = read(&bytes, feed, previous.as_deref()).map_err(|e| e.to_string())?;
+    let pulled = SystemTime::now();
     let data = FeedData {
         parsed,
-        pulled: SystemTime::now(),
-        bytes: size,
+        pulled,
+        bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
     };
-    let mut core = lock(&shared.core);
-    // A reload may have taken the feed away or changed how it is read while it was pulled.
-    if core
-        .feeds
-        .get(&feed.name)
-        .is_none_or(|state| state.config != *feed)
     {
-        return Err("the configuration changed during the pull".into());
+        let mut core = lock(&shared.core);
+        // A reload may have taken the feed away or changed how it is read while it was pulled.
+        if core
+            .feeds
+            .get(&feed.name)
+            .is_none_or(|state| state.config != *feed)
+        {
+            return Err("the configuration changed during the pull".into());
+        }
+        core.accept(&feed.name, data).map_err(|e| e.to_string())?;
+        if let Some(state) = core.feeds.get_mut(&feed.name) {
+            state.validators = Some(validators.clone());
+        }
     }
-    core.accept(&feed.name, data).map_err(|e| e.to_string())?;
-    if let Some(state) = core.feeds.get_mut(&feed.name) {
-        state.validators = Some(validators);
-    }
+    lastgood::keep(&shared.store, feed, bytes, &validators, pulled);
     Ok(())
 }
 

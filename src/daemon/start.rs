@@ -11,7 +11,7 @@ use std::{
 
 use caps::{CapSet, Capability};
 
-use super::{RunError, Shared, core::Core, engine::Engine};
+use super::{RunError, Shared, core::Core, engine::Engine, lastgood};
 use crate::{
     alert::line::Identity,
     attribution::{Attributor, Roots},
@@ -21,6 +21,7 @@ use crate::{
     queue::{Answer, MarkBits, Queue, QueueError},
     ruleset::Options,
     snapshot::Exception,
+    store::Store,
 };
 
 /// Reads and checks the configuration; warnings go to the log, mistakes into the error.
@@ -108,6 +109,29 @@ pub(super) fn open_kernel(config: &Config) -> Result<(Kernel, Vec<Queue>), RunEr
         );
     }
     Ok((kernel, queues?))
+}
+
+/// Takes up the last good data of feeds that have none yet.
+pub(super) fn recall(core: &mut Core, store: &Store) {
+    for state in core
+        .feeds
+        .values_mut()
+        .filter(|state| state.config.enabled && state.data.is_none())
+    {
+        if let Some(recalled) = lastgood::recall(store, &state.config) {
+            state.last_success = Some(recalled.data.pulled);
+            state.data = Some(Arc::new(recalled.data));
+            state.validators = recalled.validators;
+        }
+    }
+    match store.names() {
+        Ok(names) => {
+            for name in names.iter().filter(|name| !core.feeds.contains_key(*name)) {
+                tracing::info!("there are stored data of {name}, which is no longer configured");
+            }
+        }
+        Err(e) => tracing::warn!("{e}"),
+    }
 }
 
 /// The table before the first pull: what the last good data give. A table that an earlier daemon

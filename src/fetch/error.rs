@@ -19,7 +19,8 @@ pub struct Place {
 }
 
 impl Place {
-    pub(super) fn new(feed: &FeedName, url: &Url) -> Self {
+    /// The place `url` of a feed.
+    pub fn new(feed: &FeedName, url: &Url) -> Self {
         Self {
             feed: feed.clone(),
             url: shown(url),
