@@ -329,7 +329,7 @@ mod tests {
                             (Content::V6(r), IpAddr::V6(a)) => r.contains(&Range::host(a.into())),
                             _ => false,
                         },
-                        Kind::Nets => inside(content),
+                        Kind::Nets | Kind::Ports => inside(content),
                     };
                 }
                 SetName::Class { class, scope, .. }

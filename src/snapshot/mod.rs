@@ -15,7 +15,7 @@ pub use build::{Input, build};
 pub use coarse::{BLOCK4, BLOCK6};
 pub use delta::{Delta, Elements, SetDelta};
 pub use index::{Hit, Index, Listing};
-pub use sets::{Class, Content, Kind, SetName, Sets};
+pub use sets::{Class, Content, Kind, PortElement, SetName, Sets};
 
 use crate::{feed::FeedName, prefix::Prefix};
 
