@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::{
-    Alerts, Attribution, Config, Daemon, DenyWith, Exceptions, Facility, Feed, Format, Hook, Mode,
-    Nftables, OnDaemonDown, PrivateNetworks, SyslogAddress, SyslogFormat, SyslogTarget,
+    Alerts, Attribution, Config, Consensus, Daemon, DenyWith, Exceptions, Facility, Feed, Format,
+    Hook, Mode, Nftables, OnDaemonDown, PrivateNetworks, SyslogAddress, SyslogFormat, SyslogTarget,
 };
 use crate::feed::{
     Action, FeedName, Scope, Severity,
@@ -19,6 +19,7 @@ impl Default for Config {
             nftables: Nftables::default(),
             exceptions: Exceptions::default(),
             feeds: Vec::new(),
+            consensus: Consensus::default(),
             attribution: Attribution::default(),
             alerts: Alerts::default(),
         }

@@ -82,7 +82,7 @@ const ROWS: &[Row] = &[
     on("feed.allow-empty"),
     on("feed.min-prefix4"),
     on("feed.min-prefix6"),
-    off("consensus.deny-at"),
+    on("consensus.deny-at"),
     on("attribution.timeout"),
     off("attribution.clients"),
     off("host.labels"),

@@ -51,6 +51,8 @@ pub struct Config {
     pub exceptions: Exceptions,
     /// `[[feed]]`, in the file's order; names are unique.
     pub feeds: Vec<Feed>,
+    /// `[consensus]`
+    pub consensus: Consensus,
     /// `[attribution]`
     pub attribution: Attribution,
     /// `[alerts]`
@@ -252,6 +254,19 @@ pub enum HeaderValue {
     Text(String),
     /// The trimmed content of a file, read at each pull.
     File(PathBuf),
+}
+
+/// `[consensus]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Consensus {
+    /// Feeds of different origin that must list an address before it is denied, at least 1.
+    pub deny_at: usize,
+}
+
+impl Default for Consensus {
+    fn default() -> Self {
+        Self { deny_at: 1 }
+    }
 }
 
 /// `[attribution]`

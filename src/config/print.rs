@@ -62,6 +62,9 @@ pub fn to_toml(config: &Config) -> String {
         out.feed(feed);
     }
 
+    out.table("[consensus]", "consensus");
+    out.plain("deny-at", &config.consensus.deny_at.to_string());
+
     let attribution = &config.attribution;
     out.table("[attribution]", "attribution");
     out.duration("timeout", attribution.timeout);

@@ -156,7 +156,7 @@ fn the_reading_commands_tell_what_the_daemon_does() {
         assert_eq!(listed[direction]["indicator"], "203.0.113.0/24", "{listed}");
     }
     assert_eq!(
-        listed["listings"][0]["prefix"], "203.0.113.1",
+        listed["listings"][0]["indicator"], "203.0.113.1",
         "most specific first: {listed}"
     );
     let unlisted = json(&["lookup", "198.51.100.9", "--json"]);
