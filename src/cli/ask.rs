@@ -86,7 +86,7 @@ pub(super) fn lookup(config: &Path, address: IpAddr, json: bool) -> Result<(), F
         println!(
             "listed by {}: {} ({}{why})",
             text(&listing["feed"]),
-            text(&listing["prefix"]),
+            text(&listing["indicator"]),
             text(&listing["action"])
         );
     }

@@ -13,7 +13,7 @@ use crate::{
     fetch::Validators,
     nft::{Applied, Kernel, NftError},
     ruleset::Counter,
-    snapshot::{Delta, Exception, Input, Report, Snapshot, build},
+    snapshot::{Delta, Exception, Input, Options, Report, Snapshot, build},
 };
 
 /// One feed of the configuration and what is known of it.
@@ -121,21 +121,13 @@ impl Core {
             .feeds
             .values()
             .filter(|state| state.config.enabled)
-            .filter_map(|state| {
-                Some(Input {
-                    name: state.config.name.clone(),
-                    action: state.config.action,
-                    scope: state.config.scope,
-                    severity: state.config.severity,
-                    data: Arc::clone(state.data.as_ref()?),
-                })
-            })
+            .filter_map(|state| Some(Input::new(&state.config, Arc::clone(state.data.as_ref()?))))
             .collect();
-        build(
-            &inputs,
-            &self.exceptions,
-            self.config.exceptions.private_networks,
-        )
+        let options = Options {
+            private: self.config.exceptions.private_networks,
+            deny_at: self.config.consensus.deny_at,
+        };
+        build(&inputs, &self.exceptions, options)
     }
 
     /// Puts the whole table into the kernel.

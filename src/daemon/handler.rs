@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Shared, engine::lock, pulls, status};
 use crate::{
     control::{Request, Response},
-    feed::Direction,
+    feed::{Direction, Indicator},
     snapshot::Snapshot,
 };
 
@@ -90,7 +90,7 @@ struct Answer {
 #[derive(serde::Serialize)]
 struct Verdict {
     action: crate::feed::Action,
-    indicator: crate::prefix::Prefix,
+    indicator: Indicator,
     feeds: Vec<crate::feed::FeedName>,
     severity: &'static str,
 }
@@ -98,7 +98,7 @@ struct Verdict {
 #[derive(serde::Serialize)]
 struct Listed {
     feed: crate::feed::FeedName,
-    prefix: crate::prefix::Prefix,
+    indicator: Indicator,
     action: crate::feed::Action,
     #[serde(skip_serializing_if = "Option::is_none")]
     ignored: Option<&'static str>,
@@ -107,7 +107,7 @@ struct Listed {
 fn lookup(snapshot: &Snapshot, address: std::net::IpAddr) -> Answer {
     let address = address.to_canonical();
     let verdict = |direction| {
-        let hit = snapshot.index.lookup(address, direction)?;
+        let hit = snapshot.index.lookup(address, None, direction)?;
         Some(Verdict {
             action: hit.action,
             indicator: hit.indicator,
@@ -118,7 +118,7 @@ fn lookup(snapshot: &Snapshot, address: std::net::IpAddr) -> Answer {
     let listings = snapshot.index.listings(address).into_iter();
     let listings = listings.map(|l| Listed {
         feed: l.feed,
-        prefix: l.prefix,
+        indicator: l.indicator,
         action: l.action,
         ignored: l.ignored,
     });

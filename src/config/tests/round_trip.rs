@@ -133,6 +133,7 @@ prop_compose! {
                 name: format!("feed{i}").parse().unwrap(),
                 ..feed
             }).collect(),
+            consensus: Consensus { deny_at: 2 },
             attribution: Attribution { timeout, clients: [(mac, "a \"b\"".to_owned())].into() },
             alerts: Alerts { suppress, json_file, syslog },
         }
