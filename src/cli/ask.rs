@@ -35,7 +35,13 @@ pub(super) fn print_json(value: &Value) {
 }
 
 pub(super) fn refresh(config: &Path, feed: Option<String>, json: bool) -> Result<(), Failure> {
-    let value = daemon(config, &Request::Refresh { feed })?;
+    let value = daemon(
+        config,
+        &Request::Refresh {
+            feed,
+            dry_run: false,
+        },
+    )?;
     if json {
         print_json(&value);
         return Ok(());

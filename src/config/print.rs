@@ -63,7 +63,7 @@ pub fn to_toml(config: &Config) -> String {
     }
 
     out.table("[consensus]", "consensus");
-    out.plain("deny-at", &config.consensus.deny_at.to_string());
+    out.plain("deny-at", config.consensus.deny_at);
 
     let attribution = &config.attribution;
     out.table("[attribution]", "attribution");

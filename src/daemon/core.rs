@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::engine::Path;
+use super::{engine::Path, intake::Quarantined};
 use crate::{
     config::{self, Config},
-    feed::{FeedData, FeedName},
+    feed::{FeedData, FeedName, Finding, formats::CrowdsecState},
     fetch::Validators,
     nft::{Applied, Kernel, NftError},
     ruleset::Counter,
@@ -31,6 +31,12 @@ pub(super) struct FeedState {
     pub(super) next_pull: Option<SystemTime>,
     /// Failed pulls in a row.
     pub(super) failures: u32,
+    /// The decisions of a CrowdSec stream; empty for other formats.
+    pub(super) stream: CrowdsecState,
+    /// An update that waits for `feedgate feeds accept`.
+    pub(super) quarantine: Option<Quarantined>,
+    /// What lint says of the data in force.
+    pub(super) findings: Vec<Finding>,
 }
 
 impl FeedState {
@@ -45,17 +51,34 @@ impl FeedState {
             elapsed: None,
             next_pull: None,
             failures: 0,
+            stream: CrowdsecState::default(),
+            quarantine: None,
+            findings: Vec::new(),
         }
     }
 
-    /// Older than the feed allows.
+    /// Older than the feed allows: by the last good pull, or by what the feed says of its own age.
     pub(super) fn is_stale(&self, now: SystemTime) -> bool {
-        let age = |since: SystemTime| now.duration_since(since).unwrap_or_default();
+        let too_old = |since: SystemTime| {
+            now.duration_since(since).unwrap_or_default() > self.config.stale_after
+        };
+        let updated = self.data.as_ref().and_then(|data| data.parsed.updated);
         self.config.enabled
-            && self.config.url.is_some()
+            && (self.config.url.is_some() || self.data.is_some())
+            && (self.last_success.is_none_or(too_old) || updated.is_some_and(too_old))
+    }
+
+    /// So old that it is to be given up.
+    fn is_expired(&self, now: SystemTime) -> bool {
+        let age = self
+            .last_success
+            .map(|success| now.duration_since(success).unwrap_or_default());
+        self.data.is_some()
             && self
-                .last_success
-                .is_none_or(|success| age(success) > self.config.stale_after)
+                .config
+                .expire_after
+                .zip(age)
+                .is_some_and(|(limit, age)| age > limit)
     }
 }
 
@@ -117,17 +140,49 @@ impl Core {
 
     /// What the feeds and exceptions give now.
     fn build(&self) -> Snapshot {
-        let inputs: Vec<Input> = self
-            .feeds
-            .values()
-            .filter(|state| state.config.enabled)
-            .filter_map(|state| Some(Input::new(&state.config, Arc::clone(state.data.as_ref()?))))
-            .collect();
-        let options = Options {
-            private: self.config.exceptions.private_networks,
-            deny_at: self.config.consensus.deny_at,
+        self.build_with(None)
+    }
+
+    /// What they would give with other data of one feed.
+    pub(super) fn snapshot_with(&self, name: &FeedName, data: FeedData) -> Snapshot {
+        self.build_with(Some((name, Arc::new(data))))
+    }
+
+    fn build_with(&self, other: Option<(&FeedName, Arc<FeedData>)>) -> Snapshot {
+        let data = |state: &FeedState| match &other {
+            Some((name, data)) if **name == state.config.name => Some(Arc::clone(data)),
+            _ => state.data.clone(),
         };
-        build(&inputs, &self.exceptions, options)
+        let enabled = self.feeds.values().filter(|state| state.config.enabled);
+        let inputs: Vec<Input> = enabled
+            .filter_map(|s| Some(Input::new(&s.config, data(s)?)))
+            .collect();
+        let (private, deny_at) = (
+            self.config.exceptions.private_networks,
+            self.config.consensus.deny_at,
+        );
+        build(&inputs, &self.exceptions, Options { private, deny_at })
+    }
+
+    /// Gives up feeds that are older than their `expire-after`; true when there were any.
+    pub(super) fn expire_feeds(&mut self, now: SystemTime) -> bool {
+        let mut any = false;
+        for state in self
+            .feeds
+            .values_mut()
+            .filter(|state| state.is_expired(now))
+        {
+            let limit = state.config.expire_after.unwrap_or_default();
+            let why = format!(
+                "older than expire-after ({}): its data are given up",
+                humantime::format_duration(limit)
+            );
+            tracing::error!("feed {}: {why}", state.config.name);
+            state.data = None;
+            state.last_error = Some(why);
+            any = true;
+        }
+        any
     }
 
     /// Puts the whole table into the kernel.
@@ -279,6 +334,21 @@ impl Core {
 
 /// True when the text of `new` would be read as that of `old` was.
 fn same_text(old: &config::Feed, new: &config::Feed) -> bool {
-    let limits = |feed: &config::Feed| crate::feed::Limits::from(feed);
-    old.url == new.url && old.format == new.format && limits(old) == limits(new)
+    let reading = config::Feed {
+        preset: new.preset,
+        action: new.action,
+        scope: new.scope,
+        period: new.period,
+        stale_after: new.stale_after,
+        expire_after: new.expire_after,
+        deny_score: new.deny_score,
+        origin: new.origin.clone(),
+        severity: new.severity,
+        labels: new.labels.clone(),
+        headers: new.headers.clone(),
+        enabled: new.enabled,
+        ..old.clone()
+    };
+    // Scores are read only where some key asks for them.
+    reading == *new && old.deny_score.is_some() == new.deny_score.is_some()
 }

@@ -5,7 +5,9 @@
 
 mod core;
 mod engine;
+mod flows;
 mod handler;
+mod intake;
 mod lastgood;
 mod pulls;
 mod start;
@@ -170,7 +172,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     pulls::restart(&shared);
     let handle = {
         let shared = Arc::clone(&shared);
-        move |request| handler::answer(Arc::clone(&shared), request)
+        move |request, body| handler::answer(Arc::clone(&shared), request, body)
     };
     tokio::select! {
         () = server.serve(handle) => {}
@@ -251,7 +253,7 @@ fn health(shared: &Shared, exceptions: Vec<crate::snapshot::Exception>) {
     if shared.down.load(Ordering::Relaxed) {
         return;
     }
-    let changed = core.take_exceptions(exceptions);
+    let changed = core.take_exceptions(exceptions) | core.expire_feeds(SystemTime::now());
     let result = match core.kernel.table_state() {
         Ok(crate::nft::TableState::Absent) => {
             tracing::error!(
@@ -261,7 +263,7 @@ fn health(shared: &Shared, exceptions: Vec<crate::snapshot::Exception>) {
             core.install()
         }
         Ok(_) if changed => {
-            tracing::info!("own addresses, gateways or servers changed: exceptions are updated");
+            tracing::info!("exceptions or the age of a feed changed: the sets are updated");
             core.sync()
         }
         Ok(_) if core.broken.is_some() => core.install(),

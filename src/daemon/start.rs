@@ -118,7 +118,8 @@ pub(super) fn recall(core: &mut Core, store: &Store) {
         .values_mut()
         .filter(|state| state.config.enabled && state.data.is_none())
     {
-        if let Some(recalled) = lastgood::recall(store, &state.config) {
+        if let Some(recalled) = lastgood::recall(store, &state.config, std::time::SystemTime::now())
+        {
             state.last_success = Some(recalled.data.pulled);
             state.data = Some(Arc::new(recalled.data));
             state.validators = recalled.validators;

@@ -16,7 +16,7 @@ use super::{
     tally::LastHour,
 };
 use crate::{
-    feed::{Action, Bad, FeedName},
+    feed::{Action, Bad, FeedName, Finding, LeftOut},
     nft::{Count, QueueKind, TableState},
     ruleset::Counter,
     sink::SinkStats,
@@ -144,6 +144,14 @@ pub struct FeedStatus {
     pub last_success: Option<String>,
     /// Why the last pull failed.
     pub last_error: Option<String>,
+    /// Why an update waits to be accepted, and since when.
+    pub quarantined: Option<String>,
+    /// What lint says of the data in force.
+    pub findings: Vec<Finding>,
+    /// Lines left out on purpose.
+    pub left_out: LeftOut,
+    /// When the feed says it was made; RFC 3339.
+    pub updated: Option<String>,
     /// Duration of the last pull in milliseconds.
     pub elapsed_ms: Option<u128>,
     /// RFC 3339.
@@ -207,7 +215,7 @@ fn feed(state: &FeedState, report: Option<&FeedReport>, now: SystemTime) -> Feed
         enabled: state.config.enabled,
         action: state.config.action,
         stale: state.is_stale(now),
-        entries: parsed.map_or(0, |parsed| parsed.entries.len()),
+        entries: parsed.map_or(0, crate::feed::Parsed::count),
         bad: bad(|p| &p.bad),
         not_address: bad(|p| &p.not_address),
         too_wide: bad(|p| &p.too_wide),
@@ -216,6 +224,16 @@ fn feed(state: &FeedState, report: Option<&FeedReport>, now: SystemTime) -> Feed
         last_attempt: rfc3339(state.last_attempt),
         last_success: rfc3339(state.last_success),
         last_error: state.last_error.clone(),
+        quarantined: state.quarantine.as_ref().map(|held| {
+            format!(
+                "{} (since {})",
+                held.why,
+                rfc3339(Some(held.since)).unwrap_or_default()
+            )
+        }),
+        findings: state.findings.clone(),
+        left_out: parsed.map(|parsed| parsed.left_out).unwrap_or_default(),
+        updated: rfc3339(parsed.and_then(|parsed| parsed.updated)),
         elapsed_ms: state.elapsed.map(|elapsed| elapsed.as_millis()),
         next_pull: rfc3339(state.next_pull),
         report: report.cloned().unwrap_or_default(),

@@ -7,7 +7,10 @@
 use std::net::IpAddr;
 
 use super::formats::Warninglist;
-use crate::{feed::Span, prefix::Prefix};
+use crate::{
+    feed::Span,
+    prefix::{Address, Prefix, RangeSet},
+};
 
 /// An operator, and its addresses separated by spaces.
 type Row = (&'static str, &'static str);
@@ -56,6 +59,22 @@ const RESOLVERS: &[Row] = &[
         "Level 3 DNS",
         "4.2.2.1 4.2.2.2 4.2.2.3 4.2.2.4 4.2.2.5 4.2.2.6",
     ),
+    // https://controld.com/free-dns
+    (
+        "Control D DNS",
+        "76.76.2.0 76.76.10.0 76.76.2.1 76.76.10.1 76.76.2.2 76.76.10.2",
+    ),
+    // https://www.comodo.com/secure-dns/
+    ("Comodo DNS", "8.26.56.26 8.20.247.20"),
+    // https://vercara.com/ultradns-public
+    (
+        "UltraDNS Public",
+        "64.6.64.6 64.6.65.6 156.154.70.1 156.154.71.1",
+    ),
+    // https://101.101.101.101/
+    ("Quad101 DNS", "101.101.101.101 101.102.103.104"),
+    // https://dudns.baidu.com/
+    ("Baidu DNS", "180.76.76.76"),
     // https://dns.watch/
     ("DNS.WATCH", "84.200.69.80 84.200.70.40"),
     // https://dns.he.net/
@@ -132,6 +151,8 @@ pub struct Known {
     /// Sorted by first address; they may overlap.
     spans: Vec<(Span, usize)>,
     owners: Vec<String>,
+    /// All of them, to be asked first: nearly every entry is none of it.
+    all: (RangeSet<u32>, RangeSet<u128>),
 }
 
 impl Known {
@@ -163,12 +184,23 @@ impl Known {
         let spans = prefixes.into_iter().map(|prefix| (Span::from(prefix), at));
         self.spans.extend(spans);
         self.spans.sort_unstable();
+        let prefixes: Vec<Prefix> = self
+            .spans
+            .iter()
+            .flat_map(|(span, _)| span.prefixes())
+            .collect();
+        self.all = (RangeSet::of(&prefixes), RangeSet::of(&prefixes));
     }
 
-    /// Everybody who is known at any address of `span`, without duplicates, in the order added.
-    pub(super) fn owners(&self, span: Span) -> Vec<&str> {
-        // A wide range may start far below, so all that start at or before the end are looked at;
-        // the caller asks in the order of a few thousand times a few hundred.
+    /// Everybody who is known at any address of `prefix`, without duplicates, in the order added.
+    pub(super) fn owners(&self, prefix: &Prefix) -> Vec<&str> {
+        let v4 = u32::bounds(prefix).is_some_and(|range| self.all.0.intersects(range));
+        let v6 = u128::bounds(prefix).is_some_and(|range| self.all.1.intersects(range));
+        if !(v4 || v6) {
+            return Vec::new();
+        }
+        let span = Span::from(*prefix);
+        // A wide range may start far below, so all that start at or before the end are looked at.
         let end = self
             .spans
             .partition_point(|(known, _)| known.first() <= span.last());
@@ -211,11 +243,11 @@ mod tests {
     #[test]
     fn owners_of_addresses_and_of_what_holds_them() {
         let known = Known::embedded();
-        let owners = |text: &str| known.owners(Span::from(text.parse::<Prefix>().unwrap()));
+        let owners = |text: &str| known.owners(&text.parse::<Prefix>().unwrap());
         assert_eq!(owners("1.1.1.1"), ["Cloudflare DNS"]);
         assert_eq!(owners("1.1.1.0/24"), ["Cloudflare DNS"]);
         assert_eq!(owners("104.21.11.4"), ["Cloudflare"]);
-        assert_eq!(owners("8.0.0.0/8"), ["Google DNS"]);
+        assert_eq!(owners("8.8.0.0/16"), ["Google DNS"]);
         assert_eq!(owners("2606:4700:30::6812:3594"), ["Cloudflare"]);
         assert_eq!(owners("2606:4700::/32"), ["Cloudflare DNS", "Cloudflare"]);
         assert_eq!(owners("203.0.113.1"), Vec::<&str>::new());

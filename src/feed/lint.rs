@@ -5,7 +5,7 @@ use std::{
     fmt::{self, Display},
 };
 
-use super::{Bad, Item, Known, Parsed, Span};
+use super::{Bad, Item, Known, Parsed};
 use crate::prefix::{Address, Family, Prefix, RangeSet};
 
 /// Examples kept of each finding.
@@ -107,7 +107,7 @@ pub fn lint(parsed: &Parsed, others: &[(&str, &Parsed)], known: &Known) -> Vec<F
     let (private, reserved) = (Space::of(PRIVATE), Space::of(RESERVED));
     let whole = Space::of_prefixes(parsed.prefixes());
     for item in parsed.items() {
-        for owner in known.owners(Span::from(item.prefix)) {
+        for owner in known.owners(&item.prefix) {
             found.entry(FindingKind::KnownGood, Some(owner), &item);
         }
         if private.meets(&item.prefix) {

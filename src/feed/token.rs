@@ -232,7 +232,7 @@ mod tests {
             ("[2001:db8::1]:70000", "not a port"),
             ("1.2.3.9-1.2.3.4", "a range that ends before it starts"),
             ("1.2.3.9-2001:db8::1", "a range that ends before it starts"),
-            ("1.2.3.0/24-1.2.3.9", "not an IP address"),
+            ("1.2.3.0/24-1.2.3.9", "not a prefix length"),
             ("1.2.3.4-", "not an IP address"),
             ("\"1.2.3.4\"", "a quoted column: not the plain format"),
         ] {

@@ -60,6 +60,22 @@ impl Delta {
         })
     }
 
+    /// Elements added and removed in all, with those of sets that come and go.
+    pub fn elements(&self, old: &Sets, new: &Sets) -> (usize, usize) {
+        let whole = |sets: &Sets, names: &[SetName]| -> usize {
+            names
+                .iter()
+                .filter_map(|name| sets.get(*name))
+                .map(Content::len)
+                .sum()
+        };
+        let (added, removed) = self.changed_elements();
+        (
+            added + whole(new, &self.created),
+            removed + whole(old, &self.dropped),
+        )
+    }
+
     fn is_empty(&self) -> bool {
         self.created.is_empty() && self.dropped.is_empty() && self.changed.is_empty()
     }

@@ -308,9 +308,7 @@ fn every_key_checks_its_type() {
             "feed" => "[[feed]]\nname = 'a'\nurl = 'file:///a'".to_owned(),
             "feed.csv" => "[[feed]]\nname = 'a'\n[feed.csv]".to_owned(),
             "feed.json" if key == "address-key" => "[[feed]]\nname = 'a'\n[feed.json]".to_owned(),
-            "feed.json" => {
-                "[[feed]]\nname = 'a'\n[feed.json]\naddress-key = 'ip'".to_owned()
-            }
+            "feed.json" => "[[feed]]\nname = 'a'\n[feed.json]\naddress-key = 'ip'".to_owned(),
             "alerts.syslog" if key == "address" => "[[alerts.syslog]]".to_owned(),
             "alerts.syslog" => "[[alerts.syslog]]\naddress = 'unix:/dev/log'".to_owned(),
             _ => format!("[{table}]"),

@@ -282,8 +282,11 @@ impl CsvOptions {
 
 impl From<&str> for Column {
     fn from(text: &str) -> Self {
-        text.parse()
-            .map_or_else(|_| Self::Name(text.to_owned()), Self::Number)
+        let digits = text.bytes().all(|b| b.is_ascii_digit());
+        match text.parse() {
+            Ok(number) if digits => Self::Number(number),
+            _ => Self::Name(text.to_owned()),
+        }
     }
 }
 

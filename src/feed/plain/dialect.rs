@@ -25,6 +25,8 @@ impl<'a> Reader<'a> {
             b"Published" | b"LastStatus" | b"@type" | b"Downloaded" if !rest.is_empty() => {}
             // DShield's header row has no comment mark.
             b"Start" if split_column(rest).0 == b"End" => {}
+            // pfBlockerNG's lists have comments of this kind too.
+            _ if first.starts_with(b"//") => {}
             _ => return self.peer(line, data),
         }
         true
