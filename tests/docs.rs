@@ -138,7 +138,11 @@ fn is_pending(path: &str, value: &str) -> bool {
         "nftables" if key == "family" => ("[nftables]", "mode = \"include\"\n"),
         _ => (&*format!("[{table}]"), ""),
     };
-    let text = format!("{header}\n{rest}{key} = {value}\n");
+    let below = match path {
+        "feed.format" => "[feed.json]\npath = \"$.list\"\n",
+        _ => "",
+    };
+    let text = format!("{header}\n{rest}{key} = {value}\n{below}");
     let found = config::parse(&text, "word").diagnostics;
     assert!(
         found.iter().all(|d| d.level == Level::Warning),
@@ -155,27 +159,26 @@ fn is_pending(path: &str, value: &str) -> bool {
 fn example_values() -> BTreeMap<String, Option<String>> {
     let mut table = String::new();
     let mut comment = String::new();
+    let mut done = false;
     let mut values = BTreeMap::new();
     for line in config::EXAMPLE.lines() {
         let code = line.strip_prefix('#').unwrap_or(line);
         if code.starts_with('[') {
-            let name = code.trim_matches(['[', ']']);
-            if ["feed.csv", "feed.json"].contains(&name) {
-                values.insert(name.to_owned(), None);
-            } else {
-                table = name.to_owned();
-            }
+            table = code.trim_matches(['[', ']']).to_owned();
             comment.clear();
         } else if let Some((key, value)) = pair(code) {
-            let example = comment.contains("(example)") || key == "name";
+            let example =
+                comment.contains("(example)") || comment.contains("# Or ") || key == "name";
             values.insert(
                 format!("{table}.{key}"),
                 (!example).then(|| value.to_owned()),
             );
-            // One comment may stand above two keys, but "(example)" is of one.
-            comment = comment.replace("(example)", "");
+            done = true;
         } else {
-            // The first line of a new comment: the line before it was none.
+            // One comment may stand above several keys; the next one starts anew.
+            if std::mem::take(&mut done) {
+                comment.clear();
+            }
             comment.push_str(line);
         }
     }
@@ -190,9 +193,12 @@ fn pair(line: &str) -> Option<(&str, &str)> {
 
 /// The shipped file with every key in force.
 fn uncommented() -> String {
+    let mut last = "";
     let lines = config::EXAMPLE.lines().map(|line| {
+        // The second of two keys that exclude each other stays out.
+        let or = std::mem::replace(&mut last, line).starts_with("# Or ");
         let code = line.strip_prefix('#').unwrap_or(line);
-        if code.starts_with('[') || pair(code).is_some() {
+        if !or && (code.starts_with('[') || pair(code).is_some()) {
             code
         } else {
             line
