@@ -237,8 +237,9 @@ fn every_field_of_the_json_event_is_named_and_no_other() {
     let mut written = BTreeSet::new();
     let mut several = single();
     several.feeds.push("other".parse().unwrap());
+    several.indicator = "203.0.113.7:443".parse().unwrap();
     let mut network = single();
-    network.indicator = "203.0.113.0/24".parse().unwrap();
+    network.indicator = "203.0.113.0/24:443".parse().unwrap();
     let mut echo = single();
     echo.direction = Direction::Ingress;
     echo.flow.proto = Protocol::ICMP;
