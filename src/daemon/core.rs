@@ -14,6 +14,7 @@ use crate::{
     nft::{Applied, Kernel, NftError},
     ruleset::Counter,
     snapshot::{Delta, Exception, Input, Options, Report, Snapshot, build},
+    store::Store,
 };
 
 /// One feed of the configuration and what is known of it.
@@ -272,8 +273,9 @@ impl Core {
         !self.feeds.values().any(waits)
     }
 
-    /// Reports packets that the kernel judged without the daemon since the last time.
-    pub(super) fn count_unattributed(&mut self) {
+    /// Reports packets that the kernel judged without the daemon since the last report, of this or
+    /// an earlier daemon.
+    pub(super) fn count_unattributed(&mut self, store: &Store) {
         let Ok(counters) = self.kernel.counters() else {
             return;
         };
@@ -288,8 +290,21 @@ impl Core {
             since(now.0, self.unattributed.0),
             since(now.1, self.unattributed.1),
         );
-        self.unattributed = now;
-        self.path.report_unattributed(denied, passed);
+        if now != self.unattributed {
+            self.unattributed = now;
+            self.path.report_unattributed(denied, passed);
+            if let Err(e) = store.save_reported(now) {
+                tracing::warn!(
+                    "packets without attribution may be reported twice after a restart: {e}"
+                );
+            }
+        }
+    }
+
+    /// Goes on from what an earlier daemon reported of the table that is there.
+    pub(super) fn resume_counters(&mut self, store: &Store) {
+        self.unattributed = store.reported();
+        self.count_unattributed(store);
     }
 
     /// The state in one line, for systemd's status and the log.
@@ -305,8 +320,9 @@ impl Core {
             })
             .collect();
         let good = self.feeds.values().filter(|s| s.data.is_some()).count();
+        let feeds = if good == 1 { "feed" } else { "feeds" };
         let mut line = format!(
-            "{} elements of {good} feeds in the kernel",
+            "{} elements of {good} {feeds} in the kernel",
             snapshot.sets.elements()
         );
         if let Some(broken) = &self.broken {

@@ -78,7 +78,7 @@ async fn refresh(shared: &Arc<Shared>, feed: Option<String>) -> Result<Value, St
         pulls.spawn(async move {
             pulls::pull(&shared, &name)
                 .await
-                .map_err(|e| format!("feed {name}: {e}"))
+                .map_err(|e| named(&name, e))
         });
     }
     let (mut done, mut failed) = (Vec::new(), Vec::new());
@@ -101,7 +101,7 @@ async fn preview(shared: &Arc<Shared>, feed: Option<String>) -> Result<Value, St
     for name in names {
         match pulls::preview(shared, &name).await {
             Ok(preview) => done.push(preview),
-            Err(e) => failed.push(format!("feed {name}: {e}")),
+            Err(e) => failed.push(named(&name, e)),
         }
     }
     if failed.is_empty() {
@@ -162,8 +162,7 @@ fn push(shared: &Shared, name: &str, bytes: Vec<u8>) -> Result<Value, String> {
         }
         state.config.clone()
     };
-    intake::take(shared, &feed, Body::pushed(bytes), false)
-        .map_err(|e| format!("feed {name}: {e}"))?;
+    intake::take(shared, &feed, Body::pushed(bytes), false).map_err(|e| named(name, e))?;
     taken(shared, &feed.name)
 }
 
@@ -201,6 +200,15 @@ fn lint(shared: &Shared, name: Option<&str>) -> Result<Value, String> {
     match (found.is_empty(), name) {
         (true, Some(name)) => Err(format!("no feed is named {name}")),
         _ => Ok(json!(found)),
+    }
+}
+
+/// An error with the feed's name, unless it has it already.
+pub(super) fn named(name: impl std::fmt::Display, error: String) -> String {
+    if error.starts_with(&format!("feed {name}")) {
+        error
+    } else {
+        format!("feed {name}: {error}")
     }
 }
 

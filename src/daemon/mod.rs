@@ -91,6 +91,9 @@ pub enum RunError {
     /// The state folder.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The daemon could not go on.
+    #[error("{0}")]
+    Stopped(String),
     /// Something of the operating system.
     #[error("{step}: {source}")]
     System {
@@ -115,6 +118,8 @@ struct Shared {
     /// Set by `down`: the table is to go.
     down: AtomicBool,
     stop: mpsc::Sender<()>,
+    /// Why the daemon cannot go on.
+    failure: Mutex<Option<String>>,
 }
 
 /// Runs the daemon with the configuration in `config_file` until SIGTERM, SIGINT or `down`.
@@ -160,12 +165,14 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         pulls: Mutex::default(),
         down: AtomicBool::new(false),
         stop,
+        failure: Mutex::default(),
     });
     let exceptions = find_exceptions(&shared).await;
     {
         let mut core = lock(&shared.core);
         core.take_exceptions(exceptions);
         start::recall(&mut core, &shared.store);
+        core.resume_counters(&shared.store);
         start::first_table(&mut core)?;
     }
     let threads = start::Threads::spawn(&shared, queues)?;
@@ -180,7 +187,10 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         result = main_loop(&shared, signals, stopped) => result?,
     }
     shut_down(&shared, threads);
-    Ok(())
+    match lock(&shared.failure).take() {
+        Some(why) => Err(RunError::Stopped(why)),
+        None => Ok(()),
+    }
 }
 
 /// Reports readiness, then reacts to signals until one says stop.
@@ -273,7 +283,7 @@ fn health(shared: &Shared, exceptions: Vec<crate::snapshot::Exception>) {
     if let Err(e) = result {
         tracing::error!("{e}");
     }
-    core.count_unattributed();
+    core.count_unattributed(&shared.store);
 }
 
 /// Everything that is never blocked: configuration, files, host, servers.
@@ -345,6 +355,8 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
         let mut core = lock(&blocking.core);
         core.take_exceptions(exceptions);
         if rules_change {
+            // The counters of the table that goes.
+            core.count_unattributed(&blocking.store);
             core.install()
         } else {
             core.sync()
@@ -371,6 +383,9 @@ fn shut_down(shared: &Shared, threads: start::Threads) {
     let down = shared.down.load(Ordering::Relaxed);
     {
         let mut core = lock(&shared.core);
+        if !down {
+            core.count_unattributed(&shared.store);
+        }
         let sets = core.path.view.current();
         if !down && let Err(e) = core.kernel.stop_asking(&sets.sets) {
             tracing::warn!(

@@ -300,7 +300,10 @@ fn record(
                     Some(_) => "the last good data stay in force",
                     None => "there is no good data yet",
                 };
-                tracing::warn!("feed {name}: {}; {kept}", failed.why);
+                tracing::warn!(
+                    "{}; {kept}",
+                    super::handler::named(name, failed.why.clone())
+                );
             }
             state.last_error = Some(failed.why.clone());
             let wait = jittered(doubled.min(feed.period));

@@ -171,7 +171,11 @@ pub(super) fn status(shared: &Shared) -> Status {
     let table = table(&core);
     let feeds = feeds(&core);
     let problems = problems(&core, &table, &queue, &conntrack, &feeds, &sinks);
+    let enabled = core.feeds.values().filter(|state| state.config.enabled);
+    let nothing_known =
+        enabled.clone().count() > 0 && !core.inherited && enabled.clone().all(|s| s.data.is_none());
     let protected = core.broken.is_none()
+        && !nothing_known
         && table.state == "present"
         && core.kernel.queue_kind() != QueueKind::Missing;
     let counts = &shared.path.counts;
@@ -359,11 +363,28 @@ fn problems(
             "conntrack is nearly full: {count} of {max}; raise net.netfilter.nf_conntrack_max"
         ));
     }
+    if feeds.iter().all(|feed| !feed.enabled) {
+        all.push("no feed is enabled: nothing is watched or denied; add a [[feed]]".into());
+    }
     for feed in feeds.iter().filter(|feed| feed.enabled) {
+        if let Some(why) = &feed.quarantined {
+            all.push(format!(
+                "feed {}: an update waits to be accepted: {why}",
+                feed.name
+            ));
+            continue;
+        }
         match (&feed.last_error, feed.stale) {
             (Some(error), true) => all.push(format!("feed {} is stale: {error}", feed.name)),
             (Some(error), false) => all.push(format!("feed {}: {error}", feed.name)),
-            (None, true) => all.push(format!("feed {} has not been pulled yet", feed.name)),
+            (None, true) => all.push(format!(
+                "feed {} is stale: no newer data than {}",
+                feed.name,
+                feed.updated
+                    .as_ref()
+                    .or(feed.last_success.as_ref())
+                    .map_or("none", String::as_str)
+            )),
             (None, false) => {}
         }
     }
