@@ -67,7 +67,7 @@ pub(super) fn check_capabilities() -> Result<(), RunError> {
         ),
         (
             Capability::CAP_DAC_READ_SEARCH,
-            "open files of other users' processes stay hidden, as without CAP_SYS_PTRACE",
+            "open files of other users' processes stay hidden: many flows have no pid",
         ),
     ];
     for (capability, effect) in wanted {
