@@ -124,7 +124,10 @@ fn normal(listing: &str) -> Vec<String> {
         skip |= line.starts_with("elements = {");
         let queue =
             line.starts_with("queue") || line.contains("xt target") || line.starts_with("# xt_");
-        if !skip && !queue && !line.is_empty() {
+        let owner =
+            line == "flags owner" || line == "flags persist" || line == "flags owner,persist";
+        let line = line.split(" # progname").next().unwrap();
+        if !skip && !queue && !owner && !line.is_empty() {
             lines.push(line.to_owned());
         }
         skip &= !line.ends_with('}');

@@ -72,6 +72,8 @@ pub(super) struct Core {
     pub(super) broken: Option<String>,
     /// Times the table had to be put back.
     pub(super) heals: u64,
+    /// When and what the last time was.
+    pub(super) last_heal: Option<(SystemTime, String)>,
     /// Addresses of feed and syslog servers, as resolved last.
     pub(super) servers: Vec<Exception>,
     /// The kernel still has the table of an earlier run, and there are no good data to replace it.
@@ -91,6 +93,7 @@ impl Core {
             applied: None,
             broken: None,
             heals: 0,
+            last_heal: None,
             servers: Vec::new(),
             inherited: false,
             unattributed: (0, 0),

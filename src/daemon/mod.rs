@@ -6,6 +6,7 @@
 mod core;
 mod engine;
 mod handler;
+mod heal;
 mod lastgood;
 mod pulls;
 mod start;
@@ -136,7 +137,8 @@ pub fn run(config_file: &FilePath) -> Result<(), RunError> {
 async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     let signals = Signals::new()?;
     let store = Store::open(&config.daemon.state_dir)?;
-    let (kernel, queues) = start::open_kernel(&config)?;
+    let (mut kernel, queues) = start::open_kernel(&config)?;
+    let watch = start::watch(&mut kernel);
     let server = control::Server::bind(&config.daemon.control_socket)?;
     let path = Arc::new(Path {
         view: view::View::default(),
@@ -166,7 +168,11 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         start::recall(&mut core, &shared.store);
         start::first_table(&mut core)?;
     }
-    let threads = start::Threads::spawn(&shared, queues)?;
+    let mut threads = start::Threads::spawn(&shared, queues)?;
+    if let Some(watch) = watch {
+        let shared = Arc::clone(&shared);
+        threads.add("watch", move |stop| heal::run(&shared, watch, stop))?;
+    }
     pulls::restart(&shared);
     let handle = {
         let shared = Arc::clone(&shared);
@@ -253,13 +259,8 @@ fn health(shared: &Shared, exceptions: Vec<crate::snapshot::Exception>) {
     }
     let changed = core.take_exceptions(exceptions);
     let result = match core.kernel.table_state() {
-        Ok(crate::nft::TableState::Absent) => {
-            tracing::error!(
-                "the table is gone (a firewall reload, or `nft flush ruleset`): it is put back"
-            );
-            core.heals += 1;
-            core.install()
-        }
+        // The listener is faster; this is for a table that went unseen.
+        Ok(crate::nft::TableState::Absent) => core.heal(&crate::nft::Notice::Unsure),
         Ok(_) if changed => {
             tracing::info!("own addresses, gateways or servers changed: exceptions are updated");
             core.sync()

@@ -17,7 +17,7 @@ use crate::{
     attribution::{Attributor, Roots},
     config::{self, Config},
     host::addresses,
-    nft::{Kernel, NftError, QueueKind, TableState},
+    nft::{Kernel, NftError, QueueKind, TableState, Watch},
     queue::{Answer, MarkBits, Queue, QueueError},
     ruleset::Options,
     snapshot::Exception,
@@ -109,6 +109,17 @@ pub(super) fn open_kernel(config: &Config) -> Result<(Kernel, Vec<Queue>), RunEr
         );
     }
     Ok((kernel, queues?))
+}
+
+/// Listens for what others do to the table. Without it the table is looked at every few seconds.
+pub(super) fn watch(kernel: &mut Kernel) -> Option<Watch> {
+    if kernel.owns() {
+        tracing::info!("nobody else can change the table while this daemon runs");
+    }
+    kernel
+        .watch()
+        .inspect_err(|e| tracing::error!("{e}; a removed table is noticed only after seconds"))
+        .ok()
 }
 
 /// Takes up the last good data of feeds that have none yet.
@@ -266,6 +277,22 @@ impl Threads {
             })?);
         }
         Ok(Self { stop, handles })
+    }
+
+    /// Starts one more thread; it looks at its argument now and then and ends when that says so.
+    pub(super) fn add(
+        &mut self,
+        name: &str,
+        work: impl FnOnce(&AtomicBool) + Send + 'static,
+    ) -> Result<(), RunError> {
+        let stop = Arc::clone(&self.stop);
+        let thread = thread::Builder::new().name(name.to_owned());
+        let thread = thread.spawn(move || work(&stop));
+        self.handles.push(thread.map_err(|source| RunError::System {
+            step: format!("starting the thread {name}"),
+            source,
+        })?);
+        Ok(())
     }
 
     /// Lets the threads answer what is still held, and ends them.

@@ -74,6 +74,12 @@ pub struct Table {
     pub last_sync_ms: Option<u128>,
     /// Times it had to be put back.
     pub heals: u64,
+    /// When that was last.
+    pub last_heal_at: Option<String>,
+    /// For how long the host was unprotected, and who did it.
+    pub last_heal: Option<String>,
+    /// True when nobody else can change it while the daemon lives.
+    pub owned: bool,
 }
 
 /// The packet queues.
@@ -246,6 +252,9 @@ fn table(core: &Core) -> Table {
         prefilter,
         last_sync_ms: core.applied.map(|applied| applied.elapsed.as_millis()),
         heals: core.heals,
+        last_heal_at: rfc3339(core.last_heal.as_ref().map(|(at, _)| *at)),
+        last_heal: core.last_heal.as_ref().map(|(_, what)| what.clone()),
+        owned: core.kernel.owns(),
     }
 }
 

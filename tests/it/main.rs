@@ -13,6 +13,7 @@ mod cli;
 mod demo;
 mod feeds;
 mod forward;
+mod heal;
 mod inbound;
 mod lifecycle;
 mod local;
