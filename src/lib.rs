@@ -17,6 +17,7 @@ pub mod alert;
 pub mod attribution;
 pub mod cli;
 pub mod config;
+pub mod conntrack;
 
 pub mod control;
 pub mod daemon;

@@ -116,6 +116,13 @@ fn kernel() -> Kernel {
     Kernel::open(Options::new(&Config::default().nftables)).unwrap()
 }
 
+/// One whose table anybody may change.
+fn shared_kernel() -> Kernel {
+    let mut options = Options::new(&Config::default().nftables);
+    options.owner = false;
+    Kernel::open(options).unwrap()
+}
+
 /// The listing without what legitimately differs: queue rules, elements, counters, userdata-only notation.
 fn normal(listing: &str) -> Vec<String> {
     let mut lines = Vec::new();
@@ -269,7 +276,7 @@ fn a_foreign_table_is_left_untouched() {
 fn a_refused_transaction_names_the_elements_and_changes_nothing() {
     in_namespace(|| {
         let old = snapshot(&[("d", Action::Deny, Scope::Both, &["198.51.100.0/24"])]);
-        let kernel = kernel();
+        let kernel = shared_kernel();
         kernel.install(&old.sets).unwrap();
         // Somebody took an element away that the daemon believes to be there.
         let element = "{ 198.51.100.0/24 }";

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{Arc, mpsc::SyncSender},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -78,6 +78,8 @@ pub(super) struct Core {
     pub(super) servers: Vec<Exception>,
     /// The kernel still has the table of an earlier run, and there are no good data to replace it.
     pub(super) inherited: bool,
+    /// Told after each change of the kernel's sets.
+    pub(super) changed: Option<SyncSender<()>>,
     /// The unattributed counters as last reported.
     unattributed: (u64, u64),
 }
@@ -96,6 +98,7 @@ impl Core {
             last_heal: None,
             servers: Vec::new(),
             inherited: false,
+            changed: None,
             unattributed: (0, 0),
         };
         core.take_config(config);
@@ -190,6 +193,10 @@ impl Core {
                 self.path.view.settle(next);
                 self.applied = Some(applied);
                 self.broken = None;
+                if let Some(changed) = &self.changed {
+                    // A message that waits already stands for this change too.
+                    let _ = changed.try_send(());
+                }
                 Ok(())
             }
             Err(error) => {

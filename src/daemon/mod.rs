@@ -8,6 +8,7 @@ mod engine;
 mod handler;
 mod heal;
 mod lastgood;
+mod live;
 mod pulls;
 mod start;
 mod status;
@@ -173,6 +174,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         let shared = Arc::clone(&shared);
         threads.add("watch", move |stop| heal::run(&shared, watch, stop))?;
     }
+    threads.add_live(&shared)?;
     pulls::restart(&shared);
     let handle = {
         let shared = Arc::clone(&shared);
@@ -378,6 +380,9 @@ fn shut_down(shared: &Shared, threads: start::Threads) {
         }
     }
     threads.join();
+    if down {
+        live::release_all(lock(&shared.core).config.nftables.cut_mask);
+    }
     shared.path.summaries(None);
     for sink in shared.path.sinks.load().close(FLUSH) {
         if sink.dropped > 0 {

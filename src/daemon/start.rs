@@ -5,13 +5,14 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::sync_channel,
     },
     thread::{self, JoinHandle},
 };
 
 use caps::{CapSet, Capability};
 
-use super::{RunError, Shared, core::Core, engine::Engine, lastgood};
+use super::{RunError, Shared, core::Core, engine::Engine, lastgood, live};
 use crate::{
     alert::line::Identity,
     attribution::{Attributor, Roots},
@@ -293,6 +294,21 @@ impl Threads {
             source,
         })?);
         Ok(())
+    }
+
+    /// Starts the search of live flows, and tells it of each change from now on.
+    pub(super) fn add_live(&mut self, shared: &Arc<Shared>) -> Result<(), RunError> {
+        let (changed, changes) = sync_channel(1);
+        let timeout = {
+            let mut core = super::lock(&shared.core);
+            core.changed = Some(changed);
+            core.config.attribution.timeout
+        };
+        let attributor = Attributor::new(&Roots::default(), timeout)?;
+        let shared = Arc::clone(shared);
+        self.add("live-flows", move |stop| {
+            live::run(&shared, &changes, attributor, stop);
+        })
     }
 
     /// Lets the threads answer what is still held, and ends them.

@@ -110,6 +110,10 @@ pub struct Packets {
     pub malformed: u64,
     /// The daemon's own: let pass.
     pub own: u64,
+    /// Flows that were established before their far end was listed: alerted.
+    pub live_flows: u64,
+    /// Those of them that were denied and cut.
+    pub cut_flows: u64,
 }
 
 /// Conntrack's fill.
@@ -188,6 +192,8 @@ pub(super) fn status(shared: &Shared) -> Status {
             unmatched: counts.unmatched.load(Ordering::Relaxed),
             malformed: counts.malformed.load(Ordering::Relaxed),
             own: counts.own.load(Ordering::Relaxed),
+            live_flows: counts.live.load(Ordering::Relaxed),
+            cut_flows: counts.cut.load(Ordering::Relaxed),
         },
         last_hour,
         sinks,
