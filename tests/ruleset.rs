@@ -319,3 +319,64 @@ fn counters_are_read_back() {
         assert!(counters.values().all(|count| count.packets == 0));
     });
 }
+
+#[test]
+fn refusals_name_what_they_are_about() {
+    in_namespace(|| {
+        let old = mixed();
+        let new = snapshot(&[("d", Action::Deny, Scope::Both, &["203.0.113.8"])]);
+        let delta = Delta::between(&old.sets, &new.sets).unwrap();
+        let kernel = shared_kernel();
+        let refusal = || kernel.apply(&delta, &new.sets).unwrap_err().to_string();
+
+        // ENOENT: the table is gone.
+        let error = refusal();
+        assert!(
+            error.contains("deny_hosts4") && error.contains("is gone"),
+            "{error}"
+        );
+
+        // EBUSY: somebody's rule asks a set that is to go.
+        kernel.install(&old.sets).unwrap();
+        let theirs = "add chain inet feedgate theirs\n\
+                      add rule inet feedgate theirs ip daddr @watch_out_hosts4 accept\n";
+        let (ok, out) = nft(&["-f", "-"], theirs);
+        assert!(ok, "{out}");
+        let error = refusal();
+        assert!(
+            error.contains("set watch_out_hosts4") && error.contains("still refers to it"),
+            "{error}"
+        );
+        // Loading the whole table instead gets rid of it.
+        kernel.install(&new.sets).unwrap();
+    });
+}
+
+#[test]
+fn a_table_with_a_living_owner_is_refused_to_a_second_one() {
+    in_namespace(|| {
+        let old = mixed();
+        let first = kernel();
+        if !first.owns() {
+            eprintln!("skipped: owned tables need kernel 6.9");
+            return;
+        }
+        first.install(&old.sets).unwrap();
+        assert_eq!(first.table_state().unwrap(), TableState::Ours);
+        let second = kernel();
+        let error = second.install(&old.sets).unwrap_err().to_string();
+        assert!(error.contains("a running program owns it"), "{error}");
+        let new = snapshot(&[("d", Action::Deny, Scope::Both, &["203.0.113.8"])]);
+        let delta = Delta::between(&old.sets, &new.sets).unwrap();
+        let error = second.apply(&delta, &new.sets).unwrap_err().to_string();
+        assert!(
+            error.contains("Operation not permitted") && error.contains("nobody else may own"),
+            "{error}"
+        );
+        // Without its owner it is an orphan that anybody may take over.
+        drop(first);
+        assert_eq!(second.table_state().unwrap(), TableState::Ours);
+        second.install(&new.sets).unwrap();
+        assert_eq!(second.table_state().unwrap(), TableState::Ours);
+    });
+}

@@ -51,6 +51,13 @@ pub(super) fn down(file: &Path) -> Result<(), Failure> {
                 }
             }
         }
+        Err(e @ ClientError::Broken { .. }) => {
+            return Err(Failure::failed(format!(
+                "{e}. While it lives, a table that it owns is refused to everybody else. If it hangs: \
+                 `systemctl kill -s KILL feedgate && systemctl stop feedgate` (or kill -9), then \
+                 `nft delete table inet {table}`"
+            )));
+        }
         Err(e) => return Err(ask::failure(e)),
     }
     Ok(())

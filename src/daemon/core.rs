@@ -183,7 +183,7 @@ impl Core {
         self.finish(next, done)
     }
 
-    fn finish(
+    pub(super) fn finish(
         &mut self,
         next: Arc<Snapshot>,
         done: Result<Applied, NftError>,

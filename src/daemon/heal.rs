@@ -7,10 +7,15 @@ use std::{
 };
 
 use super::{Shared, core::Core, engine::lock};
-use crate::nft::{Change, NftError, Notice, Watch};
+use crate::{
+    nft::{Applied, Change, NftError, Notice, Watch},
+    snapshot::{Delta, Sets},
+};
 
 /// How long the listener waits before it looks whether it is to end.
 const TURN: Duration = Duration::from_millis(200);
+/// With more elements than this, denying again does not wait for what is only watched.
+const DENY_FIRST: usize = 50_000;
 /// So many repairs within [`WINDOW`] are done at once; what comes beyond is spaced out.
 const AT_ONCE: usize = 5;
 const WINDOW: Duration = Duration::from_secs(60);
@@ -86,21 +91,47 @@ impl Core {
             Notice::Change(change) => change.seen,
             Notice::Unsure => Instant::now(),
         };
-        self.install()?;
-        let gap = seen.elapsed();
+        let current = self.path.view.current();
+        let mut gap = None;
+        let done = self.reload(&current.sets, || gap = Some(seen.elapsed()));
+        let whole = seen.elapsed();
+        self.finish(current, done)?;
+        let gap = gap.unwrap_or(whole);
         self.heals += 1;
-        let told = format!(
-            "unprotected for {} ms, {}",
-            gap.as_millis(),
-            describe(notice)
-        );
-        tracing::warn!("the table was put back: {told}");
+        let told = match notice {
+            Notice::Change(_) => {
+                format!(
+                    "unprotected for {} ms, {}",
+                    gap.as_millis(),
+                    describe(notice)
+                )
+            }
+            Notice::Unsure => format!("unprotected for an unknown time, {}", describe(notice)),
+        };
+        tracing::warn!("the table was put back: {told}; whole after {whole:?}");
         self.last_heal = Some((SystemTime::now(), told));
         self.path.sinks.load().report(
             u64::try_from(gap.as_millis()).unwrap_or(u64::MAX),
             "milliseconds without full protection: another program changed the table, and it was put back",
         );
         Ok(())
+    }
+}
+
+impl Core {
+    /// Loads all of `sets` into a new table. Of a large one the deny sets come first, in a
+    /// transaction of their own, and `denying` is called when they are in force; the second
+    /// transaction only adds what is watched and the prefilter, so both together cost what one does.
+    fn reload(&self, sets: &Sets, denying: impl FnOnce()) -> Result<Applied, NftError> {
+        if sets.elements() > DENY_FIRST {
+            let denied = sets.denied();
+            if let Some(rest) = Delta::between(&denied, sets) {
+                self.kernel.install(&denied)?;
+                denying();
+                return self.kernel.apply(&rest, sets);
+            }
+        }
+        self.kernel.install(sets)
     }
 }
 
@@ -113,9 +144,7 @@ fn describe(notice: &Notice) -> String {
             ..
         }) => format!("{who} ({what})"),
         Notice::Change(Change { what, .. }) => format!("by an unknown program ({what})"),
-        Notice::Unsure => {
-            "at least, by an unknown program: nobody saw the change itself".to_owned()
-        }
+        Notice::Unsure => "by an unknown program: nobody saw the change itself".to_owned(),
     }
 }
 

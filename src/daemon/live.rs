@@ -58,10 +58,10 @@ pub(super) fn run(
         attributor,
         silent: false,
     };
-    search.to_current(shared);
+    search.catch_up(shared);
     while !stop.load(Ordering::Relaxed) {
         match changed.recv_timeout(TURN) {
-            Ok(()) => search.to_current(shared),
+            Ok(()) => search.catch_up(shared),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
@@ -115,7 +115,7 @@ struct Done {
 
 impl Search {
     /// Searches for what the snapshot in force lists and the one before did not.
-    fn to_current(&mut self, shared: &Shared) {
+    fn catch_up(&mut self, shared: &Shared) {
         let current = self.path.view.current();
         if Arc::ptr_eq(&current, &self.known)
             || (current.sets.elements() == 0 && self.known.sets.elements() == 0)

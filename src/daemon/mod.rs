@@ -35,7 +35,7 @@ use tokio::{
 use self::core::Core;
 use crate::{
     alert::suppress::Suppressor,
-    config::Config,
+    config::{Config, Mode},
     control,
     feed::FeedName,
     fetch,
@@ -139,7 +139,9 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     let signals = Signals::new()?;
     let store = Store::open(&config.daemon.state_dir)?;
     let (mut kernel, queues) = start::open_kernel(&config)?;
-    let watch = start::watch(&mut kernel);
+    // Another program's table is that program's to change.
+    let own = config.nftables.mode == Mode::Own;
+    let watch = own.then(|| start::watch(&mut kernel)).flatten();
     let server = control::Server::bind(&config.daemon.control_socket)?;
     let path = Arc::new(Path {
         view: view::View::default(),

@@ -5,6 +5,8 @@
 mod expression;
 mod message;
 mod query;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod watch;
 

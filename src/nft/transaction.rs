@@ -127,7 +127,7 @@ impl Netlink {
     }
 
     /// Hands the pages over, whatever the send buffer's size.
-    fn transmit(&self, pages: &[&[u8]], size: usize) -> Result<(), NftError> {
+    pub(super) fn transmit(&self, pages: &[&[u8]], size: usize) -> Result<(), NftError> {
         let fail = |source| NftError::Socket {
             step: format!("sending a transaction of {size} bytes"),
             source,

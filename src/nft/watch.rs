@@ -49,7 +49,7 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 /// A program as nf_tables names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// Its process, as the first pid namespace counts.
+    /// Its process (of a program with threads: the thread), as the first pid namespace counts.
     pub pid: u32,
     /// Its name, at most 15 bytes, control characters replaced: it is the program's own choice.
     pub name: String,
@@ -282,7 +282,8 @@ impl Collector {
     }
 
     fn damage(&self, kind: u16, attributes: wire::Attributes<'_>) -> Option<Damage> {
-        if attributes.get(TABLE).map(wire::text)? != self.table {
+        // Somebody's large load has a message for each element: no allocation for those.
+        if attributes.get(TABLE)?.strip_suffix(&[0])? != self.table.as_bytes() {
             return None;
         }
         let name = |number| attributes.get(number).map_or_else(String::new, wire::text);
@@ -362,7 +363,8 @@ mod tests {
 
     #[test]
     fn our_own_changes_other_tables_and_remembered_verdicts_are_nothing() {
-        let (ours, other): ((u16, &[u8]), (u16, &[u8])) = ((1, b"feedgate\0"), (1, b"filter\0"));
+        let ours: (u16, &[u8]) = (1, b"feedgate\0");
+        let other: (u16, &[u8]) = (1, b"filter\0");
         let bytes = [
             message(2, 7, &[ours]),
             generation(1, 7),

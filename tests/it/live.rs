@@ -9,7 +9,7 @@ use std::{
 
 use feedgate::demo::Netns;
 
-use crate::support::{Alerts, Conf, Daemon, Lab, connect, echo, eventually};
+use crate::support::{Alerts, Conf, Daemon, Lab, connect, echo, eventually, within};
 
 /// Sends every byte back, to everybody, on port 7 of `netns`; ends with the test process.
 fn echo_tcp(netns: &Netns) {
@@ -33,7 +33,7 @@ fn alive(stream: &mut TcpStream) -> bool {
 }
 
 fn alive_within(stream: &mut TcpStream, limit: Duration) -> bool {
-    stream.set_read_timeout(Some(limit)).unwrap();
+    stream.set_read_timeout(Some(within(limit))).unwrap();
     stream.write_all(b"x").is_ok() && stream.read_exact(&mut [0]).is_ok()
 }
 
@@ -87,7 +87,7 @@ fn a_stream_to_an_address_that_is_denied_later_is_cut_within_a_second() {
     ]);
     alerts.wait(&[("dst", "2001:db8:bad::1"), ("method", "live-flow")]);
     assert!(
-        start.elapsed() < Duration::from_secs(1),
+        start.elapsed() < within(Duration::from_secs(1)),
         "{:?}",
         start.elapsed()
     );
