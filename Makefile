@@ -14,13 +14,16 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 BUILD_PACKAGES := gcc libc6-dev libmnl-dev libnftnl-dev pkg-config
 RUN_PACKAGES := curl iproute2 nftables util-linux
 TEST_PACKAGES := iputils-ping rsyslog
+VM_PACKAGES := busybox-static cpio kmod qemu-system-x86 xz-utils
+# Kernels of `make test-kernels`, of 5.10, 6.1 and 6.12.
+KERNELS ?= 6.1
 
 EXAMPLE := src/config/feedgate.toml
 
-.PHONY: help deps test-deps build test demo bench lint audit install clean
+.PHONY: help deps test-deps build test test-kernels demo bench lint audit install clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## install what building and running need (apt; only what is missing)
 	@$(call install_missing,$(BUILD_PACKAGES) $(RUN_PACKAGES))
@@ -39,6 +42,10 @@ test: test-deps ## run all tests (as root: the integration tests make network na
 	    echo "cargo-nextest is not installed (cargo install --locked cargo-nextest); using cargo test"; \
 	    set -x; $(CARGO) test --locked --lib --bins --tests; \
 	fi
+
+test-kernels: test-deps ## run the netfilter tests on real Debian kernels in virtual machines (KERNELS="6.1 6.12")
+	@$(call install_missing,$(VM_PACKAGES))
+	$(SUDO) tests/kernels/run $(KERNELS)
 
 demo: deps ## the threat feed lab on this machine, without a network (root)
 	@echo "building feedgate (debug build: it is ready much sooner than the release)"

@@ -9,20 +9,23 @@
 //! ```
 //!
 //! Pure modules know no operating system: [`prefix`], [`feed`], [`snapshot`], [`ruleset`],
-//! [`packet`], [`policy`], [`alert`], [`config`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
-//! [`attribution`], [`sink`], [`store`], [`host`], [`control`]. Only [`daemon`] wires edges together.
+//! [`packet`], [`policy`], [`alert`], [`config`], [`netlink`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
+//! [`conntrack`], [`attribution`], [`sink`], [`store`], [`host`], [`control`]. Only [`daemon`] wires edges together.
 //! `tests/structure.rs` holds this.
 
 pub mod alert;
 pub mod attribution;
 pub mod cli;
 pub mod config;
+pub mod conntrack;
+
 pub mod control;
 pub mod daemon;
 pub mod demo;
 pub mod feed;
 pub mod fetch;
 pub mod host;
+pub mod netlink;
 pub mod nft;
 pub mod packet;
 pub mod policy;

@@ -1,9 +1,13 @@
 //! `feedgate down`: through the daemon when it runs, else straight in the kernel.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use super::{Failure, ask, check};
 use crate::{
+    conntrack::Conntrack,
     control::{self, ClientError, Request},
     nft::{Kernel, NftError},
     ruleset::Options,
@@ -28,6 +32,12 @@ pub(super) fn down(file: &Path) -> Result<(), Failure> {
             }
             let removed =
                 Kernel::open(Options::new(&config.nftables)).and_then(|kernel| kernel.remove());
+            if removed.is_ok() {
+                // No rule asks for the cut bit any more; a kernel without ctnetlink has none set.
+                let until = Instant::now() + Duration::from_secs(5);
+                let _ = Conntrack::open()
+                    .and_then(|mut table| table.unmark_all(config.nftables.cut_mask, until));
+            }
             match removed {
                 Ok(true) => println!("table inet {table} is removed; no daemon was running"),
                 Ok(false) => println!(
@@ -40,6 +50,13 @@ pub(super) fn down(file: &Path) -> Result<(), Failure> {
                     )));
                 }
             }
+        }
+        Err(e @ ClientError::Broken { .. }) => {
+            return Err(Failure::failed(format!(
+                "{e}. While it lives, a table that it owns is refused to everybody else. If it hangs: \
+                 `systemctl kill -s KILL feedgate && systemctl stop feedgate` (or kill -9), then \
+                 `nft delete table inet {table}`"
+            )));
         }
         Err(e) => return Err(ask::failure(e)),
     }

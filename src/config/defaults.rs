@@ -42,6 +42,7 @@ impl Default for Nftables {
             mode: Mode::Own,
             family: "inet".to_owned(),
             table: "feedgate".to_owned(),
+            owner: true,
             hooks: vec![Hook::Output, Hook::Input, Hook::Forward],
             queue_first: 4470,
             queue_count: 1,

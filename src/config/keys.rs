@@ -31,6 +31,7 @@ const ROWS: &[Row] = &[
     off("nftables.mode=include"),
     on("nftables.family"),
     on("nftables.table"),
+    on("nftables.owner"),
     on("nftables.hooks"),
     on("nftables.queue-first"),
     on("nftables.queue-count"),

@@ -88,6 +88,8 @@ pub struct Nftables {
     pub family: String,
     /// Table name.
     pub table: String,
+    /// Mode own: while the daemon lives only it may change the table, on kernels that can (6.9).
+    pub owner: bool,
     /// Hooks to watch; at least one, no duplicates.
     pub hooks: Vec<Hook>,
     /// First queue number.

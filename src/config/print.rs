@@ -35,6 +35,7 @@ pub fn to_toml(config: &Config) -> String {
     out.word("mode", words::MODES, nftables.mode);
     out.text("family", &nftables.family);
     out.text("table", &nftables.table);
+    out.plain("owner", nftables.owner);
     out.list("hooks", &nftables.hooks, |hook| {
         words::print(words::HOOKS, *hook).to_owned()
     });

@@ -44,6 +44,9 @@ pub(super) fn nftables(log: &mut Log<'_>, root: &Table<'_>) -> Nftables {
         table: table
             .read(log, "table", identifier::identifier)
             .unwrap_or(usual.table),
+        owner: table
+            .read(log, "owner", value::boolean)
+            .unwrap_or(usual.owner),
         hooks: table
             .set(log, "hooks", value::word(words::HOOKS))
             .unwrap_or(usual.hooks),

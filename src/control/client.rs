@@ -11,6 +11,8 @@ use super::{Request, Response};
 
 /// A refresh of slow feeds may take this long; everything else answers at once.
 const ANSWER: Duration = Duration::from_secs(180);
+/// The same for the removal of the table, which may have to wait for a load of a few seconds.
+const DOWN: Duration = Duration::from_secs(20);
 
 /// Why a command got no answer.
 #[derive(Debug, thiserror::Error)]
@@ -89,8 +91,13 @@ fn call_with(
 }
 
 fn talk(mut stream: UnixStream, request: &Request, body: &[u8]) -> io::Result<Response> {
-    stream.set_read_timeout(Some(ANSWER))?;
-    stream.set_write_timeout(Some(ANSWER))?;
+    // Whoever wants out does not wait long to hear that the daemon hangs.
+    let limit = match request {
+        Request::Down => DOWN,
+        _ => ANSWER,
+    };
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
     let mut line = serde_json::to_string(request)?;
     line.push('\n');
     stream.write_all(line.as_bytes())?;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{Arc, mpsc::SyncSender},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -96,10 +96,14 @@ pub(super) struct Core {
     pub(super) broken: Option<String>,
     /// Times the table had to be put back.
     pub(super) heals: u64,
+    /// When and what the last time was.
+    pub(super) last_heal: Option<(SystemTime, String)>,
     /// Addresses of feed and syslog servers, as resolved last.
     pub(super) servers: Vec<Exception>,
     /// The kernel still has the table of an earlier run, and there are no good data to replace it.
     pub(super) inherited: bool,
+    /// Told after each change of the kernel's sets.
+    pub(super) changed: Option<SyncSender<()>>,
     /// The unattributed counters as last reported.
     unattributed: (u64, u64),
 }
@@ -115,8 +119,10 @@ impl Core {
             applied: None,
             broken: None,
             heals: 0,
+            last_heal: None,
             servers: Vec::new(),
             inherited: false,
+            changed: None,
             unattributed: (0, 0),
         };
         core.take_config(config);
@@ -225,7 +231,7 @@ impl Core {
         self.finish(next, done)
     }
 
-    fn finish(
+    pub(super) fn finish(
         &mut self,
         next: Arc<Snapshot>,
         done: Result<Applied, NftError>,
@@ -235,6 +241,10 @@ impl Core {
                 self.path.view.settle(next);
                 self.applied = Some(applied);
                 self.broken = None;
+                if let Some(changed) = &self.changed {
+                    // A message that waits already stands for this change too.
+                    let _ = changed.try_send(());
+                }
                 Ok(())
             }
             Err(error) => {

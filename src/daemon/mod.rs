@@ -7,8 +7,10 @@ mod core;
 mod engine;
 mod flows;
 mod handler;
+mod heal;
 mod intake;
 mod lastgood;
+mod live;
 mod pulls;
 mod start;
 mod status;
@@ -35,7 +37,7 @@ use tokio::{
 use self::core::Core;
 use crate::{
     alert::suppress::Suppressor,
-    config::Config,
+    config::{Config, Mode},
     control,
     feed::FeedName,
     fetch,
@@ -143,7 +145,10 @@ pub fn run(config_file: &FilePath) -> Result<(), RunError> {
 async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     let signals = Signals::new()?;
     let store = Store::open(&config.daemon.state_dir)?;
-    let (kernel, queues) = start::open_kernel(&config)?;
+    let (mut kernel, queues) = start::open_kernel(&config)?;
+    // Another program's table is that program's to change.
+    let own = config.nftables.mode == Mode::Own;
+    let watch = own.then(|| start::watch(&mut kernel)).flatten();
     let server = control::Server::bind(&config.daemon.control_socket)?;
     let path = Arc::new(Path {
         view: view::View::default(),
@@ -175,7 +180,12 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         core.resume_counters(&shared.store);
         start::first_table(&mut core)?;
     }
-    let threads = start::Threads::spawn(&shared, queues)?;
+    let mut threads = start::Threads::spawn(&shared, queues)?;
+    if let Some(watch) = watch {
+        let shared = Arc::clone(&shared);
+        threads.add("watch", move |stop| heal::run(&shared, watch, stop))?;
+    }
+    threads.add_live(&shared)?;
     pulls::restart(&shared);
     let handle = {
         let shared = Arc::clone(&shared);
@@ -265,13 +275,8 @@ fn health(shared: &Shared, exceptions: Vec<crate::snapshot::Exception>) {
     }
     let changed = core.take_exceptions(exceptions) | core.expire_feeds(SystemTime::now());
     let result = match core.kernel.table_state() {
-        Ok(crate::nft::TableState::Absent) => {
-            tracing::error!(
-                "the table is gone (a firewall reload, or `nft flush ruleset`): it is put back"
-            );
-            core.heals += 1;
-            core.install()
-        }
+        // The listener is faster; this is for a table that went unseen.
+        Ok(crate::nft::TableState::Absent) => core.heal(&crate::nft::Notice::Unsure),
         Ok(_) if changed => {
             tracing::info!("exceptions or the age of a feed changed: the sets are updated");
             core.sync()
@@ -394,6 +399,9 @@ fn shut_down(shared: &Shared, threads: start::Threads) {
         }
     }
     threads.join();
+    if down {
+        live::release_all(lock(&shared.core).config.nftables.cut_mask);
+    }
     shared.path.summaries(None);
     for sink in shared.path.sinks.load().close(FLUSH) {
         if sink.dropped > 0 {

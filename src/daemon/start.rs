@@ -5,19 +5,20 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::sync_channel,
     },
     thread::{self, JoinHandle},
 };
 
 use caps::{CapSet, Capability};
 
-use super::{RunError, Shared, core::Core, engine::Engine, lastgood};
+use super::{RunError, Shared, core::Core, engine::Engine, lastgood, live};
 use crate::{
     alert::line::Identity,
     attribution::{Attributor, Roots},
     config::{self, Config},
     host::addresses,
-    nft::{Kernel, NftError, QueueKind, TableState},
+    nft::{Kernel, NftError, QueueKind, TableState, Watch},
     queue::{Answer, MarkBits, Queue, QueueError},
     ruleset::Options,
     snapshot::Exception,
@@ -109,6 +110,17 @@ pub(super) fn open_kernel(config: &Config) -> Result<(Kernel, Vec<Queue>), RunEr
         );
     }
     Ok((kernel, queues?))
+}
+
+/// Listens for what others do to the table. Without it the table is looked at every few seconds.
+pub(super) fn watch(kernel: &mut Kernel) -> Option<Watch> {
+    if kernel.owns() {
+        tracing::info!("nobody else can change the table while this daemon runs");
+    }
+    kernel
+        .watch()
+        .inspect_err(|e| tracing::error!("{e}; a removed table is noticed only after seconds"))
+        .ok()
 }
 
 /// Takes up the last good data of feeds that have none yet.
@@ -268,6 +280,37 @@ impl Threads {
             })?);
         }
         Ok(Self { stop, handles })
+    }
+
+    /// Starts one more thread; it looks at its argument now and then and ends when that says so.
+    pub(super) fn add(
+        &mut self,
+        name: &str,
+        work: impl FnOnce(&AtomicBool) + Send + 'static,
+    ) -> Result<(), RunError> {
+        let stop = Arc::clone(&self.stop);
+        let thread = thread::Builder::new().name(name.to_owned());
+        let thread = thread.spawn(move || work(&stop));
+        self.handles.push(thread.map_err(|source| RunError::System {
+            step: format!("starting the thread {name}"),
+            source,
+        })?);
+        Ok(())
+    }
+
+    /// Starts the search of live flows, and tells it of each change from now on.
+    pub(super) fn add_live(&mut self, shared: &Arc<Shared>) -> Result<(), RunError> {
+        let (changed, changes) = sync_channel(1);
+        let timeout = {
+            let mut core = super::lock(&shared.core);
+            core.changed = Some(changed);
+            core.config.attribution.timeout
+        };
+        let attributor = Attributor::new(&Roots::default(), timeout)?;
+        let shared = Arc::clone(shared);
+        self.add("live-flows", move |stop| {
+            live::run(&shared, &changes, attributor, stop);
+        })
     }
 
     /// Lets the threads answer what is still held, and ends them.

@@ -74,6 +74,12 @@ pub struct Table {
     pub last_sync_ms: Option<u128>,
     /// Times it had to be put back.
     pub heals: u64,
+    /// When that was last.
+    pub last_heal_at: Option<String>,
+    /// For how long the host was unprotected, and who did it.
+    pub last_heal: Option<String>,
+    /// True when nobody else can change it while the daemon lives.
+    pub owned: bool,
 }
 
 /// The packet queues.
@@ -104,6 +110,10 @@ pub struct Packets {
     pub malformed: u64,
     /// The daemon's own: let pass.
     pub own: u64,
+    /// Flows that were established before their far end was listed: alerted.
+    pub live_flows: u64,
+    /// Those of them that were denied and cut.
+    pub cut_flows: u64,
 }
 
 /// Conntrack's fill.
@@ -194,6 +204,8 @@ pub(super) fn status(shared: &Shared) -> Status {
             unmatched: counts.unmatched.load(Ordering::Relaxed),
             malformed: counts.malformed.load(Ordering::Relaxed),
             own: counts.own.load(Ordering::Relaxed),
+            live_flows: counts.live.load(Ordering::Relaxed),
+            cut_flows: counts.cut.load(Ordering::Relaxed),
         },
         last_hour,
         sinks,
@@ -268,6 +280,9 @@ fn table(core: &Core) -> Table {
         prefilter,
         last_sync_ms: core.applied.map(|applied| applied.elapsed.as_millis()),
         heals: core.heals,
+        last_heal_at: rfc3339(core.last_heal.as_ref().map(|(at, _)| *at)),
+        last_heal: core.last_heal.as_ref().map(|(_, what)| what.clone()),
+        owned: core.kernel.owns(),
     }
 }
 

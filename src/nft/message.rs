@@ -29,6 +29,8 @@ const DELSET: u16 = 11;
 const NEWSETELEM: u16 = 12;
 const DELSETELEM: u16 = 14;
 const NEWOBJ: u16 = 18;
+const TABLE_OWNER: u32 = 0x2;
+const TABLE_PERSIST: u32 = 0x4;
 const SET_INTERVAL: u32 = 0x4;
 const SET_TIMEOUT: u32 = 0x10;
 const SET_EVAL: u32 = 0x20;
@@ -67,6 +69,14 @@ impl RawMessage {
             del: (DELTABLE, NLM_ACK),
             attributes,
         }
+    }
+
+    /// The same, owned by the socket that sends it: gone with the socket it would be without PERSIST.
+    pub(super) fn owned_table(name: &CStr) -> Self {
+        let mut message = Self::table(name);
+        let flags = TABLE_OWNER | TABLE_PERSIST;
+        wire::put(&mut message.attributes, 2, &flags.to_be_bytes());
+        message
     }
 
     /// One-byte elements that never change.

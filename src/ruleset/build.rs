@@ -11,7 +11,7 @@ use super::{
     Statement::{self, *},
 };
 use crate::{
-    config::{DenyWith, Hook, Nftables},
+    config::{DenyWith, Hook, Mode, Nftables},
     feed::Direction,
     packet::Protocol,
     prefix::Family as Ip,
@@ -28,6 +28,8 @@ const GUARD: i32 = -9;
 pub struct Options {
     /// Table name.
     pub table: String,
+    /// Nobody else may change the table while the daemon lives, where the kernel can promise that.
+    pub owner: bool,
     /// Hooks to watch.
     pub hooks: Vec<Hook>,
     /// First queue number.
@@ -47,6 +49,7 @@ impl Options {
     pub fn new(nftables: &Nftables) -> Self {
         Self {
             table: nftables.table.clone(),
+            owner: nftables.owner && nftables.mode == Mode::Own,
             hooks: nftables.hooks.clone(),
             queue_first: nftables.queue_first,
             queue_count: nftables.queue_count,

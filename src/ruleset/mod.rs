@@ -99,6 +99,8 @@ impl Set {
     pub const RECENT_TIMEOUT: u64 = 60;
     /// Elements a `recent_*` set holds at most.
     pub const RECENT_SIZE: u32 = 65_536;
+    /// How the names of `recent_*` sets begin.
+    pub const RECENT_PREFIX: &str = "recent_";
     /// TCP, UDP, DCCP, SCTP, UDP-Lite.
     pub const PORT_PROTOCOLS: [u8; 5] = [6, 17, 33, 132, 136];
 

@@ -171,6 +171,24 @@ impl Sets {
             .sum()
     }
 
+    /// The sets that deny, without the prefilter: what must be in force first.
+    pub fn denied(&self) -> Self {
+        let is_denied = |name: &SetName| {
+            matches!(
+                name,
+                SetName::Class {
+                    class: Class::Deny,
+                    ..
+                }
+            )
+        };
+        let sets = self.0.iter().filter(|(name, _)| is_denied(name));
+        Self(
+            sets.map(|(name, content)| (*name, content.clone()))
+                .collect(),
+        )
+    }
+
     pub(super) fn put(&mut self, name: SetName, content: Content) {
         if !content.is_empty() {
             self.0.insert(name, content);

@@ -10,11 +10,14 @@
 )] // clippy.toml allows them in test functions only; a helper of a test may stop at the first surprise too
 
 mod cli;
+mod coexist;
 mod demo;
 mod feeds;
 mod forward;
+mod heal;
 mod inbound;
 mod lifecycle;
+mod live;
 mod local;
 mod support;
 mod syslog;

@@ -23,6 +23,7 @@ on-daemon-down = "deny"
 mode = "own"
 family = "inet"
 table = "gate"
+owner = false
 hooks = ["forward"]
 queue-first = 100
 queue-count = 4
@@ -144,6 +145,7 @@ fn every_key_is_read() {
             mode: Mode::Own,
             family: "inet".into(),
             table: "gate".into(),
+            owner: false,
             hooks: vec![Hook::Forward],
             queue_first: 100,
             queue_count: 4,

@@ -28,11 +28,13 @@ prop_compose! {
         queue_max_len in 1..=u32::MAX,
         bits in (0u32..31, 0u32..32),
         reject: bool,
+        owner: bool,
     ) -> Nftables {
         Nftables {
             mode: if include { Mode::Include } else { Mode::Own },
             family: if include { ip } else { "inet" }.to_owned(),
             table,
+            owner,
             hooks,
             queue_first,
             queue_count: 1,

@@ -6,6 +6,12 @@ pub const HEADER: usize = 16;
 pub const ERROR: u16 = 2;
 /// `NLMSG_DONE`
 pub const DONE: u16 = 3;
+/// `NLM_F_REQUEST`
+pub const REQUEST: u16 = 1;
+/// `NLM_F_ACK`
+pub const ACK: u16 = 4;
+/// `NLM_F_DUMP`
+pub const DUMP: u16 = 0x300;
 /// `NLA_F_NESTED`
 const NESTED: u16 = 0x8000;
 /// Bits of an attribute's type field that are its type.
@@ -18,6 +24,8 @@ pub struct Message<'a> {
     pub kind: u16,
     /// Sequence number of the request.
     pub seq: u32,
+    /// Port of the socket that asked for it, also in notifications of what it changed; 0: the kernel.
+    pub port: u32,
     /// What follows the header.
     pub payload: &'a [u8],
 }
@@ -49,6 +57,7 @@ pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
         Some(Message {
             kind: u16_at(message, 4)?,
             seq: u32_at(message, 8)?,
+            port: u32_at(message, 12)?,
             payload: message.get(HEADER..)?,
         })
     })
@@ -80,6 +89,26 @@ impl<'a> Attributes<'a> {
     pub fn nested(self, kind: u16) -> Option<Attributes<'a>> {
         self.get(kind).map(Attributes)
     }
+}
+
+/// One request with its header; `flags` are those of netlink(7), `head` is the family's own header.
+pub fn request(kind: u16, flags: u16, seq: u32, head: &[u8], attributes: &[u8]) -> Vec<u8> {
+    let len = HEADER + aligned(head.len()) + attributes.len();
+    let mut message = Vec::with_capacity(len);
+    message.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_ne_bytes());
+    message.extend_from_slice(&kind.to_ne_bytes());
+    message.extend_from_slice(&flags.to_ne_bytes());
+    message.extend_from_slice(&seq.to_ne_bytes());
+    message.extend_from_slice(&[0; 4]);
+    message.extend_from_slice(head);
+    message.resize(HEADER + aligned(head.len()), 0);
+    message.extend_from_slice(attributes);
+    message
+}
+
+/// A number in network byte order.
+pub fn be32(bytes: &[u8]) -> Option<u32> {
+    bytes.first_chunk().map(|b| u32::from_be_bytes(*b))
 }
 
 /// Appends an attribute with its padding.
