@@ -108,7 +108,7 @@ pub(super) fn preview(config: &Path, feed: Option<String>, json: bool) -> Result
                 ask::list(&finding["examples"])
             );
         }
-        for flow in row["flows"].as_array().into_iter().flatten() {
+        for flow in row["flows"]["examples"].as_array().into_iter().flatten() {
             let action = if flow["action"] == "deny" {
                 "would be cut"
             } else {

@@ -206,7 +206,7 @@ pub(super) struct Preview {
     /// What lint says of it, known-good addresses first.
     findings: Vec<Finding>,
     /// Established flows of this host that would be alerted or cut.
-    flows: Vec<super::flows::Touched>,
+    flows: super::flows::Touched,
 }
 
 /// Looks at a text and changes nothing.
@@ -241,20 +241,22 @@ pub(super) fn preview(
         .unwrap_or_default();
     let findings = findings(shared, &feed.name, &good.parsed);
     let entries = good.parsed.count();
-    let next = {
+    let (next, hooks) = {
         let core = lock(&shared.core);
-        core.snapshot_with(
-            &feed.name,
-            FeedData {
-                parsed: good.parsed,
-                pulled: now,
-                bytes: 0,
-            },
+        let data = FeedData {
+            parsed: good.parsed,
+            pulled: now,
+            bytes: 0,
+        };
+        (
+            core.snapshot_with(&feed.name, data),
+            core.kernel.options().hooks.clone(),
         )
     };
     let current = shared.path.view.current();
     let (elements_added, elements_removed) = Delta::between(&current.sets, &next.sets)
         .map_or((0, 0), |delta| delta.elements(&current.sets, &next.sets));
+    let flows = super::flows::touched(&current, &next, &hooks).map_err(|e| e.to_string())?;
     Ok(Preview {
         feed: feed.name.clone(),
         refused,
@@ -266,7 +268,7 @@ pub(super) fn preview(
         elements_added,
         elements_removed,
         findings,
-        flows: super::flows::touched(&current, &next),
+        flows,
     })
 }
 

@@ -36,7 +36,7 @@ use crate::{
 /// How long the thread waits before it looks whether it is to end.
 const TURN: Duration = Duration::from_millis(200);
 /// A search that takes longer ends with what it found: half a million connections take about a second.
-const SEARCH: Duration = Duration::from_secs(5);
+pub(super) const SEARCH: Duration = Duration::from_secs(5);
 /// Time for looking up processes in one search: a flow must not live on while others are looked up.
 const ATTRIBUTE: Duration = Duration::from_millis(500);
 /// Flows handled in one pass. More that are to be cut are found by the next pass, which follows at
@@ -99,7 +99,7 @@ struct Found {
 
 /// What becomes of a live flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Act {
+pub(super) enum Act {
     /// Alert, and cut what is denied.
     Alert(Decision),
     /// It is denied no longer.
@@ -261,7 +261,7 @@ impl Search {
 }
 
 /// Where the flow's first packet was filtered; `None` within this host.
-fn hook(entry: &Entry<'_>, own: &HashSet<IpAddr>) -> Option<Hook> {
+pub(super) fn hook(entry: &Entry<'_>, own: &HashSet<IpAddr>) -> Option<Hook> {
     let is_own = |addr: IpAddr| addr.is_loopback() || own.contains(&addr);
     match (is_own(entry.origin.src), is_own(entry.reply.src)) {
         (true, true) => None,
@@ -272,7 +272,7 @@ fn hook(entry: &Entry<'_>, own: &HashSet<IpAddr>) -> Option<Hook> {
 }
 
 /// What becomes of a flow between the `known` snapshot and `current`.
-fn act(
+pub(super) fn act(
     entry: &Entry<'_>,
     hook: Hook,
     known: &Snapshot,
