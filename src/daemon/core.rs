@@ -76,6 +76,8 @@ pub(super) struct Core {
     pub(super) servers: Vec<Exception>,
     /// The kernel still has the table of an earlier run, and there are no good data to replace it.
     pub(super) inherited: bool,
+    /// Mode include: what was said to be wrong with the admin's table.
+    pub(super) told: Vec<String>,
     /// The unattributed counters as last reported.
     unattributed: (u64, u64),
 }
@@ -93,6 +95,7 @@ impl Core {
             heals: 0,
             servers: Vec::new(),
             inherited: false,
+            told: Vec::new(),
             unattributed: (0, 0),
         };
         core.take_config(config);

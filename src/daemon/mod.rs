@@ -4,8 +4,10 @@
 //! pulls, timers and the control socket, and the sinks' own.
 
 mod core;
+mod elements;
 mod engine;
 mod handler;
+mod include;
 mod lastgood;
 mod pulls;
 mod start;
@@ -105,6 +107,8 @@ struct Shared {
     path: Arc<Path>,
     client: fetch::Client,
     store: Store,
+    /// What `sets.nft` holds.
+    elements: Mutex<elements::Written>,
     config_file: PathBuf,
     started: SystemTime,
     /// A first pull has ended.
@@ -152,6 +156,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         path,
         client: fetch::Client::new(fetch::Options::default())?,
         store,
+        elements: Mutex::default(),
         config_file: config_file.to_owned(),
         started: SystemTime::now(),
         progress: Notify::new(),
@@ -165,6 +170,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         core.take_exceptions(exceptions);
         start::recall(&mut core, &shared.store);
         start::first_table(&mut core)?;
+        include::tell(&mut core);
     }
     let threads = start::Threads::spawn(&shared, queues)?;
     pulls::restart(&shared);
@@ -238,7 +244,10 @@ async fn housekeeping(shared: &Arc<Shared>) {
                     own_exceptions(shared)
                 };
                 let shared = Arc::clone(shared);
-                let work = move || health(&shared, found);
+                let work = move || {
+                    health(&shared, found);
+                    elements::keep(&shared, false);
+                };
                 let _ = tokio::task::spawn_blocking(work).await;
             }
         }
@@ -252,6 +261,13 @@ fn health(shared: &Shared, exceptions: Vec<crate::snapshot::Exception>) {
         return;
     }
     let changed = core.take_exceptions(exceptions);
+    if let Some(result) = include::health(&mut core, changed) {
+        if let Err(e) = result {
+            tracing::error!("{e}");
+        }
+        core.count_unattributed();
+        return;
+    }
     let result = match core.kernel.table_state() {
         Ok(crate::nft::TableState::Absent) => {
             tracing::error!(
@@ -377,6 +393,9 @@ fn shut_down(shared: &Shared, threads: start::Threads) {
         }
     }
     threads.join();
+    if !down {
+        elements::keep(shared, true);
+    }
     shared.path.summaries(None);
     for sink in shared.path.sinks.load().close(FLUSH) {
         if sink.dropped > 0 {
@@ -390,7 +409,7 @@ fn shut_down(shared: &Shared, threads: start::Threads) {
     tracing::info!(
         "stopped; {}",
         if down {
-            "the table is removed"
+            "the table is removed (mode include: its sets are emptied)"
         } else {
             "deny sets stay in force"
         }

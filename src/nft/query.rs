@@ -12,8 +12,8 @@ use super::{
 use crate::ruleset::{Counter, TABLE_COMMENT};
 
 // linux/netfilter/nf_tables.h and nfnetlink.h
-const SUBSYSTEM: u16 = 10 << 8;
-const GETTABLE: u16 = SUBSYSTEM | 1;
+pub(super) const SUBSYSTEM: u16 = 10 << 8;
+pub(super) const GETTABLE: u16 = SUBSYSTEM | 1;
 const GETOBJ: u16 = SUBSYSTEM | 19;
 const TABLE_FLAGS: u16 = 2;
 const TABLE_USERDATA: u16 = 6;
@@ -25,12 +25,12 @@ const OBJ_TYPE: u16 = 3;
 const OBJ_DATA: u16 = 4;
 const COUNTER_BYTES: u16 = 1;
 const COUNTER_PACKETS: u16 = 2;
-const INET: u8 = 1;
+pub(super) const INET: u8 = 1;
 /// Bytes of `struct nfgenmsg`.
 const NFGEN: usize = 4;
-const REQUEST: u16 = 1;
-const ACK: u16 = 4;
-const DUMP: u16 = 0x300;
+pub(super) const REQUEST: u16 = 1;
+pub(super) const ACK: u16 = 4;
+pub(super) const DUMP: u16 = 0x300;
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// What is in the kernel under the table's name.
@@ -99,16 +99,17 @@ fn comment(data: &[u8]) -> Option<String> {
 
 pub(super) fn counters(
     netlink: &Netlink,
+    family: u8,
     table: &CStr,
 ) -> Result<BTreeMap<Counter, Count>, NftError> {
     let mut attributes = Vec::new();
     wire::put(&mut attributes, OBJ_TABLE, table.to_bytes_with_nul());
     wire::put(&mut attributes, OBJ_TYPE, &1u32.to_be_bytes());
     let mut counts = BTreeMap::new();
-    request(
+    request_in(
         netlink,
-        GETOBJ,
-        REQUEST | DUMP,
+        family,
+        (GETOBJ, REQUEST | DUMP),
         &attributes,
         "counters",
         |object| {
@@ -141,6 +142,18 @@ fn request(
     flags: u16,
     attributes: &[u8],
     what: &str,
+    each: impl FnMut(Attributes<'_>),
+) -> Result<(), NftError> {
+    request_in(netlink, INET, (kind, flags), attributes, what, each)
+}
+
+/// The same about tables of one family.
+pub(super) fn request_in(
+    netlink: &Netlink,
+    family: u8,
+    (kind, flags): (u16, u16),
+    attributes: &[u8],
+    what: &str,
     mut each: impl FnMut(Attributes<'_>),
 ) -> Result<(), NftError> {
     const SEQ: u32 = 1;
@@ -151,7 +164,7 @@ fn request(
     message.extend_from_slice(&flags.to_ne_bytes());
     message.extend_from_slice(&SEQ.to_ne_bytes());
     message.extend_from_slice(&[0; 4]);
-    message.extend_from_slice(&[INET, 0, 0, 0]);
+    message.extend_from_slice(&[family, 0, 0, 0]);
     message.extend_from_slice(attributes);
     netlink.drain();
     netlink.send(&[&message])?;
@@ -178,10 +191,10 @@ fn request(
     }
 }
 
-fn be32(bytes: &[u8]) -> Option<u32> {
+pub(super) fn be32(bytes: &[u8]) -> Option<u32> {
     bytes.first_chunk().map(|b| u32::from_be_bytes(*b))
 }
 
-fn be64(bytes: &[u8]) -> Option<u64> {
+pub(super) fn be64(bytes: &[u8]) -> Option<u64> {
     bytes.first_chunk().map(|b| u64::from_be_bytes(*b))
 }

@@ -150,5 +150,7 @@ fn the_reading_commands_tell_what_the_daemon_does() {
 
     let rules = daemon.ok(&["nft", "print"]);
     assert!(rules.contains("table inet feedgate"), "{rules}");
-    assert!(rules.contains("203.0.113.0/24"), "{rules}");
+    let elements = daemon.ok(&["nft", "print", "--elements"]);
+    assert!(elements.starts_with(&rules), "{elements}");
+    assert!(elements.contains("203.0.113.0/24"), "{elements}");
 }

@@ -14,6 +14,7 @@ mod demo;
 mod feeds;
 mod forward;
 mod inbound;
+mod include;
 mod lifecycle;
 mod local;
 mod support;

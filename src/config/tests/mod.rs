@@ -243,7 +243,6 @@ format = 'cef'
     assert_eq!(
         warnings(text),
         [
-            r#"2:8 nftables.mode: not in effect in this version: "include""#,
             r#"6:10 feed.format: not in effect in this version: "csv"; the feed is treated as disabled"#,
             r#"8:15 alerts.json-format: not in effect in this version: "eve"; the file gets "ecs""#,
             r#"10:11 alerts.syslog.address: not in effect in this version: "tls"; the target is left out"#,
