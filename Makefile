@@ -64,9 +64,9 @@ audit: ## look for known security advisories (needs cargo-deny and the network)
 install: ## install below $(DESTDIR)$(PREFIX); build first; a configuration that is there is kept
 	install -Dm 0755 $(TARGET)/release/feedgate $(DESTDIR)$(PREFIX)/sbin/feedgate
 	@$(foreach file,$(wildcard nft/*.nft nft/examples/*.nft),install -Dvm 0644 $(file) $(DESTDIR)$(PREFIX)/share/feedgate/$(file);)
-	@$(foreach file,$(wildcard dist/*.service),\
+	@$(foreach file,$(wildcard systemd/*.service),\
 	    install -d $(DESTDIR)$(PREFIX)/lib/systemd/system && \
-	    sed 's|@PREFIX@|$(PREFIX)|g' $(file) > $(DESTDIR)$(PREFIX)/lib/systemd/system/$(notdir $(file));)
+	    sed 's|/usr/local/|$(PREFIX)/|g' $(file) > $(DESTDIR)$(PREFIX)/lib/systemd/system/$(notdir $(file));)
 	@if [ -e $(DESTDIR)/etc/feedgate/feedgate.toml ]; then \
 	    echo "$(DESTDIR)/etc/feedgate/feedgate.toml is kept"; \
 	else \

@@ -10,11 +10,11 @@
 use std::{collections::BTreeSet, process::Command, sync::Arc, time::SystemTime};
 
 use feedgate::{
-    config::{Config, PrivateNetworks},
-    feed::{Action, Entry, FeedData, Parsed, Scope, Severity},
+    config::{self, Config},
+    feed::{Action, FeedData, Limits, Scope, parse_plain},
     nft::{Kernel, TableState},
     ruleset::Options,
-    snapshot::{Delta, Input, Snapshot, build},
+    snapshot::{self, Delta, Input, Snapshot, build},
 };
 
 /// Runs `test` on a thread in a network namespace of its own.
@@ -60,32 +60,21 @@ fn snapshot(feeds: &[(&str, Action, Scope, &[&str])]) -> Snapshot {
     let inputs: Vec<Input> = feeds
         .iter()
         .map(|(name, action, scope, list)| {
-            let entries = list
-                .iter()
-                .map(|p| Entry {
-                    prefix: p.parse().unwrap(),
-                })
-                .collect();
-            let parsed = Parsed {
-                entries,
-                ..Parsed::default()
-            };
-            let data = FeedData {
-                parsed,
-                pulled: SystemTime::UNIX_EPOCH,
-                bytes: 0,
-            };
-            let severity = Severity::Medium;
-            Input {
-                name: name.parse().unwrap(),
-                action: *action,
-                scope: *scope,
-                severity,
-                data: Arc::new(data),
-            }
+            let mut feed = config::Feed::new(name.parse().unwrap());
+            (feed.action, feed.scope) = (*action, *scope);
+            let parsed = parse_plain(list.join("\n").as_bytes(), &Limits::default());
+            assert_eq!(parsed.good, list.len());
+            Input::new(
+                &feed,
+                Arc::new(FeedData {
+                    parsed,
+                    pulled: SystemTime::UNIX_EPOCH,
+                    bytes: 0,
+                }),
+            )
         })
         .collect();
-    build(&inputs, &[], PrivateNetworks::Refuse)
+    build(&inputs, &[], snapshot::Options::default())
 }
 
 fn mixed() -> Snapshot {
@@ -100,6 +89,8 @@ fn mixed() -> Snapshot {
                 "255.255.255.255",
                 "2001:db8::1",
                 "2001:db8:1::/48",
+                "203.0.113.11:443",
+                "[2001:db8::2]:53/udp",
             ],
         ),
         (
@@ -207,6 +198,8 @@ fn elements_arrive_whole_and_deltas_change_them() {
         assert!(set("deny_nets4").contains("198.51.100.0/24"));
         assert!(set("deny_nets6").contains("2001:db8:1::/48"));
         assert!(set("watch_out_nets4").contains("192.0.0.0/9"));
+        assert!(set("deny_ports4").contains("203.0.113.11 . tcp . 443"));
+        assert!(set("deny_ports6").contains("2001:db8::2 . udp . 53"));
 
         let new = snapshot(&[
             (

@@ -5,7 +5,8 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::{
-    Alerts, Attribution, Daemon, Exceptions, Facility, Mode, Nftables, SyslogFormat, SyslogTarget,
+    Alerts, Attribution, Consensus, Daemon, Exceptions, Facility, Mode, Nftables, SyslogFormat,
+    SyslogTarget,
     address::{self, Written},
     identifier,
     log::Log,
@@ -199,10 +200,17 @@ fn target(log: &mut Log<'_>, table: &Table<'_>) -> Option<SyslogTarget> {
     })
 }
 
+pub(super) fn consensus(log: &mut Log<'_>, root: &Table<'_>) -> Consensus {
+    let table = root.table(log, "consensus");
+    let usual = Consensus::default();
+    let deny_at = table.read(log, "deny-at", value::integer(1..=u16::MAX));
+    Consensus {
+        deny_at: deny_at.map_or(usual.deny_at, usize::from),
+    }
+}
+
 /// The tables of features that are not built yet: checked and dropped.
 pub(super) fn later(log: &mut Log<'_>, root: &Table<'_>) {
-    root.table(log, "consensus")
-        .read(log, "deny-at", value::integer(1..=u16::MAX));
     root.table(log, "host")
         .map(log, "labels", label_name, value::label);
     root.table(log, "arm")

@@ -47,6 +47,27 @@ pub enum ClientError {
 
 /// Sends one request and waits for its answer.
 pub fn call(path: &Path, request: &Request) -> Result<serde_json::Value, ClientError> {
+    call_with(path, request, &[])
+}
+
+/// Sends a text for a pushed feed.
+pub fn push(path: &Path, feed: &str, text: &[u8]) -> Result<serde_json::Value, ClientError> {
+    let bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
+    call_with(
+        path,
+        &Request::Push {
+            feed: feed.to_owned(),
+            bytes,
+        },
+        text,
+    )
+}
+
+fn call_with(
+    path: &Path,
+    request: &Request,
+    body: &[u8],
+) -> Result<serde_json::Value, ClientError> {
     let stream = UnixStream::connect(path).map_err(|source| match source.kind() {
         io::ErrorKind::PermissionDenied => ClientError::Permission { path: path.into() },
         _ => ClientError::NotRunning {
@@ -54,7 +75,7 @@ pub fn call(path: &Path, request: &Request) -> Result<serde_json::Value, ClientE
             source,
         },
     })?;
-    match talk(stream, request) {
+    match talk(stream, request, body) {
         Ok(Response::Ok(value)) => Ok(value),
         Ok(Response::Error(message)) => Err(ClientError::Refused(message)),
         Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
@@ -67,12 +88,14 @@ pub fn call(path: &Path, request: &Request) -> Result<serde_json::Value, ClientE
     }
 }
 
-fn talk(mut stream: UnixStream, request: &Request) -> io::Result<Response> {
+fn talk(mut stream: UnixStream, request: &Request, body: &[u8]) -> io::Result<Response> {
     stream.set_read_timeout(Some(ANSWER))?;
     stream.set_write_timeout(Some(ANSWER))?;
     let mut line = serde_json::to_string(request)?;
     line.push('\n');
     stream.write_all(line.as_bytes())?;
+    // A daemon that refuses early has answered already: its answer says more than a broken pipe.
+    let _ = stream.write_all(body);
     let mut answer = String::new();
     if BufReader::new(stream).read_line(&mut answer)? == 0 {
         return Err(io::Error::new(

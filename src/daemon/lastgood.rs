@@ -4,10 +4,9 @@ use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
-use super::pulls::read;
 use crate::{
-    config,
-    feed::FeedData,
+    config::{self, Format},
+    feed::{FeedData, Limits, Parsed, Refusal, formats::CrowdsecState, read},
     fetch::{Place, Validators},
     store::{LastGood, Store},
 };
@@ -39,7 +38,7 @@ pub(super) struct Recalled {
 }
 
 /// The stored data of a feed, if they are sound and from the same source.
-pub(super) fn recall(store: &Store, feed: &config::Feed) -> Option<Recalled> {
+pub(super) fn recall(store: &Store, feed: &config::Feed, now: SystemTime) -> Option<Recalled> {
     let good = match store.load(&feed.name, feed.max_bytes) {
         Ok(good) => good?,
         Err(e) => {
@@ -55,12 +54,12 @@ pub(super) fn recall(store: &Store, feed: &config::Feed) -> Option<Recalled> {
         return None;
     }
     let bytes = u64::try_from(good.bytes.len()).unwrap_or(u64::MAX);
-    match read(&good.bytes, feed, None) {
+    match read_again(&good.bytes, feed, good.pulled, now) {
         Ok(parsed) => {
             tracing::info!(
                 "feed {}: {} entries from the last good data",
                 feed.name,
-                parsed.entries.len()
+                parsed.count()
             );
             let validators = Validators {
                 etag: good.etag,
@@ -80,6 +79,22 @@ pub(super) fn recall(store: &Store, feed: &config::Feed) -> Option<Recalled> {
             None
         }
     }
+}
+
+/// A stored stream tells durations from the time it was stored; other texts tell absolute times.
+fn read_again(
+    bytes: &[u8],
+    feed: &config::Feed,
+    pulled: SystemTime,
+    now: SystemTime,
+) -> Result<Parsed, Refusal> {
+    if feed.format != Format::Crowdsec {
+        return read(bytes, feed, now, None);
+    }
+    let limits = Limits::from(feed);
+    let mut stream = CrowdsecState::default();
+    stream.apply(bytes, pulled, &limits)?;
+    Ok(stream.parsed(now, &limits))
 }
 
 /// Where the data came from: the URL without secrets, and a digest of all of it, so that another
@@ -125,7 +140,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let one = feed("https://example.net/a");
-        assert!(recall(&store, &one).is_none());
+        assert!(recall(&store, &one, SystemTime::UNIX_EPOCH).is_none());
         let validators = Validators {
             etag: Some("\"1\"".into()),
             last_modified: None,
@@ -137,9 +152,16 @@ mod tests {
             &validators,
             SystemTime::UNIX_EPOCH,
         );
-        let recalled = recall(&store, &one).unwrap();
-        assert_eq!(recalled.data.parsed.entries.len(), 2);
+        let recalled = recall(&store, &one, SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(recalled.data.parsed.count(), 2);
         assert_eq!(recalled.validators, Some(validators));
-        assert!(recall(&store, &feed("https://example.net/b")).is_none());
+        assert!(
+            recall(
+                &store,
+                &feed("https://example.net/b"),
+                SystemTime::UNIX_EPOCH
+            )
+            .is_none()
+        );
     }
 }

@@ -6,8 +6,10 @@
 mod core;
 mod elements;
 mod engine;
+mod flows;
 mod handler;
 mod include;
+mod intake;
 mod lastgood;
 mod pulls;
 mod start;
@@ -91,6 +93,9 @@ pub enum RunError {
     /// The state folder.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The daemon could not go on.
+    #[error("{0}")]
+    Stopped(String),
     /// Something of the operating system.
     #[error("{step}: {source}")]
     System {
@@ -117,6 +122,8 @@ struct Shared {
     /// Set by `down`: the table is to go.
     down: AtomicBool,
     stop: mpsc::Sender<()>,
+    /// Why the daemon cannot go on.
+    failure: Mutex<Option<String>>,
 }
 
 /// Runs the daemon with the configuration in `config_file` until SIGTERM, SIGINT or `down`.
@@ -163,12 +170,14 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         pulls: Mutex::default(),
         down: AtomicBool::new(false),
         stop,
+        failure: Mutex::default(),
     });
     let exceptions = find_exceptions(&shared).await;
     {
         let mut core = lock(&shared.core);
         core.take_exceptions(exceptions);
         start::recall(&mut core, &shared.store);
+        core.resume_counters(&shared.store);
         start::first_table(&mut core)?;
         include::tell(&mut core);
     }
@@ -176,7 +185,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     pulls::restart(&shared);
     let handle = {
         let shared = Arc::clone(&shared);
-        move |request| handler::answer(Arc::clone(&shared), request)
+        move |request, body| handler::answer(Arc::clone(&shared), request, body)
     };
     tokio::select! {
         () = server.serve(handle) => {}
@@ -184,7 +193,10 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         result = main_loop(&shared, signals, stopped) => result?,
     }
     shut_down(&shared, threads);
-    Ok(())
+    match lock(&shared.failure).take() {
+        Some(why) => Err(RunError::Stopped(why)),
+        None => Ok(()),
+    }
 }
 
 /// Reports readiness, then reacts to signals until one says stop.
@@ -260,12 +272,12 @@ fn health(shared: &Shared, exceptions: Vec<crate::snapshot::Exception>) {
     if shared.down.load(Ordering::Relaxed) {
         return;
     }
-    let changed = core.take_exceptions(exceptions);
+    let changed = core.take_exceptions(exceptions) | core.expire_feeds(SystemTime::now());
     if let Some(result) = include::health(&mut core, changed) {
         if let Err(e) = result {
             tracing::error!("{e}");
         }
-        core.count_unattributed();
+        core.count_unattributed(&shared.store);
         return;
     }
     let result = match core.kernel.table_state() {
@@ -277,7 +289,7 @@ fn health(shared: &Shared, exceptions: Vec<crate::snapshot::Exception>) {
             core.install()
         }
         Ok(_) if changed => {
-            tracing::info!("own addresses, gateways or servers changed: exceptions are updated");
+            tracing::info!("exceptions or the age of a feed changed: the sets are updated");
             core.sync()
         }
         Ok(_) if core.broken.is_some() => core.install(),
@@ -287,7 +299,7 @@ fn health(shared: &Shared, exceptions: Vec<crate::snapshot::Exception>) {
     if let Err(e) = result {
         tracing::error!("{e}");
     }
-    core.count_unattributed();
+    core.count_unattributed(&shared.store);
 }
 
 /// Everything that is never blocked: configuration, files, host, servers.
@@ -359,6 +371,8 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
         let mut core = lock(&blocking.core);
         core.take_exceptions(exceptions);
         if rules_change {
+            // The counters of the table that goes.
+            core.count_unattributed(&blocking.store);
             core.install()
         } else {
             core.sync()
@@ -385,6 +399,9 @@ fn shut_down(shared: &Shared, threads: start::Threads) {
     let down = shared.down.load(Ordering::Relaxed);
     {
         let mut core = lock(&shared.core);
+        if !down {
+            core.count_unattributed(&shared.store);
+        }
         let sets = core.path.view.current();
         if !down && let Err(e) = core.kernel.stop_asking(&sets.sets) {
             tracing::warn!(

@@ -67,7 +67,7 @@ pub(super) fn check_capabilities() -> Result<(), RunError> {
         ),
         (
             Capability::CAP_DAC_READ_SEARCH,
-            "control groups are found by walking the tree, which is slower",
+            "open files of other users' processes stay hidden, as without CAP_SYS_PTRACE",
         ),
     ];
     for (capability, effect) in wanted {
@@ -118,7 +118,8 @@ pub(super) fn recall(core: &mut Core, store: &Store) {
         .values_mut()
         .filter(|state| state.config.enabled && state.data.is_none())
     {
-        if let Some(recalled) = lastgood::recall(store, &state.config) {
+        if let Some(recalled) = lastgood::recall(store, &state.config, std::time::SystemTime::now())
+        {
             state.last_success = Some(recalled.data.pulled);
             state.data = Some(Arc::new(recalled.data));
             state.validators = recalled.validators;
@@ -249,11 +250,12 @@ impl Threads {
             let number = queue.number();
             let attributor = Attributor::new(&Roots::default(), timeout)?;
             let mut engine = Engine::new(Arc::clone(&shared.path), attributor);
-            let (stop, quit) = (Arc::clone(&stop), shared.stop.clone());
+            let (stop, quit, failed) = (Arc::clone(&stop), shared.stop.clone(), Arc::clone(shared));
             let work = move || {
                 let judge = |packet: &crate::queue::Held<'_>| -> Answer { engine.judge(packet) };
                 if let Err(e) = queue.run(marks, &stop, judge) {
                     tracing::error!("{e}; the daemon stops, deny sets stay in force");
+                    *super::lock(&failed.failure) = Some(e.to_string());
                     let _ = quit.blocking_send(());
                 }
             };

@@ -17,7 +17,7 @@ use super::{
     tally::LastHour,
 };
 use crate::{
-    feed::{Action, Bad, FeedName},
+    feed::{Action, Bad, FeedName, Finding, LeftOut},
     nft::{Count, QueueKind, TableState},
     ruleset::{Counter, TableFamily},
     sink::SinkStats,
@@ -150,6 +150,14 @@ pub struct FeedStatus {
     pub last_success: Option<String>,
     /// Why the last pull failed.
     pub last_error: Option<String>,
+    /// Why an update waits to be accepted, and since when.
+    pub quarantined: Option<String>,
+    /// What lint says of the data in force.
+    pub findings: Vec<Finding>,
+    /// Lines left out on purpose.
+    pub left_out: LeftOut,
+    /// When the feed says it was made; RFC 3339.
+    pub updated: Option<String>,
     /// Duration of the last pull in milliseconds.
     pub elapsed_ms: Option<u128>,
     /// RFC 3339.
@@ -169,7 +177,11 @@ pub(super) fn status(shared: &Shared) -> Status {
     let table = table(&core);
     let feeds = feeds(&core);
     let problems = problems(&core, &table, &queue, &conntrack, &feeds, &sinks);
+    let enabled = core.feeds.values().filter(|state| state.config.enabled);
+    let nothing_known =
+        enabled.clone().count() > 0 && !core.inherited && enabled.clone().all(|s| s.data.is_none());
     let protected = core.broken.is_none()
+        && !nothing_known
         && table.state == "present"
         && core.kernel.queue_kind() != QueueKind::Missing
         && include::problems(&core).is_empty();
@@ -214,7 +226,7 @@ fn feed(state: &FeedState, report: Option<&FeedReport>, now: SystemTime) -> Feed
         enabled: state.config.enabled,
         action: state.config.action,
         stale: state.is_stale(now),
-        entries: parsed.map_or(0, |parsed| parsed.entries.len()),
+        entries: parsed.map_or(0, crate::feed::Parsed::count),
         bad: bad(|p| &p.bad),
         not_address: bad(|p| &p.not_address),
         too_wide: bad(|p| &p.too_wide),
@@ -223,6 +235,16 @@ fn feed(state: &FeedState, report: Option<&FeedReport>, now: SystemTime) -> Feed
         last_attempt: rfc3339(state.last_attempt),
         last_success: rfc3339(state.last_success),
         last_error: state.last_error.clone(),
+        quarantined: state.quarantine.as_ref().map(|held| {
+            format!(
+                "{} (since {})",
+                held.why,
+                rfc3339(Some(held.since)).unwrap_or_default()
+            )
+        }),
+        findings: state.findings.clone(),
+        left_out: parsed.map(|parsed| parsed.left_out).unwrap_or_default(),
+        updated: rfc3339(parsed.and_then(|parsed| parsed.updated)),
         elapsed_ms: state.elapsed.map(|elapsed| elapsed.as_millis()),
         next_pull: rfc3339(state.next_pull),
         report: report.cloned().unwrap_or_default(),
@@ -363,11 +385,28 @@ fn problems(
             "conntrack is nearly full: {count} of {max}; raise net.netfilter.nf_conntrack_max"
         ));
     }
+    if feeds.iter().all(|feed| !feed.enabled) {
+        all.push("no feed is enabled: nothing is watched or denied; add a [[feed]]".into());
+    }
     for feed in feeds.iter().filter(|feed| feed.enabled) {
+        if let Some(why) = &feed.quarantined {
+            all.push(format!(
+                "feed {}: an update waits to be accepted: {why}",
+                feed.name
+            ));
+            continue;
+        }
         match (&feed.last_error, feed.stale) {
             (Some(error), true) => all.push(format!("feed {} is stale: {error}", feed.name)),
             (Some(error), false) => all.push(format!("feed {}: {error}", feed.name)),
-            (None, true) => all.push(format!("feed {} has not been pulled yet", feed.name)),
+            (None, true) => all.push(format!(
+                "feed {} is stale: no newer data than {}",
+                feed.name,
+                feed.updated
+                    .as_ref()
+                    .or(feed.last_success.as_ref())
+                    .map_or("none", String::as_str)
+            )),
             (None, false) => {}
         }
     }

@@ -160,7 +160,8 @@ impl Include {
         Ok(Messages {
             table,
             family: layout::number(Some(self.family)).into(),
-            list: Vec::new(),
+            transaction: Transaction::new(),
+            last: None,
         })
     }
 
@@ -194,12 +195,13 @@ fn pair(family: Family) -> Vec<SetName> {
         .to_vec()
 }
 
-/// A transaction being written. Only the last message asks for an answer, since no other message
-/// may follow that would tell of its end: it would touch the admin's table.
+/// A transaction being written. Its last message asks for an answer, since none may follow that would
+/// tell of its end: it would touch the admin's table. So one message is always held back.
 struct Messages {
     table: CString,
     family: u16,
-    list: Vec<(RawMessage, MsgType, String)>,
+    transaction: Transaction,
+    last: Option<(RawMessage, MsgType, String)>,
 }
 
 impl Messages {
@@ -213,13 +215,14 @@ impl Messages {
 
     fn elements(&mut self, seen: &Included, kind: MsgType, name: SetName, content: &Content) {
         let interval = seen.sets.get(&name).is_some_and(|shape| shape.interval);
-        let set = Set::Addresses(name);
+        let table = self.table.clone();
         let mut from = 0;
-        for (message, count) in RawMessage::content_as(&self.table, set, content, interval) {
+        let emit = |message: &RawMessage, count: usize| {
             let label = format!("elements {from} to {} of {name}", from + count - 1);
             from += count;
-            self.push(message, kind, label);
-        }
+            self.push(message.clone(), kind, label);
+        };
+        RawMessage::content_as(&table, Set::Addresses(name), content, interval, emit);
     }
 
     /// Verdicts that were remembered may be outdated.
@@ -235,26 +238,24 @@ impl Messages {
     }
 
     fn push(&mut self, message: RawMessage, kind: MsgType, label: String) {
-        self.list
-            .push((message.in_family(self.family), kind, label));
+        let message = message.in_family(self.family);
+        if let Some((message, kind, label)) = self.last.replace((message, kind, label)) {
+            write(&mut self.transaction, &message, kind, label);
+        }
     }
 
-    fn commit(self, netlink: &Netlink) -> Result<(), NftError> {
-        let Some(last) = self.list.len().checked_sub(1) else {
+    fn commit(mut self, netlink: &Netlink) -> Result<(), NftError> {
+        let Some((message, kind, label)) = self.last else {
             return Ok(());
         };
-        let mut transaction = Transaction::new();
-        for (i, (message, kind, label)) in self.list.into_iter().enumerate() {
-            let message = if i == last {
-                message.acknowledged()
-            } else {
-                message
-            };
-            match kind {
-                MsgType::Add => transaction.add(&message, label),
-                MsgType::Del => transaction.delete(&message, label),
-            }
-        }
-        transaction.commit_last(netlink)
+        write(&mut self.transaction, &message.acknowledged(), kind, label);
+        self.transaction.commit_last(netlink)
+    }
+}
+
+fn write(transaction: &mut Transaction, message: &RawMessage, kind: MsgType, label: String) {
+    match kind {
+        MsgType::Add => transaction.add(message, label),
+        MsgType::Del => transaction.delete(message, label),
     }
 }

@@ -207,14 +207,23 @@ pub(super) fn number(family: Option<TableFamily>) -> u8 {
 
 /// How a set is declared, or why it cannot be filled.
 fn shape(name: SetName, set: Attributes<'_>, flags: u32) -> Result<Shape, String> {
-    // nft's numbers of ipv4_addr and ipv6_addr.
+    // nft's numbers: ipv4_addr 7, ipv6_addr 8, inet_proto 12, inet_service 13; six bits a part.
     let (number, bytes) = match name.family() {
         Family::V4 => (7, 4),
         Family::V6 => (8, 16),
     };
+    let (number, bytes, more) = match name.kind() {
+        Kind::Ports => (
+            number << 12 | 12 << 6 | 13,
+            bytes + 8,
+            " . inet_proto . inet_service",
+        ),
+        Kind::Hosts | Kind::Nets => (number, bytes, ""),
+    };
     let get = |kind| set.get(kind).and_then(be32);
     if get(SET_KEY_LEN) != Some(bytes) || get(SET_KEY_TYPE).is_some_and(|key| key != number) {
-        return Err(format!("its type must be ipv{}_addr", digit(name.family())));
+        let family = digit(name.family());
+        return Err(format!("its type must be ipv{family}_addr{more}"));
     }
     if flags & !FLAGS != 0 {
         return Err("it is a map, constant, or has flags that feedgate does not know".into());
@@ -229,6 +238,9 @@ fn shape(name: SetName, set: Attributes<'_>, flags: u32) -> Result<Shape, String
     };
     if name.kind() == Kind::Nets && !shape.interval {
         return Err("it needs `flags interval`".into());
+    }
+    if name.kind() == Kind::Ports && shape.interval {
+        return Err("it must not have `flags interval`".into());
     }
     if matches!(name, SetName::Coarse { .. }) && name.kind() == Kind::Hosts && shape.interval {
         return Err("a prefilter of blocks must not have `flags interval`".into());

@@ -47,6 +47,7 @@ const TYPE_ICMP: u32 = 14;
 const TYPE_ICMP6: u32 = 29;
 
 /// A message of attributes that are already encoded.
+#[derive(Clone)]
 pub(super) struct RawMessage {
     family: u16,
     add: (u16, u16),
@@ -85,10 +86,16 @@ impl RawMessage {
         Self::elements(table, set, &[])
     }
 
-    /// The messages that carry `content`, each below the attribute size limit, with the number of elements in it.
-    pub(super) fn content(table: &CStr, set: Set, content: &Content) -> Vec<(Self, usize)> {
+    /// Gives `emit` the messages that carry `content`, each below the attribute size limit, with the
+    /// number of elements in it. One at a time: a million elements are tens of megabytes.
+    pub(super) fn content(
+        table: &CStr,
+        set: Set,
+        content: &Content,
+        emit: impl FnMut(&Self, usize),
+    ) {
         let interval = matches!(set, Set::Addresses(name) if name.kind() == Kind::Nets);
-        Self::content_as(table, set, content, interval)
+        Self::content_as(table, set, content, interval, emit);
     }
 
     /// The same for a set that somebody declared with or without `flags interval`.
@@ -97,13 +104,30 @@ impl RawMessage {
         set: Set,
         content: &Content,
         interval: bool,
-    ) -> Vec<(Self, usize)> {
+        emit: impl FnMut(&Self, usize),
+    ) {
         match content {
-            Content::V4(ranges) => {
-                chunks(table, set, ranges, interval, |addr: u32| addr.to_be_bytes())
-            }
-            Content::V6(ranges) => chunks(table, set, ranges, interval, |addr: u128| {
-                addr.to_be_bytes()
+            Content::V4(ranges) => chunks(table, set, ranges, emit, |list, range| {
+                range_elements(list, range, interval, u32::to_be_bytes);
+            }),
+            Content::V6(ranges) => chunks(table, set, ranges, emit, |list, range| {
+                range_elements(list, range, interval, u128::to_be_bytes);
+            }),
+            Content::Ports4(elements) => chunks(table, set, elements, emit, |list, element| {
+                port_element(
+                    list,
+                    &element.addr.to_be_bytes(),
+                    element.proto,
+                    element.port,
+                );
+            }),
+            Content::Ports6(elements) => chunks(table, set, elements, emit, |list, element| {
+                port_element(
+                    list,
+                    &element.addr.to_be_bytes(),
+                    element.proto,
+                    element.port,
+                );
             }),
         }
     }
@@ -230,15 +254,15 @@ impl Shape {
     fn of(set: Set) -> Self {
         match set {
             Set::Addresses(name) => {
-                let (key_type, key_len) = ip(name.family());
-                let flags = if name.kind() == Kind::Nets {
-                    SET_INTERVAL
-                } else {
-                    0
+                let (address, bytes) = ip(name.family());
+                let (flags, types, key_len) = match name.kind() {
+                    Kind::Hosts => (0, vec![address], bytes),
+                    Kind::Nets => (SET_INTERVAL, vec![address], bytes),
+                    Kind::Ports => (0, vec![address, TYPE_PROTO, TYPE_SERVICE], bytes + 8),
                 };
                 Self {
                     flags,
-                    key_type,
+                    key_type: concatenated(&types),
                     key_len,
                 }
             }
@@ -262,7 +286,7 @@ impl Shape {
                     FlowKey::Echo => (vec![address, address, icmp(family), TYPE_SERVICE], 8),
                     FlowKey::Addresses => (vec![address, address, TYPE_PROTO], 4),
                 };
-                let key_type = types.into_iter().fold(0, |all, one| all << 6 | one);
+                let key_type = concatenated(&types);
                 Self {
                     flags: SET_TIMEOUT | SET_EVAL,
                     key_type,
@@ -271,6 +295,11 @@ impl Shape {
             }
         }
     }
+}
+
+/// nft's number of a concatenation: six bits for each part.
+fn concatenated(types: &[u32]) -> u32 {
+    types.iter().fold(0, |all, one| all << 6 | one)
 }
 
 fn ip(family: Family) -> (u32, u32) {
@@ -337,33 +366,54 @@ unsafe impl NlMsg for CounterMessage {
     }
 }
 
-fn chunks<A: Address, const N: usize>(
+fn chunks<T>(
     table: &CStr,
     set: Set,
-    ranges: &[Range<A>],
-    interval: bool,
-    bytes: fn(A) -> [u8; N],
-) -> Vec<(RawMessage, usize)> {
-    let mut out = Vec::new();
+    items: &[T],
+    mut emit: impl FnMut(&RawMessage, usize),
+    encode: impl Fn(&mut Vec<u8>, &T),
+) {
     let mut list = Vec::with_capacity(CHUNK + 128);
     let mut count = 0;
-    for range in ranges {
-        element(&mut list, &bytes(range.first), false);
-        // An interval ends before its end element; the last address of the space has none.
-        if interval && let Some(end) = range.last.next() {
-            element(&mut list, &bytes(end), true);
-        }
+    for item in items {
+        encode(&mut list, item);
         count += 1;
         if list.len() >= CHUNK {
-            out.push((RawMessage::elements(table, set, &list), count));
+            emit(&RawMessage::elements(table, set, &list), count);
             list.clear();
             count = 0;
         }
     }
     if count > 0 {
-        out.push((RawMessage::elements(table, set, &list), count));
+        emit(&RawMessage::elements(table, set, &list), count);
     }
-    out
+}
+
+fn range_elements<A: Address, const N: usize>(
+    list: &mut Vec<u8>,
+    range: &Range<A>,
+    interval: bool,
+    bytes: fn(A) -> [u8; N],
+) {
+    element(list, &bytes(range.first), false);
+    // An interval ends before its end element; the last address of the space has none.
+    if interval && let Some(end) = range.last.next() {
+        element(list, &bytes(end), true);
+    }
+}
+
+/// Address, protocol and port, each padded to four bytes.
+fn port_element(list: &mut Vec<u8>, addr: &[u8], proto: u8, port: u16) {
+    let mut key = [0u8; 24];
+    let len = addr.len();
+    let [high, low] = port.to_be_bytes();
+    let parts = [(0, addr), (len, &[proto][..]), (len + 4, &[high, low][..])];
+    for (at, part) in parts {
+        if let Some(place) = key.get_mut(at..at + part.len()) {
+            place.copy_from_slice(part);
+        }
+    }
+    element(list, key.get(..len + 8).unwrap_or_default(), false);
 }
 
 /// NFTA_LIST_ELEM { [NFTA_SET_ELEM_FLAGS], NFTA_SET_ELEM_KEY { NFTA_DATA_VALUE } }, written without temporaries.

@@ -368,14 +368,19 @@ impl Kernel {
         content: &crate::snapshot::Content,
     ) {
         let mut from = 0;
-        for (message, count) in RawMessage::content(&self.table, Set::Addresses(name), content) {
-            let label = format!("elements {from} to {} of {name}", from + count - 1);
-            from += count;
-            match kind {
-                MsgType::Add => transaction.add(&message, label),
-                MsgType::Del => transaction.delete(&message, label),
-            }
-        }
+        RawMessage::content(
+            &self.table,
+            Set::Addresses(name),
+            content,
+            |message, count| {
+                let label = format!("elements {from} to {} of {name}", from + count - 1);
+                from += count;
+                match kind {
+                    MsgType::Add => transaction.add(message, label),
+                    MsgType::Del => transaction.delete(message, label),
+                }
+            },
+        );
     }
 
     fn chains(&self, transaction: &mut Transaction, ruleset: &Ruleset) {

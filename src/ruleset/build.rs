@@ -241,16 +241,7 @@ impl Builder<'_> {
                 } else {
                     ask_name(family)
                 };
-                let set = Set::Addresses(name);
-                vec![
-                    Address {
-                        family,
-                        side: side(direction),
-                        mask: None,
-                        set,
-                    },
-                    Goto(target),
-                ]
+                vec![address(name, family, direction), Goto(target)]
             })
             .collect();
         Chain {
@@ -387,6 +378,19 @@ fn end_denied_repeat() -> Chain {
     }
 }
 
+fn address(name: SetName, family: Ip, direction: Direction) -> Statement {
+    let (side, set) = (side(direction), Set::Addresses(name));
+    match name.kind() {
+        Kind::Ports => AddressPort { family, side, set },
+        Kind::Hosts | Kind::Nets => Address {
+            family,
+            side,
+            mask: None,
+            set,
+        },
+    }
+}
+
 fn recent(verdict: Remembered, family: Ip, then: &Statement) -> Vec<Vec<Statement>> {
     FlowKey::ALL
         .into_iter()
@@ -501,7 +505,10 @@ mod tests {
         for statement in ruleset.chains.iter().flat_map(|c| &c.rules).flatten() {
             match statement {
                 Jump(chain) | Goto(chain) => assert!(chains.contains(chain.as_str()), "{chain}"),
-                Address { set, .. } | InRecent(set) | UpdateRecent(set) => {
+                Address { set, .. }
+                | AddressPort { set, .. }
+                | InRecent(set)
+                | UpdateRecent(set) => {
                     assert!(ruleset.sets.contains(set))
                 }
                 _ => {}

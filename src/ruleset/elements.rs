@@ -10,8 +10,8 @@ use std::{
 
 use super::{Shape, TABLE_COMMENT, TableFamily, include::open_prefilter};
 use crate::{
-    prefix::{Address, Prefix, Range},
-    snapshot::{Class, Content, SetName, Sets},
+    prefix::{Address, Family, Prefix, Range},
+    snapshot::{Class, Content, Kind, PortElement, SetName, Sets},
 };
 
 /// Elements of feeds written at most. nft needs 0.4 KB (hosts) to 1.3 KB (networks)
@@ -63,7 +63,15 @@ fn write(
         writeln!(out, "add table {table}")?;
     }
     for (name, shape) in there {
-        let version = super::digit(name.family());
+        let address = match name.family() {
+            Family::V4 => "ipv4_addr",
+            Family::V6 => "ipv6_addr",
+        };
+        let more = if name.kind() == Kind::Ports {
+            " . inet_proto . inet_service"
+        } else {
+            ""
+        };
         let flags = shape.to_string();
         let flags = if flags.is_empty() {
             flags
@@ -72,7 +80,7 @@ fn write(
         };
         writeln!(
             out,
-            "add set {table} {name} {{ type ipv{version}_addr;{flags} }}"
+            "add set {table} {name} {{ type {address}{more};{flags} }}"
         )?;
         writeln!(out, "flush set {table} {name}")?;
     }
@@ -96,6 +104,8 @@ fn write(
             match &*content {
                 Content::V4(ranges) => write_ranges(out, ranges.iter().take(most))?,
                 Content::V6(ranges) => write_ranges(out, ranges.iter().take(most))?,
+                Content::Ports4(list) => write_ports(out, list.iter().take(most))?,
+                Content::Ports6(list) => write_ports(out, list.iter().take(most))?,
             }
             writeln!(out, "}}")?;
         }
@@ -127,15 +137,34 @@ fn write_ranges<'a, A: Address>(
     ranges: impl Iterator<Item = &'a Range<A>>,
 ) -> fmt::Result {
     for (i, range) in ranges.enumerate() {
-        out.push_str(match i {
-            0 => "\t",
-            _ if i % ON_A_LINE == 0 => ",\n\t",
-            _ => ", ",
-        });
+        out.push_str(between(i));
         write_range(out, range)?;
     }
     out.push('\n');
     Ok(())
+}
+
+fn write_ports<'a, A: Address>(
+    out: &mut String,
+    elements: impl Iterator<Item = &'a PortElement<A>>,
+) -> fmt::Result {
+    for (i, element) in elements.enumerate() {
+        out.push_str(between(i));
+        // Numbers: nft has no name for every protocol with ports.
+        let PortElement { addr, proto, port } = element;
+        write!(out, "{} . {proto} . {port}", addr.ip())?;
+    }
+    out.push('\n');
+    Ok(())
+}
+
+/// What stands before the element with this number.
+fn between(i: usize) -> &'static str {
+    match i {
+        0 => "\t",
+        _ if i.is_multiple_of(ON_A_LINE) => ",\n\t",
+        _ => ", ",
+    }
 }
 
 fn write_range<A: Address>(out: &mut String, range: &Range<A>) -> fmt::Result {
@@ -161,37 +190,30 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::PrivateNetworks,
-        feed::{Action, Entry, FeedData, Parsed, Scope, Severity},
+        config::Feed,
+        feed::{Action, FeedData, Limits, parse_plain},
         ruleset::full,
-        snapshot::{Input, build},
+        snapshot::{self, Input, build},
     };
 
     fn sets(lists: &[(Action, &[&str])]) -> Sets {
         let inputs: Vec<Input> = lists
             .iter()
             .enumerate()
-            .map(|(i, (action, list))| Input {
-                name: format!("f{i}").parse().unwrap(),
-                action: *action,
-                scope: Scope::Both,
-                severity: Severity::Medium,
-                data: Arc::new(FeedData {
-                    parsed: Parsed {
-                        entries: list
-                            .iter()
-                            .map(|p| Entry {
-                                prefix: p.parse().unwrap(),
-                            })
-                            .collect(),
-                        ..Parsed::default()
-                    },
-                    pulled: SystemTime::UNIX_EPOCH,
+            .map(|(i, (action, list))| {
+                let mut feed = Feed::new(format!("f{i}").parse().unwrap());
+                feed.action = *action;
+                let parsed = parse_plain(list.join("\n").as_bytes(), &Limits::default());
+                let pulled = SystemTime::UNIX_EPOCH;
+                let data = FeedData {
+                    parsed,
+                    pulled,
                     bytes: 0,
-                }),
+                };
+                Input::new(&feed, Arc::new(data))
             })
             .collect();
-        build(&inputs, &[], PrivateNetworks::Refuse).sets
+        build(&inputs, &[], snapshot::Options::default()).sets
     }
 
     fn usual() -> BTreeMap<SetName, Shape> {
@@ -211,6 +233,8 @@ mod tests {
                     "198.51.100.0/24",
                     "198.51.101.0/25",
                     "2001:db8::/32",
+                    "192.0.2.5:443/tcp",
+                    "[2001:db9::2]:53/udp",
                 ],
             ),
             (Action::Alert, &["192.0.2.9"]),
@@ -222,6 +246,9 @@ mod tests {
             "add element inet feedgate deny_hosts4 {\n\t192.0.2.1\n}",
             "add element inet feedgate deny_nets4 {\n\t198.51.100.0-198.51.101.127\n}",
             "add element inet feedgate deny_nets6 {\n\t2001:db8::/32\n}",
+            "add set inet feedgate deny_ports4 { type ipv4_addr . inet_proto . inet_service; }",
+            "add element inet feedgate deny_ports4 {\n\t192.0.2.5 . 6 . 443\n}",
+            "add element inet feedgate deny_ports6 {\n\t2001:db9::2 . 17 . 53\n}",
             "add element inet feedgate watch_hosts4 {\n\t192.0.2.9\n}",
             "add element inet feedgate coarse4 {",
             "add set inet feedgate deny_nets4 { type ipv4_addr; flags interval; }",

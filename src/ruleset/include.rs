@@ -60,8 +60,10 @@ impl fmt::Display for Shape {
 pub fn full() -> BTreeSet<SetName> {
     let mut names = BTreeSet::new();
     for family in [Family::V4, Family::V6] {
-        for kind in [Kind::Hosts, Kind::Nets] {
-            names.insert(SetName::Coarse { kind, family });
+        for kind in [Kind::Hosts, Kind::Nets, Kind::Ports] {
+            if kind != Kind::Ports {
+                names.insert(SetName::Coarse { kind, family });
+            }
             for class in [Class::Deny, Class::Watch] {
                 for scope in [Scope::Both, Scope::Out, Scope::In] {
                     names.insert(SetName::Class {
@@ -83,15 +85,8 @@ pub fn open_prefilter(sets: &Sets, name: SetName) -> Cow<'_, Content> {
     let SetName::Coarse { kind, family } = name else {
         return given(sets, name);
     };
-    let other = SetName::Coarse {
-        kind: match kind {
-            Kind::Hosts => Kind::Nets,
-            Kind::Nets => Kind::Hosts,
-        },
-        family,
-    };
-    let closed = sets.get(name).is_some() || sets.get(other).is_some();
-    if closed || kind == Kind::Hosts {
+    let has = |kind| sets.get(SetName::Coarse { kind, family }).is_some();
+    if has(Kind::Hosts) || has(Kind::Nets) || kind != Kind::Nets {
         return given(sets, name);
     }
     Cow::Owned(everything(family))

@@ -265,11 +265,11 @@ fn write_set(f: &mut impl fmt::Write, set: Set) -> fmt::Result {
                 Family::V4 => "ipv4_addr",
                 Family::V6 => "ipv6_addr",
             };
-            writeln!(f, "\t\ttype {family}")?;
-            if name.kind() == Kind::Nets {
-                writeln!(f, "\t\tflags interval")?;
+            match name.kind() {
+                Kind::Hosts => writeln!(f, "\t\ttype {family}"),
+                Kind::Nets => writeln!(f, "\t\ttype {family}\n\t\tflags interval"),
+                Kind::Ports => writeln!(f, "\t\ttype {family} . inet_proto . inet_service"),
             }
-            Ok(())
         }
         Set::PortProtocols => {
             writeln!(

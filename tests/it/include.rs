@@ -16,16 +16,18 @@ use std::{
 };
 
 use feedgate::{
-    config::{Config, PrivateNetworks},
+    config::{self, Config},
     demo::Netns,
-    feed::{Action, Entry, FeedData, Parsed, Scope, Severity},
+    feed::{Action, FeedData, Limits, Scope, parse_plain},
     nft::Kernel,
     ruleset::{self, Options, Shape, TableFamily},
-    snapshot::{Input, Snapshot, build},
+    snapshot::{self, Input, Snapshot, build},
 };
 use serde_json::Value;
 
-use crate::support::{Alerts, Conf, Daemon, Lab, connect, dropped, eventually, feedgate, nft, web};
+use crate::support::{
+    Alerts, Conf, Daemon, Lab, connect, dropped, eventually, feedgate, nft, ping, web,
+};
 
 const DENIED: &str = "203.0.113.1:80";
 const WATCHED: &str = "203.0.113.2:80";
@@ -89,31 +91,20 @@ fn snapshot(feeds: &[(Action, Scope, Vec<String>)]) -> Snapshot {
         .iter()
         .enumerate()
         .map(|(i, (action, scope, list))| {
-            let entries = list
-                .iter()
-                .map(|p| Entry {
-                    prefix: p.parse().unwrap(),
-                })
-                .collect();
-            let parsed = Parsed {
-                entries,
-                ..Parsed::default()
-            };
+            let mut feed = config::Feed::new(format!("f{i}").parse().unwrap());
+            (feed.action, feed.scope) = (*action, *scope);
+            let parsed = parse_plain(list.join("\n").as_bytes(), &Limits::default());
+            assert_eq!(parsed.good, list.len());
             let pulled = SystemTime::UNIX_EPOCH;
-            Input {
-                name: format!("f{i}").parse().unwrap(),
-                action: *action,
-                scope: *scope,
-                severity: Severity::Medium,
-                data: Arc::new(FeedData {
-                    parsed,
-                    pulled,
-                    bytes: 0,
-                }),
-            }
+            let data = FeedData {
+                parsed,
+                pulled,
+                bytes: 0,
+            };
+            Input::new(&feed, Arc::new(data))
         })
         .collect();
-    build(&inputs, &[], PrivateNetworks::Refuse)
+    build(&inputs, &[], snapshot::Options::default())
 }
 
 /// A snapshot in which every set has something.
@@ -125,6 +116,8 @@ fn everything() -> Snapshot {
         "2001:db8::9",
         "2001:db8:1::/48",
         "2a00::/24",
+        "203.0.113.8:443",
+        "[2001:db8::8]:53/udp",
     ];
     let mut feeds = Vec::new();
     for action in [Action::Deny, Action::Alert] {
@@ -313,11 +306,17 @@ fn include(lab: &Lab, keys: &[&str]) -> Conf {
     keys.iter().fold(conf, |conf, key| conf.nftables(key))
 }
 
+/// Denied and watched addresses, and one denied at port 80 only.
 fn feeds(conf: Conf) -> Conf {
     conf.feed(
         "block",
         "deny",
-        &["203.0.113.1", "198.18.0.0/15", "2001:db8:bad::1"],
+        &[
+            "203.0.113.1",
+            "198.18.0.0/15",
+            "203.0.113.8:80",
+            "2001:db8:bad::1",
+        ],
     )
     .feed("watch", "alert", &["203.0.113.2"])
 }
@@ -342,6 +341,8 @@ fn include_fills_the_shipped_table_and_empties_it_again() {
     let enforced = || {
         assert!(dropped(&lab.host, DENIED));
         assert!(dropped(&lab.host, "[2001:db8:bad::1]:80"));
+        assert!(dropped(&lab.host, "203.0.113.8:80"));
+        assert!(ping(&lab.host, "203.0.113.8"), "listed with a port");
         connect(&lab.host, WATCHED).unwrap();
         connect(&lab.host, "203.0.113.200:80").unwrap();
     };
