@@ -70,7 +70,7 @@ audit: ## look for known security advisories (needs cargo-deny and the network)
 
 install: ## install below $(DESTDIR)$(PREFIX); build first; a configuration that is there is kept
 	install -Dm 0755 $(TARGET)/release/feedgate $(DESTDIR)$(PREFIX)/sbin/feedgate
-	@$(foreach file,$(wildcard nft/*.nft),install -Dvm 0644 $(file) $(DESTDIR)$(PREFIX)/share/feedgate/$(file);)
+	@$(foreach file,$(wildcard nft/*.nft nft/examples/*.nft),install -Dvm 0644 $(file) $(DESTDIR)$(PREFIX)/share/feedgate/$(file);)
 	@$(foreach file,$(wildcard systemd/*.service),\
 	    install -d $(DESTDIR)$(PREFIX)/lib/systemd/system && \
 	    sed 's|/usr/local/|$(PREFIX)/|g' $(file) > $(DESTDIR)$(PREFIX)/lib/systemd/system/$(notdir $(file));)

@@ -117,8 +117,17 @@ pub(super) enum FeedsCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum NftCommand {
-    /// Print the ruleset in nft syntax, without elements
+    /// Print the ruleset in nft syntax
     Print {
+        /// What nft/base.nft holds, for this configuration: sets, counters, guard chains
+        #[arg(long, conflicts_with_all = ["inspect", "elements", "json"])]
+        base: bool,
+        /// What nft/inspect.nft holds, for this configuration: the chains that ask the daemon
+        #[arg(long, conflicts_with_all = ["elements", "json"])]
+        inspect: bool,
+        /// With the elements of the sets
+        #[arg(long)]
+        elements: bool,
         #[command(flatten)]
         json: Json,
     },

@@ -104,8 +104,18 @@ fn run(args: Args) -> Result<(), Failure> {
         } => feeds::preview(&config, feed, json.json),
         Command::Lookup { address, json } => ask::lookup(&config, address, json.json),
         Command::Nft {
-            command: args::NftCommand::Print { json },
-        } => nft::print(&config, json.json),
+            command:
+                args::NftCommand::Print {
+                    base,
+                    inspect,
+                    elements,
+                    json,
+                },
+        } => match (base, inspect) {
+            (true, _) => nft::base(&config),
+            (_, true) => nft::inspect(&config),
+            _ => nft::print(&config, elements, json.json),
+        },
         Command::Down => down::down(&config),
         Command::Demo => demo(),
     }

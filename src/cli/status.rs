@@ -33,12 +33,13 @@ fn render_status(status: &Value) -> String {
     let mut out = Lines::default();
     let protected = status["protected"] == true;
     out.add(format!(
-        "{}  table inet {} {}, {} elements{}",
+        "{}  table {} {} {}, {} elements{}",
         if protected {
             "PROTECTED"
         } else {
             "NOT PROTECTED"
         },
+        text(&status["table"]["family"]),
         text(&status["table"]["name"]),
         text(&status["table"]["state"]),
         status["table"]["elements"],

@@ -28,7 +28,7 @@ const ROWS: &[Row] = &[
     on("daemon.control-socket"),
     off("daemon.on-daemon-down"),
     on("nftables.mode"),
-    off("nftables.mode=include"),
+    on("nftables.mode=include"),
     on("nftables.family"),
     on("nftables.table"),
     on("nftables.owner"),

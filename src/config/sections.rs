@@ -76,9 +76,7 @@ pub(super) fn nftables(log: &mut Log<'_>, root: &Table<'_>) -> Nftables {
 /// What only two keys together can get wrong.
 fn judge_nftables(log: &mut Log<'_>, table: &Table<'_>, nftables: &Nftables) {
     match nftables.mode {
-        Mode::Include => {
-            log.pending("nftables.mode=include", table.place("mode"), None);
-        }
+        Mode::Include => {}
         Mode::Own if nftables.family != "inet" => {
             let problem = Problem::new("must be \"inet\" in mode \"own\"");
             log.error(&table.path("family"), table.place("family"), problem);

@@ -57,7 +57,11 @@ pub enum Request {
         addr: IpAddr,
     },
     /// The ruleset in nft syntax.
-    Ruleset,
+    Ruleset {
+        /// With the elements of its sets.
+        #[serde(default)]
+        elements: bool,
+    },
     /// Remove the table and stop.
     Down,
 }

@@ -104,6 +104,8 @@ pub(super) struct Core {
     pub(super) inherited: bool,
     /// Told after each change of the kernel's sets.
     pub(super) changed: Option<SyncSender<()>>,
+    /// Mode include: what was said to be wrong with the admin's table.
+    pub(super) told: Vec<String>,
     /// The unattributed counters as last reported.
     unattributed: (u64, u64),
 }
@@ -123,6 +125,7 @@ impl Core {
             servers: Vec::new(),
             inherited: false,
             changed: None,
+            told: Vec::new(),
             unattributed: (0, 0),
         };
         core.take_config(config);

@@ -24,11 +24,9 @@ pub(super) async fn answer(shared: Arc<Shared>, request: Request, body: Vec<u8>)
             blocking(&shared, |shared| value(&status::feeds(&lock(&shared.core)))).await
         }
         Request::Lookup { addr } => value(&lookup(&shared.path.view.current(), addr)),
-        Request::Ruleset => {
-            blocking(&shared, |shared| {
-                let core = lock(&shared.core);
-                let sets = core.path.view.current();
-                Ok(json!(core.kernel.ruleset(&sets.sets).to_string()))
+        Request::Ruleset { elements } => {
+            blocking(&shared, move |shared| {
+                Ok(json!(super::elements::print(&lock(&shared.core), elements)))
             })
             .await
         }

@@ -4,10 +4,12 @@
 //! pulls, timers and the control socket, and the sinks' own.
 
 mod core;
+mod elements;
 mod engine;
 mod flows;
 mod handler;
 mod heal;
+mod include;
 mod intake;
 mod lastgood;
 mod live;
@@ -112,6 +114,8 @@ struct Shared {
     path: Arc<Path>,
     client: fetch::Client,
     store: Store,
+    /// What `sets.nft` holds.
+    elements: Mutex<elements::Written>,
     config_file: PathBuf,
     started: SystemTime,
     /// A first pull has ended.
@@ -164,6 +168,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         path,
         client: fetch::Client::new(fetch::Options::default())?,
         store,
+        elements: Mutex::default(),
         config_file: config_file.to_owned(),
         started: SystemTime::now(),
         progress: Notify::new(),
@@ -179,6 +184,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         start::recall(&mut core, &shared.store);
         core.resume_counters(&shared.store);
         start::first_table(&mut core)?;
+        include::tell(&mut core);
     }
     let mut threads = start::Threads::spawn(&shared, queues)?;
     if let Some(watch) = watch {
@@ -260,7 +266,10 @@ async fn housekeeping(shared: &Arc<Shared>) {
                     own_exceptions(shared)
                 };
                 let shared = Arc::clone(shared);
-                let work = move || health(&shared, found);
+                let work = move || {
+                    health(&shared, found);
+                    elements::keep(&shared, false);
+                };
                 let _ = tokio::task::spawn_blocking(work).await;
             }
         }
@@ -274,6 +283,13 @@ fn health(shared: &Shared, exceptions: Vec<crate::snapshot::Exception>) {
         return;
     }
     let changed = core.take_exceptions(exceptions) | core.expire_feeds(SystemTime::now());
+    if let Some(result) = include::health(&mut core, changed) {
+        if let Err(e) = result {
+            tracing::error!("{e}");
+        }
+        core.count_unattributed(&shared.store);
+        return;
+    }
     let result = match core.kernel.table_state() {
         // The listener is faster; this is for a table that went unseen.
         Ok(crate::nft::TableState::Absent) => core.heal(&crate::nft::Notice::Unsure),
@@ -401,6 +417,8 @@ fn shut_down(shared: &Shared, threads: start::Threads) {
     threads.join();
     if down {
         live::release_all(lock(&shared.core).config.nftables.cut_mask);
+    } else {
+        elements::keep(shared, true);
     }
     shared.path.summaries(None);
     for sink in shared.path.sinks.load().close(FLUSH) {
@@ -415,7 +433,7 @@ fn shut_down(shared: &Shared, threads: start::Threads) {
     tracing::info!(
         "stopped; {}",
         if down {
-            "the table is removed"
+            "the table is removed (mode include: its sets are emptied)"
         } else {
             "deny sets stay in force"
         }

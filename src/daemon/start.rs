@@ -96,6 +96,11 @@ pub(super) fn open_kernel(config: &Config) -> Result<(Kernel, Vec<Queue>), RunEr
         .into());
     }
     match kernel.queue_kind() {
+        _ if nftables.mode == config::Mode::Include => tracing::info!(
+            "mode include: the sets of table {} {} are filled",
+            nftables.family,
+            nftables.table
+        ),
         QueueKind::Missing => {
             tracing::error!(
                 "no packet can be attributed: {}. Deny sets are enforced all the same",
@@ -103,11 +108,6 @@ pub(super) fn open_kernel(config: &Config) -> Result<(Kernel, Vec<Queue>), RunEr
             );
         }
         kind => tracing::info!("packets are queued by the {}", kind.as_str()),
-    }
-    if nftables.mode == config::Mode::Include {
-        tracing::warn!(
-            "nftables.mode = \"include\" is not in effect in this version: the daemon makes its own table"
-        );
     }
     Ok((kernel, queues?))
 }
@@ -199,7 +199,7 @@ pub(super) fn keep_what_needs_a_restart(old: &Config, mut new: Config) -> Config
     }
     let queues = |n: &config::Nftables| {
         (
-            n.table.clone(),
+            (n.mode, n.family.clone(), n.table.clone()),
             n.queue_first,
             n.queue_count,
             n.queue_max_len,
@@ -207,7 +207,7 @@ pub(super) fn keep_what_needs_a_restart(old: &Config, mut new: Config) -> Config
         )
     };
     if keep(
-        "[nftables] table, queue or mark",
+        "[nftables] mode, table, queue or mark",
         queues(&old.nftables) != queues(&new.nftables),
     ) {
         let deny_with = new.nftables.deny_with;

@@ -13,12 +13,13 @@ use super::{
     Shared,
     core::{Core, FeedState},
     engine::lock,
+    include,
     tally::LastHour,
 };
 use crate::{
     feed::{Action, Bad, FeedName, Finding, LeftOut},
     nft::{Count, QueueKind, TableState},
-    ruleset::Counter,
+    ruleset::{Counter, TableFamily},
     sink::SinkStats,
     snapshot::FeedReport,
 };
@@ -62,8 +63,13 @@ pub struct Status {
 /// The table in the kernel.
 #[derive(Debug, Serialize)]
 pub struct Table {
-    /// Its name; the family is inet.
+    /// Its name.
     pub name: String,
+    /// `inet`; in mode include also `ip` or `ip6`.
+    pub family: &'static str,
+    /// In mode include: the sets that are filled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filled: Option<Vec<String>>,
     /// `present`, `absent`, or whose it is.
     pub state: String,
     /// Elements in the sets of addresses.
@@ -187,7 +193,8 @@ pub(super) fn status(shared: &Shared) -> Status {
     let protected = core.broken.is_none()
         && !nothing_known
         && table.state == "present"
-        && core.kernel.queue_kind() != QueueKind::Missing;
+        && core.kernel.queue_kind() != QueueKind::Missing
+        && include::problems(&core).is_empty();
     let counts = &shared.path.counts;
     Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -275,6 +282,8 @@ fn table(core: &Core) -> Table {
     });
     Table {
         name: core.kernel.options().table.clone(),
+        family: family(core),
+        filled: core.kernel.included().map(|seen| include::sets(&seen)),
         state,
         elements: snapshot.sets.elements(),
         prefilter,
@@ -284,6 +293,14 @@ fn table(core: &Core) -> Table {
         last_heal: core.last_heal.as_ref().map(|(_, what)| what.clone()),
         owned: core.kernel.owns(),
     }
+}
+
+fn family(core: &Core) -> &'static str {
+    core.kernel
+        .options()
+        .include
+        .unwrap_or(TableFamily::Inet)
+        .as_str()
 }
 
 /// Columns of nfnetlink_queue: number, portid, waiting, copy mode, copy range, dropped, user dropped, id.
@@ -352,14 +369,19 @@ fn problems(
     sinks: &[SinkStats],
 ) -> Vec<String> {
     let mut all = Vec::new();
-    if table.state != "present" {
-        all.push(format!("table inet {} is {}", table.name, table.state));
+    let included = include::problems(core);
+    if table.state != "present" && included.is_empty() {
+        all.push(format!(
+            "table {} {} is {}",
+            table.family, table.name, table.state
+        ));
     }
+    all.extend(included);
     all.extend(core.broken.iter().cloned());
     if core.inherited {
         all.push("no good data of any feed yet: the table of the last run is in force".into());
     }
-    if core.kernel.queue_kind() == QueueKind::Missing {
+    if core.kernel.queue_kind() == QueueKind::Missing && core.kernel.included().is_none() {
         all.push(format!(
             "nothing is attributed: {}",
             QueueKind::Missing.as_str()

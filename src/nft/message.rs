@@ -49,7 +49,9 @@ const TYPE_ICMP: u32 = 14;
 const TYPE_ICMP6: u32 = 29;
 
 /// A message of attributes that are already encoded.
+#[derive(Clone)]
 pub(super) struct RawMessage {
+    family: u16,
     add: (u16, u16),
     del: (u16, u16),
     attributes: Vec<u8>,
@@ -65,6 +67,7 @@ impl RawMessage {
         wire::put(&mut attributes, 1, name.to_bytes_with_nul());
         wire::put(&mut attributes, 6, &comment);
         Self {
+            family: INET,
             add: (NEWTABLE, NLM_CREATE | NLM_ACK),
             del: (DELTABLE, NLM_ACK),
             attributes,
@@ -102,6 +105,17 @@ impl RawMessage {
         emit: impl FnMut(&Self, usize),
     ) {
         let interval = matches!(set, Set::Addresses(name) if name.kind() == Kind::Nets);
+        Self::content_as(table, set, content, interval, emit);
+    }
+
+    /// The same for a set that somebody declared with or without `flags interval`.
+    pub(super) fn content_as(
+        table: &CStr,
+        set: Set,
+        content: &Content,
+        interval: bool,
+        emit: impl FnMut(&Self, usize),
+    ) {
         match content {
             Content::V4(ranges) => chunks(table, set, ranges, emit, |list, range| {
                 range_elements(list, range, interval, u32::to_be_bytes);
@@ -128,6 +142,19 @@ impl RawMessage {
         }
     }
 
+    /// For a table of another family than inet.
+    pub(super) fn in_family(mut self, family: u16) -> Self {
+        self.family = family;
+        self
+    }
+
+    /// Asks for an answer also when all is well.
+    pub(super) fn acknowledged(mut self) -> Self {
+        self.add.1 |= NLM_ACK;
+        self.del.1 |= NLM_ACK;
+        self
+    }
+
     /// EXCL: an element that is there already means that kernel and daemon differ; that must not pass unnoticed.
     fn elements(table: &CStr, set: Set, list: &[u8]) -> Self {
         let mut attributes = Vec::with_capacity(list.len() + 80);
@@ -139,6 +166,7 @@ impl RawMessage {
             wire::put_nested(&mut attributes, 3, list);
         }
         Self {
+            family: INET,
             add: (NEWSETELEM, NLM_CREATE | NLM_EXCL),
             del: (DELSETELEM, 0),
             attributes,
@@ -158,7 +186,8 @@ unsafe impl NlMsg for RawMessage {
         // SAFETY: the caller gives a buffer of nft_nlmsg_maxsize() bytes (64 KiB + a page); header (20 bytes) and
         // `len` bytes fit. The header is aligned because the buffer is.
         unsafe {
-            let header = sys::nftnl_nlmsg_build_hdr(buf.cast::<c_char>(), kind, INET, flags, seq);
+            let header =
+                sys::nftnl_nlmsg_build_hdr(buf.cast::<c_char>(), kind, self.family, flags, seq);
             let end = usize::try_from((*header).nlmsg_len).unwrap_or(20);
             std::ptr::copy_nonoverlapping(self.attributes.as_ptr(), buf.cast::<u8>().add(end), len);
             (*header).nlmsg_len = u32::try_from(end + len).unwrap_or(0);

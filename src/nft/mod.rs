@@ -3,6 +3,8 @@
 //! Every change is one transaction. Knows nothing of feeds beyond the sets it is given.
 
 mod expression;
+mod include;
+mod layout;
 mod message;
 mod query;
 #[cfg(test)]
@@ -28,6 +30,8 @@ use crate::{
     ruleset::{self, Counter, Options, Ruleset, Set},
     snapshot::{Delta, SetName, Sets},
 };
+use include::Include;
+pub use layout::Included;
 use message::{CounterMessage, RawMessage, SetMessage};
 pub use query::{Count, TableState};
 use transaction::{Netlink, Transaction};
@@ -117,6 +121,7 @@ fn errno_hint(errno: Errno) -> &'static str {
         Errno::EOPNOTSUPP => " (the kernel lacks this feature of nf_tables)",
         Errno::ENOENT => " (a table, chain or set of it is gone, or a kernel module is missing)",
         Errno::EEXIST => " (it overlaps with an element that is there)",
+        Errno::ENFILE => " (the set is full: its declared size is too small)",
         _ => "",
     }
 }
@@ -166,6 +171,8 @@ pub struct Kernel {
     membership: Option<Arc<Membership>>,
     /// The generation before the last installation of the whole table.
     installed_after: Cell<Option<u32>>,
+    /// The table is the admin's.
+    include: Option<Include>,
 }
 
 impl Kernel {
@@ -174,9 +181,14 @@ impl Kernel {
         let table = CString::new(options.table.as_str())
             .map_err(|_| NftError::Build(options.table.clone()))?;
         let netlink = Netlink::open()?;
-        let queue = probe_queue(&netlink, options.queue_first)?;
-        let can_own = probe_owner(&netlink)?;
+        let include = options.include.map(Include::new);
+        let queue = match include {
+            Some(_) => QueueKind::Missing,
+            None => probe_queue(&netlink, options.queue_first)?,
+        };
+        let can_own = include.is_none() && probe_owner(&netlink)?;
         Ok(Self {
+            include,
             netlink,
             options,
             table,
@@ -189,7 +201,10 @@ impl Kernel {
 
     /// How packets are queued on this kernel.
     pub fn queue_kind(&self) -> QueueKind {
-        self.queue
+        match &self.include {
+            Some(include) => include.queue_kind(),
+            None => self.queue,
+        }
     }
 
     /// True when the table is this daemon's alone while it lives: others' changes end in EPERM, also
@@ -213,17 +228,37 @@ impl Kernel {
     pub fn set_options(&mut self, options: Options) {
         self.options = Options {
             table: self.options.table.clone(),
+            include: self.options.include,
             ..options
         };
     }
 
     /// Whether the table is there, and whose it is.
     pub fn table_state(&self) -> Result<TableState, NftError> {
+        if let Some(include) = &self.include {
+            return include.table_state(&self.netlink, &self.options);
+        }
         query::table_state(&self.netlink, &self.options.table)
+    }
+
+    /// Mode include: what the admin's table was seen to have, and what is wrong with it.
+    pub fn included(&self) -> Option<Included> {
+        self.include.as_ref().map(Include::seen)
+    }
+
+    /// Mode include: true when the table or one of its sets is not the one that was filled.
+    pub fn reloaded(&self) -> Result<bool, NftError> {
+        match &self.include {
+            Some(include) => include.reloaded(&self.netlink, &self.options),
+            None => Ok(false),
+        }
     }
 
     /// Puts the whole table with all elements into the kernel, in place of an earlier one of ours.
     pub fn install(&self, sets: &Sets) -> Result<Applied, NftError> {
+        if let Some(include) = &self.include {
+            return include.fill(&self.netlink, &self.options, sets);
+        }
         let start = Instant::now();
         let before = query::generation(&self.netlink)?;
         let mut transaction = Transaction::new();
@@ -269,6 +304,9 @@ impl Kernel {
 
     /// Takes the kernel from the sets before `delta` to `sets`, and forgets remembered verdicts.
     pub fn apply(&self, delta: &Delta, sets: &Sets) -> Result<Applied, NftError> {
+        if let Some(include) = &self.include {
+            return include.apply(&self.netlink, &self.options, delta, sets);
+        }
         let start = Instant::now();
         let mut transaction = Transaction::new();
         let ruleset = self.ruleset(sets);
@@ -373,14 +411,21 @@ impl Kernel {
 
     /// Stops asking the daemon: the queue rules leave, the deny sets stay in force.
     pub fn stop_asking(&mut self, sets: &Sets) -> Result<(), NftError> {
+        if self.include.is_some() {
+            // The rules are the admin's, and have `bypass`.
+            return Ok(());
+        }
         self.queue = QueueKind::Missing;
         let mut transaction = Transaction::new();
         self.rules(&mut transaction, &self.ruleset(sets), true);
         transaction.commit(&self.netlink, &self.table)
     }
 
-    /// Removes the table if it is ours; says whether it was there.
+    /// Removes the table if it is ours; says whether it was there. In mode include: empties its sets.
     pub fn remove(&self) -> Result<bool, NftError> {
+        if let Some(include) = &self.include {
+            return include.empty(&self.netlink, &self.options);
+        }
         match self.table_state()? {
             TableState::Absent => Ok(false),
             TableState::Foreign(why) => Err(NftError::Foreign {
@@ -402,7 +447,11 @@ impl Kernel {
 
     /// The table's counters.
     pub fn counters(&self) -> Result<BTreeMap<Counter, Count>, NftError> {
-        query::counters(&self.netlink, &self.table)
+        query::counters(
+            &self.netlink,
+            layout::number(self.options.include),
+            &self.table,
+        )
     }
 
     /// The ruleset for these sets, as the kernel has it.

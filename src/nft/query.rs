@@ -16,8 +16,8 @@ use super::{
 use crate::ruleset::{Counter, TABLE_COMMENT};
 
 // linux/netfilter/nf_tables.h and nfnetlink.h
-const SUBSYSTEM: u16 = 10 << 8;
-const GETTABLE: u16 = SUBSYSTEM | 1;
+pub(super) const SUBSYSTEM: u16 = 10 << 8;
+pub(super) const GETTABLE: u16 = SUBSYSTEM | 1;
 const GETRULE: u16 = SUBSYSTEM | 7;
 const GETSET: u16 = SUBSYSTEM | 10;
 const GETGEN: u16 = SUBSYSTEM | 16;
@@ -32,7 +32,7 @@ const OBJ_TYPE: u16 = 3;
 const OBJ_DATA: u16 = 4;
 const COUNTER_BYTES: u16 = 1;
 const COUNTER_PACKETS: u16 = 2;
-const INET: u8 = 1;
+pub(super) const INET: u8 = 1;
 /// Bytes of `struct nfgenmsg`.
 const NFGEN: usize = 4;
 const ANSWER: Duration = Duration::from_secs(10);
@@ -107,16 +107,17 @@ fn comment(data: &[u8]) -> Option<String> {
 
 pub(super) fn counters(
     netlink: &Netlink,
+    family: u8,
     table: &CStr,
 ) -> Result<BTreeMap<Counter, Count>, NftError> {
     let mut attributes = Vec::new();
     wire::put(&mut attributes, OBJ_TABLE, table.to_bytes_with_nul());
     wire::put(&mut attributes, OBJ_TYPE, &1u32.to_be_bytes());
     let mut counts = BTreeMap::new();
-    request(
+    request_in(
         netlink,
-        GETOBJ,
-        REQUEST | DUMP,
+        family,
+        (GETOBJ, REQUEST | DUMP),
         &attributes,
         "counters",
         |object| {
@@ -195,10 +196,22 @@ fn request(
     flags: u16,
     attributes: &[u8],
     what: &str,
+    each: impl FnMut(Attributes<'_>),
+) -> Result<(), NftError> {
+    request_in(netlink, INET, (kind, flags), attributes, what, each)
+}
+
+/// The same about tables of one family.
+pub(super) fn request_in(
+    netlink: &Netlink,
+    family: u8,
+    (kind, flags): (u16, u16),
+    attributes: &[u8],
+    what: &str,
     mut each: impl FnMut(Attributes<'_>),
 ) -> Result<(), NftError> {
     const SEQ: u32 = 1;
-    let message = wire::request(kind, flags, SEQ, &[INET, 0, 0, 0], attributes);
+    let message = wire::request(kind, flags, SEQ, &[family, 0, 0, 0], attributes);
     netlink.drain();
     netlink.send(&[&message])?;
     let mut buffer = vec![0; 1 << 16];
@@ -224,6 +237,6 @@ fn request(
     }
 }
 
-fn be64(bytes: &[u8]) -> Option<u64> {
+pub(super) fn be64(bytes: &[u8]) -> Option<u64> {
     bytes.first_chunk().map(|b| u64::from_be_bytes(*b))
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use super::{
     Base, Chain, Counter, FlowKey, Remembered, Ruleset, Set, Side,
     Statement::{self, *},
+    TableFamily,
 };
 use crate::{
     config::{DenyWith, Hook, Mode, Nftables},
@@ -42,6 +43,8 @@ pub struct Options {
     pub cut_mask: u32,
     /// Drop or reject.
     pub deny_with: DenyWith,
+    /// The table is the admin's, of this family; `None`: it is the daemon's own, of family inet.
+    pub include: Option<TableFamily>,
 }
 
 impl Options {
@@ -56,6 +59,7 @@ impl Options {
             mark_mask: nftables.mark_mask,
             cut_mask: nftables.cut_mask,
             deny_with: nftables.deny_with,
+            include: (nftables.mode == Mode::Include).then(|| TableFamily::of(&nftables.family)),
         }
     }
 
@@ -79,8 +83,9 @@ pub fn build(options: &Options, present: &BTreeSet<SetName>) -> Ruleset {
             builder.ask(family),
             builder.allowed(family),
             builder.denied(family),
-            builder.judge(Class::Deny, family),
-            builder.judge(Class::Watch, family),
+            builder.verdict(family),
+            judge(Class::Deny, family),
+            judge(Class::Watch, family),
         ]);
         for direction in [Direction::Egress, Direction::Ingress] {
             chains.push(builder.matches("inspect", direction, family));
@@ -270,8 +275,11 @@ impl Builder<'_> {
         }
     }
 
-    /// What becomes of a packet that a class listed: the daemon's verdict, a remembered one, or the class's own.
-    fn judge(&self, class: Class, family: Ip) -> Chain {
+    /// The daemon's verdict on a listed packet, or one remembered of its flow; returns when there is none.
+    ///
+    /// A chain of its own: without the inspect chains, which clear the bits of everybody else, no mark
+    /// counts as a verdict, and this chain is empty (see [`super::include`]).
+    fn verdict(&self, family: Ip) -> Chain {
         let mask = self.options.mark_mask;
         let mut rules = vec![
             vec![
@@ -295,15 +303,8 @@ impl Builder<'_> {
             family,
             &Goto("end_denied_repeat".into()),
         ));
-        match class {
-            Class::Deny => {
-                rules.push(vec![Count(Counter::DeniedUnattributed)]);
-                rules.push(vec![Goto("end_denied".into())]);
-            }
-            Class::Watch => rules.push(vec![Count(Counter::PassedUnattributed), Accept]),
-        }
         Chain {
-            name: judge_name(class, family),
+            name: verdict_name(family),
             base: None,
             rules,
         }
@@ -348,6 +349,23 @@ impl Builder<'_> {
             base: None,
             rules,
         }
+    }
+}
+
+/// What becomes of a packet that a class listed: the daemon's verdict, or the class's own.
+fn judge(class: Class, family: Ip) -> Chain {
+    let mut rules = vec![vec![Jump(verdict_name(family))]];
+    match class {
+        Class::Deny => {
+            rules.push(vec![Count(Counter::DeniedUnattributed)]);
+            rules.push(vec![Goto("end_denied".into())]);
+        }
+        Class::Watch => rules.push(vec![Count(Counter::PassedUnattributed), Accept]),
+    }
+    Chain {
+        name: judge_name(class, family),
+        base: None,
+        rules,
     }
 }
 
@@ -441,6 +459,10 @@ fn matches_name(stage: &str, direction: Direction, family: Ip) -> String {
 
 fn ask_name(family: Ip) -> String {
     format!("ask{}", super::digit(family))
+}
+
+fn verdict_name(family: Ip) -> String {
+    format!("verdict{}", super::digit(family))
 }
 
 fn judge_name(class: Class, family: Ip) -> String {

@@ -180,4 +180,7 @@ fn the_reading_commands_tell_what_the_daemon_does() {
     ] {
         assert!(rules.contains(part), "{part} in {rules}");
     }
+    let elements = daemon.ok(&["nft", "print", "--elements"]);
+    assert!(elements.starts_with(&rules), "{elements}");
+    assert!(elements.contains("203.0.113.0/24"), "{elements}");
 }

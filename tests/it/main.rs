@@ -16,6 +16,7 @@ mod feeds;
 mod forward;
 mod heal;
 mod inbound;
+mod include;
 mod lifecycle;
 mod live;
 mod local;

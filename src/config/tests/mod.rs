@@ -276,7 +276,6 @@ format = 'cef'
     assert_eq!(
         warnings(text),
         [
-            r#"2:8 nftables.mode: not in effect in this version: "include""#,
             r#"5:15 alerts.json-format: not in effect in this version: "eve"; the file gets "ecs""#,
             r#"7:11 alerts.syslog.address: not in effect in this version: "tls"; the target is left out"#,
             r#"10:10 alerts.syslog.format: not in effect in this version: "cef"; the target gets the default format of its address"#,
