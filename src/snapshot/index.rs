@@ -2,7 +2,9 @@
 //!
 //! Prefixes nest or are disjoint, so they form a forest. Nodes are sorted by first address; the
 //! last node that starts at or before an address, or one of its ancestors, is the most specific
-//! match. An IPv4 lookup starts from a table of the first 16 bits.
+//! match. An IPv4 lookup starts from a table of its first bits, as many as leave a few nodes to each
+//! value: at a million prefixes memory that is not in a cache is nearly all a lookup costs, so it
+//! touches the table, one or two lines of nodes, and nothing else unless something is found.
 
 use std::{net::IpAddr, sync::LazyLock};
 
@@ -68,7 +70,7 @@ impl Index {
         private: PrivateNetworks,
     ) -> Self {
         let mut v4 = Forest::new(v4);
-        v4.heads = heads(&v4.nodes);
+        v4.heads = Heads::new(&v4.nodes);
         Self {
             feeds,
             v4,
@@ -81,7 +83,8 @@ impl Index {
     /// What the feeds say about `addr` when it is the far end of a flow in `direction`.
     pub fn lookup(&self, addr: IpAddr, direction: Direction) -> Option<Hit> {
         let mut best: Option<(Action, Prefix)> = None;
-        let mut feeds: Vec<&Meta> = Vec::new();
+        let mut severity = Severity::Low;
+        let mut feeds: Vec<FeedName> = Vec::new();
         self.visit(addr, |meta, prefix, action, ignored| {
             if ignored.is_some() || !meta.scope.covers(direction) {
                 return;
@@ -90,11 +93,10 @@ impl Index {
             if best.is_none_or(|(strongest, _)| action > strongest) {
                 best = Some((action, prefix));
             }
-            feeds.push(meta);
+            severity = severity.max(meta.severity);
+            feeds.push(meta.name.clone());
         });
         let (action, indicator) = best?;
-        let severity = feeds.iter().map(|meta| meta.severity).max()?;
-        let mut feeds: Vec<FeedName> = feeds.into_iter().map(|meta| meta.name.clone()).collect();
         feeds.sort_unstable();
         feeds.dedup();
         Some(Hit {
@@ -125,20 +127,13 @@ impl Index {
         addr: IpAddr,
         mut each: impl FnMut(&'a Meta, Prefix, Action, Option<&'static str>),
     ) {
-        let (excepted, private) = match addr {
-            IpAddr::V4(addr) => (
-                self.except.0.contains(addr.into()),
-                private4().contains(addr.into()),
-            ),
-            IpAddr::V6(addr) => (
-                self.except.1.contains(addr.into()),
-                private6().contains(addr.into()),
-            ),
-        };
+        let mut place = None;
         let mut visit = |feed: u32, prefix: Prefix| {
             let Some(meta) = usize::try_from(feed).ok().and_then(|i| self.feeds.get(i)) else {
                 return;
             };
+            // Most addresses are in no feed: only those that are pay for this.
+            let (excepted, private) = *place.get_or_insert_with(|| self.place(addr));
             let (action, ignored) = match self.private {
                 _ if excepted => (meta.action, Some("exception")),
                 Some(PrivateNetworks::Refuse) if private && !prefix.is_host() => {
@@ -155,9 +150,23 @@ impl Index {
             IpAddr::V4(addr) => {
                 let addr = u32::from(addr);
                 self.v4
-                    .covering(addr, bucket(&self.v4.heads, addr), &mut visit);
+                    .covering(addr, self.v4.heads.bucket(addr), &mut visit);
             }
             IpAddr::V6(addr) => self.v6.covering(addr.into(), None, &mut visit),
+        }
+    }
+
+    /// Whether `addr` is an exception, and whether it is in private space.
+    fn place(&self, addr: IpAddr) -> (bool, bool) {
+        match addr {
+            IpAddr::V4(addr) => (
+                self.except.0.contains(addr.into()),
+                private4().contains(addr.into()),
+            ),
+            IpAddr::V6(addr) => (
+                self.except.1.contains(addr.into()),
+                private6().contains(addr.into()),
+            ),
         }
     }
 }
@@ -175,8 +184,9 @@ struct Node<A> {
     first: A,
     /// Index of the smallest node around this one; `NONE` for a root.
     parent: u32,
-    /// Where this node's feeds begin; they end where the next node's begin.
+    /// The feed, if `count` is 1; else where this node's feeds begin.
     feeds: u32,
+    count: u16,
     len: u8,
 }
 
@@ -186,8 +196,8 @@ const NONE: u32 = u32::MAX;
 struct Forest<A> {
     nodes: Vec<Node<A>>,
     feeds: Vec<u32>,
-    /// For each value of the first 16 bits of an IPv4 address: nodes that start below it.
-    heads: Vec<u32>,
+    /// Empty for IPv6, whose first bits are nearly all the same.
+    heads: Heads,
 }
 
 impl<A> Default for Forest<A> {
@@ -195,7 +205,7 @@ impl<A> Default for Forest<A> {
         Self {
             nodes: Vec::new(),
             feeds: Vec::new(),
-            heads: Vec::new(),
+            heads: Heads::default(),
         }
     }
 }
@@ -205,35 +215,39 @@ impl<A: Address> Forest<A> {
         items.sort_unstable();
         items.dedup();
         let mut nodes: Vec<Node<A>> = Vec::new();
-        let mut feeds = Vec::with_capacity(items.len());
+        let mut feeds = Vec::new();
         let mut open: Vec<(u32, A)> = Vec::new();
-        for item in items {
-            if nodes
-                .last()
-                .is_none_or(|node| (node.first, node.len) != (item.first, item.len))
-            {
-                // Feed limits keep both counts far below 2^32; past it entries would be ignored, not misread.
-                let (Ok(at), Ok(start)) = (u32::try_from(nodes.len()), u32::try_from(feeds.len()))
-                else {
-                    break;
-                };
-                while open.pop_if(|(_, last)| *last < item.first).is_some() {}
-                let parent = open.last().map_or(NONE, |(at, _)| *at);
-                nodes.push(Node {
-                    first: item.first,
-                    parent,
-                    feeds: start,
-                    len: item.len,
-                });
-                open.push((at, item.first.filled(item.len)));
+        for same in items.chunk_by(|a, b| (a.first, a.len) == (b.first, b.len)) {
+            let Some(Item { first, len, feed }) = same.first().copied() else {
+                break;
+            };
+            // Feed limits keep all counts far below these; past them entries would be ignored, not misread.
+            let (Ok(at), Ok(start), Ok(count)) = (
+                u32::try_from(nodes.len()),
+                u32::try_from(feeds.len()),
+                u16::try_from(same.len()),
+            ) else {
+                break;
+            };
+            while open.pop_if(|(_, last)| *last < first).is_some() {}
+            let parent = open.last().map_or(NONE, |(at, _)| *at);
+            nodes.push(Node {
+                first,
+                parent,
+                feeds: if count == 1 { feed } else { start },
+                count,
+                len,
+            });
+            open.push((at, first.filled(len)));
+            if count > 1 {
+                feeds.extend(same.iter().map(|item| item.feed));
             }
-            feeds.push(item.feed);
         }
         nodes.shrink_to_fit();
         Self {
             nodes,
             feeds,
-            heads: Vec::new(),
+            heads: Heads::default(),
         }
     }
 
@@ -248,9 +262,9 @@ impl<A: Address> Forest<A> {
         let within = self.nodes.get(bucket.clone()).unwrap_or_default();
         let after = bucket.start + within.partition_point(|node| node.first <= addr);
         let mut at = after.checked_sub(1);
-        while let Some((i, node)) = at.and_then(|i| Some((i, self.nodes.get(i)?))) {
+        while let Some(node) = at.and_then(|i| self.nodes.get(i)) {
             if addr.masked(node.len) == node.first {
-                self.each_feed(i, node, each);
+                self.each_feed(node, each);
             }
             at = (node.parent != NONE)
                 .then_some(node.parent)
@@ -258,38 +272,58 @@ impl<A: Address> Forest<A> {
         }
     }
 
-    fn each_feed(&self, i: usize, node: &Node<A>, each: &mut impl FnMut(u32, Prefix)) {
+    fn each_feed(&self, node: &Node<A>, each: &mut impl FnMut(u32, Prefix)) {
         let Ok(prefix) = Prefix::new(node.first.ip(), node.len) else {
             return;
         };
-        let end = self.nodes.get(i + 1).map_or(self.feeds.len(), |next| {
-            usize::try_from(next.feeds).unwrap_or(usize::MAX)
-        });
+        if node.count == 1 {
+            return each(node.feeds, prefix);
+        }
         let start = usize::try_from(node.feeds).unwrap_or(usize::MAX);
+        let end = start.saturating_add(node.count.into());
         for feed in self.feeds.get(start..end).unwrap_or_default() {
             each(*feed, prefix);
         }
     }
 }
 
-fn heads(nodes: &[Node<u32>]) -> Vec<u32> {
-    let mut heads = Vec::with_capacity((1 << 16) + 1);
-    let mut at = 0u32;
-    let mut nodes = nodes.iter().peekable();
-    for head in 0..=u32::from(u16::MAX) {
-        while nodes.next_if(|node| node.first >> 16 < head).is_some() {
-            at += 1;
-        }
-        heads.push(at);
-    }
-    heads.push(at.saturating_add(u32::try_from(nodes.count()).unwrap_or(0)));
-    heads
+/// For each value of an IPv4 address's first bits: how many nodes start below it.
+#[derive(Debug, Default)]
+struct Heads {
+    starts: Vec<u32>,
+    /// Bits of an address behind the first ones.
+    shift: u32,
 }
 
-fn bucket(heads: &[u32], addr: u32) -> Option<std::ops::Range<usize>> {
-    let head = usize::try_from(addr >> 16).ok()?;
-    let (start, end) = (heads.get(head)?, heads.get(head + 1)?);
-    Some(usize::try_from(*start).ok()?..usize::try_from(*end).ok()?)
+impl Heads {
+    /// About four nodes for each value: they fill one cache line, and a million nodes need 1 MB here.
+    fn new(nodes: &[Node<u32>]) -> Self {
+        let bits = nodes
+            .len()
+            .checked_ilog2()
+            .unwrap_or(0)
+            .saturating_sub(1)
+            .clamp(8, 20);
+        let shift = 32 - bits;
+        let mut starts = Vec::with_capacity((1 << bits) + 1);
+        let mut at = 0u32;
+        let mut nodes = nodes.iter().peekable();
+        for head in 0..1u32 << bits {
+            while nodes.next_if(|node| node.first >> shift < head).is_some() {
+                at += 1;
+            }
+            starts.push(at);
+        }
+        starts.push(at.saturating_add(u32::try_from(nodes.count()).unwrap_or(0)));
+        Self { starts, shift }
+    }
+
+    /// The nodes that start with the first bits of `addr`.
+    fn bucket(&self, addr: u32) -> Option<std::ops::Range<usize>> {
+        let head = usize::try_from(addr.checked_shr(self.shift)?).ok()?;
+        let (start, end) = (self.starts.get(head)?, self.starts.get(head + 1)?);
+        Some(usize::try_from(*start).ok()?..usize::try_from(*end).ok()?)
+    }
 }
 
 /// IPv4 networks that a feed has no business to list as networks (DESIGN.md section 3).
