@@ -363,11 +363,47 @@ fn private<A: Address>(family: Family) -> RangeSet<A> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
     fn private_space_is_complete() {
         assert_eq!(private4().ranges().len(), 8);
         assert_eq!(private6().ranges().len(), 4);
+    }
+
+    /// Prefixes that nest and share first bits; the same one in several feeds.
+    fn items() -> impl Strategy<Value = Vec<Item<u32>>> {
+        let item = (0u32..6, 0u32..4, 6u8..=32, 0u32..3).prop_map(|(high, low, len, feed)| {
+            let addr = (high.wrapping_sub(3) << 22) | low;
+            Item {
+                first: addr.masked(len),
+                len,
+                feed,
+            }
+        });
+        proptest::collection::vec(item, 0..30)
+    }
+
+    proptest! {
+        #[test]
+        fn covering_finds_what_a_scan_finds(items in items(), high in 0u32..7, low in 0u32..6) {
+            let addr = (high.wrapping_sub(3) << 22).wrapping_add(low).wrapping_sub(1);
+            let mut scan: Vec<(u8, u32)> = items
+                .iter()
+                .filter(|item| addr.masked(item.len) == item.first)
+                .map(|item| (item.len, item.feed))
+                .collect();
+            scan.sort_unstable_by_key(|(len, feed)| (std::cmp::Reverse(*len), *feed));
+            scan.dedup();
+            let forest = Forest::new(items);
+            let heads = Heads::new(&forest.nodes);
+            for bucket in [heads.bucket(addr), None] {
+                let mut found = Vec::new();
+                forest.covering(addr, bucket, &mut |feed, prefix: Prefix| found.push((prefix.len(), feed)));
+                prop_assert_eq!(&found, &scan);
+            }
+        }
     }
 }
