@@ -119,7 +119,7 @@ impl<L: Copy + Ord> Items<L> {
 
     fn into_forests(self) -> (Forest<u32, L>, Forest<u128, L>) {
         let mut v4 = Forest::new(self.v4);
-        v4.heads = heads(&v4.nodes);
+        v4.heads = Heads::new(&v4.nodes);
         (v4, Forest::new(self.v6))
     }
 }
@@ -195,20 +195,13 @@ impl Index {
         addr: IpAddr,
         mut each: impl FnMut(&'a Meta, Action, Option<&'static str>, Indicator),
     ) {
-        let (excepted, private) = match addr {
-            IpAddr::V4(addr) => (
-                self.rules.except.0.contains(addr.into()),
-                private4().contains(addr.into()),
-            ),
-            IpAddr::V6(addr) => (
-                self.rules.except.1.contains(addr.into()),
-                private6().contains(addr.into()),
-            ),
-        };
+        let mut place = None;
         let mut visit = |tag: Tag, port: Option<PortMatch>, prefix: Prefix| {
             let Some(meta) = self.feeds.get(usize::from(tag.feed)) else {
                 return;
             };
+            // Most addresses are in no feed: only those that are pay for this.
+            let (excepted, private) = *place.get_or_insert_with(|| self.place(addr));
             let (action, ignored) = match self.rules.private {
                 _ if excepted => (tag.action, Some("exception")),
                 PrivateNetworks::Refuse if private && !prefix.is_host() => {
@@ -227,10 +220,10 @@ impl Index {
             IpAddr::V4(addr) => {
                 let addr = u32::from(addr);
                 let (bound, whole) = (&self.bound.0, &self.whole.0);
-                bound.covering(addr, bucket(&bound.heads, addr), &mut |tag, prefix| {
+                bound.covering(addr, bound.heads.bucket(addr), &mut |tag, prefix| {
                     visit(tag.tag, Some(tag.port), prefix)
                 });
-                whole.covering(addr, bucket(&whole.heads, addr), &mut |tag, prefix| {
+                whole.covering(addr, whole.heads.bucket(addr), &mut |tag, prefix| {
                     visit(tag, None, prefix)
                 });
             }
@@ -243,6 +236,20 @@ impl Index {
                     .1
                     .covering(addr, None, &mut |tag, prefix| visit(tag, None, prefix));
             }
+        }
+    }
+
+    /// Whether `addr` is an exception, and whether it is in private space.
+    fn place(&self, addr: IpAddr) -> (bool, bool) {
+        match addr {
+            IpAddr::V4(addr) => (
+                self.rules.except.0.contains(addr.into()),
+                private4().contains(addr.into()),
+            ),
+            IpAddr::V6(addr) => (
+                self.rules.except.1.contains(addr.into()),
+                private6().contains(addr.into()),
+            ),
         }
     }
 }
@@ -285,23 +292,27 @@ pub(super) struct Item<A, L> {
 }
 
 #[derive(Debug)]
-struct Node<A> {
+struct Node<A, L> {
     first: A,
     /// Index of the smallest node around this one; `NONE` for a root.
     parent: u32,
-    /// Where this node's listings begin; they end where the next node's begin.
-    tags: u32,
+    /// Where further listings of this prefix begin.
+    more: u32,
+    /// How many further ones there are.
+    further: u16,
     len: u8,
+    /// The first listing, which mostly is the only one: no other memory is touched for it.
+    tag: L,
 }
 
 const NONE: u32 = u32::MAX;
 
 #[derive(Debug)]
 struct Forest<A, L> {
-    nodes: Vec<Node<A>>,
+    nodes: Vec<Node<A, L>>,
     tags: Vec<L>,
-    /// For each value of the first 16 bits of an IPv4 address: nodes that start below it.
-    heads: Vec<u32>,
+    /// Empty for IPv6, whose first bits are nearly all the same.
+    heads: Heads,
 }
 
 impl<A, L> Default for Forest<A, L> {
@@ -309,7 +320,7 @@ impl<A, L> Default for Forest<A, L> {
         Self {
             nodes: Vec::new(),
             tags: Vec::new(),
-            heads: Vec::new(),
+            heads: Heads::default(),
         }
     }
 }
@@ -318,36 +329,39 @@ impl<A: Address, L: Copy + Ord> Forest<A, L> {
     fn new(mut items: Vec<Item<A, L>>) -> Self {
         items.sort_unstable();
         items.dedup();
-        let mut nodes: Vec<Node<A>> = Vec::new();
-        let mut tags = Vec::with_capacity(items.len());
+        let mut nodes: Vec<Node<A, L>> = Vec::new();
+        let mut tags = Vec::new();
         let mut open: Vec<(u32, A)> = Vec::new();
-        for item in items {
-            if nodes
-                .last()
-                .is_none_or(|node| (node.first, node.len) != (item.first, item.len))
-            {
-                // Feed limits keep both counts far below 2^32; past it entries would be ignored, not misread.
-                let (Ok(at), Ok(start)) = (u32::try_from(nodes.len()), u32::try_from(tags.len()))
-                else {
-                    break;
-                };
-                while open.pop_if(|(_, last)| *last < item.first).is_some() {}
-                let parent = open.last().map_or(NONE, |(at, _)| *at);
-                nodes.push(Node {
-                    first: item.first,
-                    parent,
-                    tags: start,
-                    len: item.len,
-                });
-                open.push((at, item.first.filled(item.len)));
-            }
-            tags.push(item.tag);
+        for same in items.chunk_by(|a, b| (a.first, a.len) == (b.first, b.len)) {
+            let Some((Item { first, len, tag }, rest)) = same.split_first() else {
+                break;
+            };
+            // Feed limits keep all counts far below these; past them entries would be ignored, not misread.
+            let (Ok(at), Ok(more), Ok(further)) = (
+                u32::try_from(nodes.len()),
+                u32::try_from(tags.len()),
+                u16::try_from(rest.len()),
+            ) else {
+                break;
+            };
+            while open.pop_if(|(_, last)| *last < *first).is_some() {}
+            let parent = open.last().map_or(NONE, |(at, _)| *at);
+            nodes.push(Node {
+                first: *first,
+                parent,
+                more,
+                further,
+                len: *len,
+                tag: *tag,
+            });
+            open.push((at, first.filled(*len)));
+            tags.extend(rest.iter().map(|item| item.tag));
         }
         nodes.shrink_to_fit();
         Self {
             nodes,
             tags,
-            heads: Vec::new(),
+            heads: Heads::default(),
         }
     }
 
@@ -362,9 +376,9 @@ impl<A: Address, L: Copy + Ord> Forest<A, L> {
         let within = self.nodes.get(bucket.clone()).unwrap_or_default();
         let after = bucket.start + within.partition_point(|node| node.first <= addr);
         let mut at = after.checked_sub(1);
-        while let Some((i, node)) = at.and_then(|i| Some((i, self.nodes.get(i)?))) {
+        while let Some(node) = at.and_then(|i| self.nodes.get(i)) {
             if addr.masked(node.len) == node.first {
-                self.each_tag(i, node, each);
+                self.each_tag(node, each);
             }
             at = (node.parent != NONE)
                 .then_some(node.parent)
@@ -372,43 +386,56 @@ impl<A: Address, L: Copy + Ord> Forest<A, L> {
         }
     }
 
-    fn each_tag(&self, i: usize, node: &Node<A>, each: &mut impl FnMut(L, Prefix)) {
+    fn each_tag(&self, node: &Node<A, L>, each: &mut impl FnMut(L, Prefix)) {
         let Ok(prefix) = Prefix::new(node.first.ip(), node.len) else {
             return;
         };
-        let next = self
-            .nodes
-            .get(i + 1)
-            .map(|next| usize::try_from(next.tags).unwrap_or(usize::MAX));
-        let start = usize::try_from(node.tags).unwrap_or(usize::MAX);
-        for tag in self
-            .tags
-            .get(start..next.unwrap_or(self.tags.len()))
-            .unwrap_or_default()
-        {
+        each(node.tag, prefix);
+        let start = usize::try_from(node.more).unwrap_or(usize::MAX);
+        let end = start.saturating_add(node.further.into());
+        for tag in self.tags.get(start..end).unwrap_or_default() {
             each(*tag, prefix);
         }
     }
 }
 
-fn heads(nodes: &[Node<u32>]) -> Vec<u32> {
-    let mut heads = Vec::with_capacity((1 << 16) + 1);
-    let mut at = 0u32;
-    let mut nodes = nodes.iter().peekable();
-    for head in 0..=u32::from(u16::MAX) {
-        while nodes.next_if(|node| node.first >> 16 < head).is_some() {
-            at += 1;
-        }
-        heads.push(at);
-    }
-    heads.push(at.saturating_add(u32::try_from(nodes.count()).unwrap_or(0)));
-    heads
+/// For each value of an IPv4 address's first bits: how many nodes start below it.
+#[derive(Debug, Default)]
+struct Heads {
+    starts: Vec<u32>,
+    /// Bits of an address behind the first ones.
+    shift: u32,
 }
 
-fn bucket(heads: &[u32], addr: u32) -> Option<std::ops::Range<usize>> {
-    let head = usize::try_from(addr >> 16).ok()?;
-    let (start, end) = (heads.get(head)?, heads.get(head + 1)?);
-    Some(usize::try_from(*start).ok()?..usize::try_from(*end).ok()?)
+impl Heads {
+    /// About four nodes for each value: they fill one cache line, and a million nodes need 1 MB here.
+    fn new<L>(nodes: &[Node<u32, L>]) -> Self {
+        let bits = nodes
+            .len()
+            .checked_ilog2()
+            .unwrap_or(0)
+            .saturating_sub(1)
+            .clamp(8, 20);
+        let shift = 32 - bits;
+        let mut starts = Vec::with_capacity((1 << bits) + 1);
+        let mut at = 0u32;
+        let mut nodes = nodes.iter().peekable();
+        for head in 0..1u32 << bits {
+            while nodes.next_if(|node| node.first >> shift < head).is_some() {
+                at += 1;
+            }
+            starts.push(at);
+        }
+        starts.push(at.saturating_add(u32::try_from(nodes.count()).unwrap_or(0)));
+        Self { starts, shift }
+    }
+
+    /// The nodes that start with the first bits of `addr`.
+    fn bucket(&self, addr: u32) -> Option<std::ops::Range<usize>> {
+        let head = usize::try_from(addr.checked_shr(self.shift)?).ok()?;
+        let (start, end) = (self.starts.get(head)?, self.starts.get(head + 1)?);
+        Some(usize::try_from(*start).ok()?..usize::try_from(*end).ok()?)
+    }
 }
 
 /// IPv4 networks that a feed has no business to list as networks (DESIGN.md section 3).
@@ -448,11 +475,47 @@ fn private<A: Address>(family: Family) -> RangeSet<A> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
     fn private_space_is_complete() {
         assert_eq!(private4().ranges().len(), 8);
         assert_eq!(private6().ranges().len(), 4);
+    }
+
+    /// Prefixes that nest and share first bits; the same one in several feeds.
+    fn items() -> impl Strategy<Value = Vec<Item<u32, u32>>> {
+        let item = (0u32..6, 0u32..4, 6u8..=32, 0u32..3).prop_map(|(high, low, len, tag)| {
+            let addr = (high.wrapping_sub(3) << 22) | low;
+            Item {
+                first: addr.masked(len),
+                len,
+                tag,
+            }
+        });
+        proptest::collection::vec(item, 0..30)
+    }
+
+    proptest! {
+        #[test]
+        fn covering_finds_what_a_scan_finds(items in items(), high in 0u32..7, low in 0u32..6) {
+            let addr = (high.wrapping_sub(3) << 22).wrapping_add(low).wrapping_sub(1);
+            let mut scan: Vec<(u8, u32)> = items
+                .iter()
+                .filter(|item| addr.masked(item.len) == item.first)
+                .map(|item| (item.len, item.tag))
+                .collect();
+            scan.sort_unstable_by_key(|(len, feed)| (std::cmp::Reverse(*len), *feed));
+            scan.dedup();
+            let forest = Forest::new(items);
+            let heads = Heads::new(&forest.nodes);
+            for bucket in [heads.bucket(addr), None] {
+                let mut found = Vec::new();
+                forest.covering(addr, bucket, &mut |feed, prefix: Prefix| found.push((prefix.len(), feed)));
+                prop_assert_eq!(&found, &scan);
+            }
+        }
     }
 }
