@@ -68,6 +68,25 @@ pub(super) fn classify(token: &[u8]) -> Class {
     }
 }
 
+/// An IPv4 address, or an IPv4 prefix without host bits, and nothing else on the line but its end.
+/// `None` for every other line, also for good ones.
+pub(super) fn bare(line: &[u8]) -> Option<Prefix> {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let (addr, len) = match line {
+        [addr @ .., b'/', len] => (addr, digit(*len)?),
+        [addr @ .., b'/', tens @ b'1'..=b'3', ones] => (addr, digit(*tens)? * 10 + digit(*ones)?),
+        addr => return ipv4(addr).map(|addr| Prefix::host(addr.into())),
+    };
+    let addr = IpAddr::V4(ipv4(addr)?);
+    Prefix::new(addr, len)
+        .ok()
+        .filter(|prefix| prefix.addr() == addr)
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    byte.is_ascii_digit().then(|| byte - b'0')
+}
+
 /// A strict dotted quad: the form of nearly every line, and so the one that must be fast.
 pub(super) fn ipv4(token: &[u8]) -> Option<Ipv4Addr> {
     // "255.255.255.255"
@@ -270,6 +289,16 @@ mod tests {
         #[test]
         fn the_fast_way_agrees_with_the_standard_library(text in "[0-9.]{0,16}|([0-9]{1,3}\\.){3}[0-9]{1,3}|[0-9a-f.:]{0,16}") {
             prop_assert_eq!(ipv4(text.as_bytes()), text.parse().ok());
+        }
+
+        #[test]
+        fn a_bare_line_is_what_the_slow_way_makes_of_it(text in "([0-9]{1,3}\\.){3}[0-9]{1,3}(/[0-9]{0,3})?|[0-9./]{0,18}") {
+            if let Some(prefix) = bare(text.as_bytes()) {
+                prop_assert_eq!(Prefix::parse(&text), Ok((prefix, false)));
+            } else if let Ok((prefix, false)) = Prefix::parse(&text) {
+                // Only a length with a leading zero is left to the slow way.
+                prop_assert!(text.contains("/0"), "{} {}", text, prefix);
+            }
         }
     }
 }
