@@ -51,13 +51,15 @@ pub(super) fn classify(token: &[u8]) -> Class {
             Err(wrong) => wrong,
         }
     };
-    if let Some(class) = span(text) {
-        return class;
+    match span(text) {
+        Some(Class::Bad(_)) if is_url(text) => return Class::NotAddress("a URL"),
+        Some(class) => return class,
+        None => {}
     }
     if text.starts_with(['"', '\'']) {
         return Class::Bad("a quoted column: not the plain format");
     }
-    if text.contains("://") {
+    if text.contains("://") || is_url(text) {
         return Class::NotAddress("a URL");
     }
     match (wrong, text.split_once('/')) {
@@ -164,6 +166,16 @@ pub(super) fn is_hosts_name(token: &[u8]) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
 }
 
+/// `ADDRESS/PATH` or `ADDRESS:PORT/PATH`, where the path has a letter: without one it is rather a
+/// damaged length.
+fn is_url(text: &str) -> bool {
+    let Some((host, path)) = text.split_once('/') else {
+        return false;
+    };
+    let address = host.split_once(':').map_or(host, |(address, _)| address);
+    path.contains(|c: char| c.is_ascii_alphabetic()) && ipv4(address.as_bytes()).is_some()
+}
+
 /// A host name, with a port or not.
 fn is_host(text: &str) -> bool {
     let name = match text.rsplit_once(':') {
@@ -217,6 +229,9 @@ mod tests {
             "example.com:8080/a",
             "http://203.0.113.9/x.sh",
             "hxxp://example.com",
+            "203.0.113.9/gate.php",
+            "203.0.113.9:8080/gate",
+            "203.0.113.9:8080/a/b.php",
         ] {
             assert!(
                 matches!(classify(token.as_bytes()), Class::NotAddress(_)),
