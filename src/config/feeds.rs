@@ -68,13 +68,14 @@ fn feed(log: &mut Log<'_>, table: &Table<'_>) -> Option<Feed> {
         Some(preset) if period == usual.period => preset.stale_after(),
         _ => stale_after(period),
     };
+    let format = table
+        .read(log, "format", value::word(words::FORMATS))
+        .unwrap_or(usual.format);
     let feed = Feed {
         preset,
         period,
         url: table.read(log, "url", address::url).or(usual.url),
-        format: table
-            .read(log, "format", value::word(words::FORMATS))
-            .unwrap_or(usual.format),
+        format,
         csv: columns::csv(log, table).unwrap_or(usual.csv),
         json: columns::json(log, table).unwrap_or(usual.json),
         min_score: table
@@ -123,7 +124,8 @@ fn feed(log: &mut Log<'_>, table: &Table<'_>) -> Option<Feed> {
             .unwrap_or(usual.max_bad),
         allow_empty: table
             .read(log, "allow-empty", value::boolean)
-            .unwrap_or(usual.allow_empty),
+            // A stream says by id what is gone: no decisions left is an answer, not a failure.
+            .unwrap_or(usual.allow_empty || format == Format::Crowdsec),
         min_prefix4: table
             .read(log, "min-prefix4", value::integer(0..=32))
             .unwrap_or(usual.min_prefix4),

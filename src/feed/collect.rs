@@ -87,40 +87,79 @@ impl<'a> Collector<'a> {
     /// Takes what a token is, with what the line carries beside it.
     pub(super) fn class(&mut self, line: Line<'_>, class: Class, extra: Extra<'_>) {
         match class {
-            Class::Prefix(prefix, host_bits) => self.span(line, prefix.into(), host_bits, extra),
+            Class::Prefix(prefix, host_bits) => self.prefix(line, prefix, host_bits, extra),
             Class::Span(span, port) => {
                 let port = port.or(extra.port);
-                self.span(line, span, false, Extra { port, ..extra });
+                self.span(line, span, Extra { port, ..extra });
             }
             Class::NotAddress(what) => self.not_address(line, what),
             Class::Bad(why) => self.bad(line, why),
         }
     }
 
-    /// Takes addresses: all of their prefixes or none.
-    pub(super) fn span(&mut self, line: Line<'_>, span: Span, host_bits: bool, extra: Extra<'_>) {
-        if let Some(least) = self.limits.min_score {
-            match extra.score {
-                None => return self.bad(line, NO_SCORE),
-                Some(score) if score < least => return self.parsed.left_out.below_score += 1,
-                Some(_) => {}
-            }
+    /// Takes a prefix with what the line carries beside it.
+    pub(super) fn prefix(
+        &mut self,
+        line: Line<'_>,
+        prefix: Prefix,
+        host_bits: bool,
+        extra: Extra<'_>,
+    ) {
+        if !self.scored(line, extra.score) {
+            return;
+        }
+        if let Some(why) = self.too_wide(&prefix) {
+            return self.parsed.too_wide.add(line, 1, why);
+        }
+        self.parsed.good += 1;
+        self.parsed.host_bits += usize::from(host_bits);
+        let id = self.note(extra, None);
+        self.push(prefix, extra.port, id);
+    }
+
+    /// Takes a range: all of its prefixes or none.
+    pub(super) fn span(&mut self, line: Line<'_>, span: Span, extra: Extra<'_>) {
+        if let Some(prefix) = span.prefix() {
+            return self.prefix(line, prefix, false, extra);
+        }
+        if !self.scored(line, extra.score) {
+            return;
         }
         if let Some(why) = span.prefixes().find_map(|prefix| self.too_wide(&prefix)) {
             return self.parsed.too_wide.add(line, 1, why);
         }
         self.parsed.good += 1;
-        self.parsed.host_bits += usize::from(host_bits);
-        let written = span.prefix().is_none().then_some(span);
-        let id = self
-            .interner
-            .id(&mut self.parsed.notes, extra.score, extra.tag, written);
+        let id = self.note(extra, Some(span));
         for prefix in span.prefixes() {
             if self.full() {
                 break;
             }
             self.push(prefix, extra.port, id);
         }
+    }
+
+    /// True when the score is enough, or none is asked for; else the line is counted.
+    fn scored(&mut self, line: Line<'_>, score: Option<u32>) -> bool {
+        match (self.limits.min_score, score) {
+            (None, _) => true,
+            (Some(least), Some(score)) if score >= least => true,
+            (Some(_), Some(_)) => {
+                self.parsed.left_out.below_score += 1;
+                false
+            }
+            (Some(_), None) => {
+                self.bad(line, NO_SCORE);
+                false
+            }
+        }
+    }
+
+    fn note(&mut self, extra: Extra<'_>, written: Option<Span>) -> u32 {
+        if extra.score.is_none() && extra.tag.is_none() && written.is_none() {
+            return 0;
+        }
+        let notes = &mut self.parsed.notes;
+        self.interner.id(notes, extra.score, extra.tag, written)
     }
 
     /// The feed's own exception: its addresses are taken out of wider entries at the end.

@@ -118,6 +118,9 @@ impl Span {
 
     /// The span as a prefix, if it is one.
     pub fn prefix(&self) -> Option<Prefix> {
+        if self.first == self.last {
+            return Some(Prefix::host(self.first));
+        }
         let mut prefixes = self.prefixes();
         let first = prefixes.next()?;
         prefixes.next().is_none().then_some(first)

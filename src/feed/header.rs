@@ -32,8 +32,9 @@ pub(super) fn read(comment: &[u8], out: &mut Collector<'_>) {
     };
     match key.trim().to_ascii_lowercase().as_str() {
         "entries" => {
-            let digits = value.trim().split(|c: char| !c.is_ascii_digit()).next();
-            if let Some(count) = digits.and_then(|digits| digits.parse().ok()) {
+            // "6273 subnets, ...", or "1,234" as some write it.
+            let word = value.split_ascii_whitespace().next().unwrap_or_default();
+            if let Ok(count) = word.replace(',', "").parse() {
                 out.declare(count);
             }
         }

@@ -51,13 +51,15 @@ pub(super) fn classify(token: &[u8]) -> Class {
             Err(wrong) => wrong,
         }
     };
-    if let Some(class) = span(text) {
-        return class;
+    match span(text) {
+        Some(Class::Bad(_)) if is_url(text) => return Class::NotAddress("a URL"),
+        Some(class) => return class,
+        None => {}
     }
     if text.starts_with(['"', '\'']) {
         return Class::Bad("a quoted column: not the plain format");
     }
-    if text.contains("://") {
+    if text.contains("://") || is_url(text) {
         return Class::NotAddress("a URL");
     }
     match (wrong, text.split_once('/')) {
@@ -66,6 +68,25 @@ pub(super) fn classify(token: &[u8]) -> Class {
         (PrefixError::Address, _) => Class::Bad("not an IP address"),
         (PrefixError::Length, _) => Class::Bad("not a prefix length"),
     }
+}
+
+/// An IPv4 address, or an IPv4 prefix without host bits, and nothing else on the line but its end.
+/// `None` for every other line, also for good ones.
+pub(super) fn bare(line: &[u8]) -> Option<Prefix> {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let (addr, len) = match line {
+        [addr @ .., b'/', len] => (addr, digit(*len)?),
+        [addr @ .., b'/', tens @ b'1'..=b'3', ones] => (addr, digit(*tens)? * 10 + digit(*ones)?),
+        addr => return ipv4(addr).map(|addr| Prefix::host(addr.into())),
+    };
+    let addr = IpAddr::V4(ipv4(addr)?);
+    Prefix::new(addr, len)
+        .ok()
+        .filter(|prefix| prefix.addr() == addr)
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    byte.is_ascii_digit().then(|| byte - b'0')
 }
 
 /// A strict dotted quad: the form of nearly every line, and so the one that must be fast.
@@ -145,6 +166,16 @@ pub(super) fn is_hosts_name(token: &[u8]) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
 }
 
+/// `ADDRESS/PATH` or `ADDRESS:PORT/PATH`, where the path has a letter: without one it is rather a
+/// damaged length.
+fn is_url(text: &str) -> bool {
+    let Some((host, path)) = text.split_once('/') else {
+        return false;
+    };
+    let address = host.split_once(':').map_or(host, |(address, _)| address);
+    path.contains(|c: char| c.is_ascii_alphabetic()) && ipv4(address.as_bytes()).is_some()
+}
+
 /// A host name, with a port or not.
 fn is_host(text: &str) -> bool {
     let name = match text.rsplit_once(':') {
@@ -198,6 +229,9 @@ mod tests {
             "example.com:8080/a",
             "http://203.0.113.9/x.sh",
             "hxxp://example.com",
+            "203.0.113.9/gate.php",
+            "203.0.113.9:8080/gate",
+            "203.0.113.9:8080/a/b.php",
         ] {
             assert!(
                 matches!(classify(token.as_bytes()), Class::NotAddress(_)),
@@ -270,6 +304,16 @@ mod tests {
         #[test]
         fn the_fast_way_agrees_with_the_standard_library(text in "[0-9.]{0,16}|([0-9]{1,3}\\.){3}[0-9]{1,3}|[0-9a-f.:]{0,16}") {
             prop_assert_eq!(ipv4(text.as_bytes()), text.parse().ok());
+        }
+
+        #[test]
+        fn a_bare_line_is_what_the_slow_way_makes_of_it(text in "([0-9]{1,3}\\.){3}[0-9]{1,3}(/[0-9]{0,3})?|[0-9./]{0,18}") {
+            if let Some(prefix) = bare(text.as_bytes()) {
+                prop_assert_eq!(Prefix::parse(&text), Ok((prefix, false)));
+            } else if let Ok((prefix, false)) = Prefix::parse(&text) {
+                // Only a length with a leading zero is left to the slow way.
+                prop_assert!(text.contains("/0"), "{} {}", text, prefix);
+            }
         }
     }
 }

@@ -287,6 +287,46 @@ format = 'cef'
 }
 
 #[test]
+fn a_preset_fills_in_and_what_is_written_wins() {
+    let text = "\
+[[feed]]
+name = 'a'
+preset = 'feodo'
+[[feed]]
+name = 'b'
+preset = 'feodo'
+url = 'https://mirror.example.org/feodo'
+period = '2h'
+directions = ['ingress']
+allow-empty = false
+[feed.csv]
+field-num = 1
+";
+    let config = good(text);
+    let feodo = Preset::find("feodo").unwrap();
+    assert_eq!(config.feeds[0], feodo.feed("a".parse().unwrap()));
+    let own = &config.feeds[1];
+    assert_eq!(
+        own.url.as_ref().unwrap().host_str(),
+        Some("mirror.example.org")
+    );
+    assert_eq!(own.stale_after, Duration::from_secs(6 * 3600));
+    assert_eq!((own.scope, own.allow_empty), (Scope::In, false));
+    assert_eq!(own.format, Format::Csv);
+    // A table that is written counts as a whole.
+    assert_eq!(own.csv.column, Column::Number(1));
+    assert!(own.csv.only.is_empty());
+    assert_eq!(own.origin(), "abuse.ch");
+}
+
+#[test]
+fn a_decision_stream_may_be_empty_unless_written() {
+    let text = "[[feed]]\nname = 'a'\nurl = 'http://127.0.0.1:8080/v1/decisions/stream'\nformat = 'crowdsec'\n";
+    assert!(good(text).feeds[0].allow_empty);
+    assert!(!good(&format!("{text}allow-empty = false\n")).feeds[0].allow_empty);
+}
+
+#[test]
 fn syslog_targets_by_default_and_none_on_request() {
     let usual = Config::default().alerts.syslog;
     assert_eq!(usual[0].address.to_string(), "unix:/dev/log");

@@ -141,7 +141,7 @@ impl CrowdsecState {
                 tag,
                 ..Extra::default()
             };
-            out.span(line, decision.prefix.into(), false, extra);
+            out.prefix(line, decision.prefix, false, extra);
             if out.full() {
                 break;
             }

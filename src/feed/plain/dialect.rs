@@ -116,7 +116,6 @@ impl<'a> Reader<'a> {
                 self.out.span(
                     line,
                     span,
-                    false,
                     Extra {
                         tag,
                         ..Extra::default()

@@ -24,7 +24,7 @@ use super::{
     Limits, Parsed, Span,
     collect::{Collector, Extra, Line, without_mark},
     header,
-    token::{Class, address, classify, is_hosts_name},
+    token::{Class, address, bare, classify, is_hosts_name},
 };
 use crate::prefix::Prefix;
 
@@ -55,6 +55,12 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn line(&mut self, line: Line<'a>) {
+        // Nearly every line of nearly every list is this and nothing else.
+        if let Some(prefix) = bare(line.text)
+            && !self.out.wants_score()
+        {
+            return self.out.entry(line, prefix, false);
+        }
         let (data, comment) = split_comment(line.text);
         let data = data.trim_ascii();
         if data.is_empty() {
@@ -70,8 +76,8 @@ impl<'a> Reader<'a> {
         let class = classify(first);
         match class {
             Class::Prefix(prefix, host_bits) => {
-                let bare = comment.is_none() && !self.out.wants_score();
-                if rest.is_empty() && bare {
+                let alone = comment.is_none() && !self.out.wants_score();
+                if rest.is_empty() && alone {
                     return self.out.entry(line, prefix, host_bits);
                 }
                 self.columns(line, class, prefix, rest, comment);
@@ -238,6 +244,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::feed::{Indicator, PortMatch};
 
     fn parse(text: impl AsRef<[u8]>) -> Parsed {
         parse_plain(text.as_ref(), &Limits::default())
@@ -376,6 +383,21 @@ mod tests {
         if addr.is_ipv4() { 32 } else { 128 }
     }
 
+    fn indicator() -> impl Strategy<Value = Indicator> {
+        let port = proptest::option::of((1u16..).prop_map(|port| PortMatch { proto: None, port }));
+        (good(), any::<u16>(), any::<bool>(), port).prop_map(|(prefix, more, range, port)| {
+            let last = match prefix.addr() {
+                IpAddr::V4(addr) => IpAddr::V4(u32::from(addr).saturating_add(more.into()).into()),
+                IpAddr::V6(addr) => IpAddr::V6(u128::from(addr).saturating_add(more.into()).into()),
+            };
+            let span = Span::new(prefix.addr(), last).filter(|_| range);
+            Indicator {
+                span: span.unwrap_or(prefix.into()),
+                port,
+            }
+        })
+    }
+
     /// Any bytes, or nearly an entry.
     fn other_line() -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![
@@ -404,6 +426,54 @@ mod tests {
             let read: Vec<Prefix> = parsed.entries.iter().map(|entry| entry.prefix).collect();
             prop_assert_eq!(read, prefixes);
             prop_assert_eq!(parsed.bad.count + parsed.host_bits, 0);
+        }
+
+        #[test]
+        fn indicators_print_and_parse_back(indicators in proptest::collection::vec(indicator(), 0..40)) {
+            let open = Limits { min_prefix4: 1, min_prefix6: 1, ..Limits::default() };
+            let text: String = indicators.iter().map(|indicator| format!("{indicator} # t\n")).collect();
+            let parsed = parse_plain(text.as_bytes(), &open);
+            prop_assert_eq!(parsed.bad.count, 0, "{:?}", parsed.bad);
+            let wide = parsed.too_wide.count;
+            prop_assert_eq!(parsed.good + wide, indicators.len());
+            // The pieces of a range stand side by side, and each one names the whole.
+            let mut read: Vec<Indicator> = parsed.items().map(|item| item.indicator()).collect();
+            prop_assert!(parsed.items().all(|item| item.tag() == Some("t")));
+            read.dedup();
+            let (bound, whole): (Vec<Indicator>, Vec<Indicator>) =
+                indicators.into_iter().partition(|indicator| indicator.port.is_some());
+            let mut wanted = [whole, bound].concat();
+            wanted.dedup();
+            if wide == 0 {
+                prop_assert_eq!(read, wanted);
+            }
+        }
+
+        #[test]
+        fn exceptions_are_the_difference_of_sets(
+            entries in proptest::collection::vec((0u8..64, 26u8..=32), 1..8),
+            holes in proptest::collection::vec((0u8..64, 26u8..=32), 0..4),
+        ) {
+            let prefix = |(last, len): &(u8, u8)| Prefix::new([192, 0, 2, *last].into(), *len).unwrap();
+            let mut text = String::new();
+            for entry in &entries {
+                text += &format!("add s {}\n", prefix(entry));
+            }
+            for hole in &holes {
+                text += &format!("add s {} nomatch\n", prefix(hole));
+            }
+            let parsed = parse(text);
+            // The most specific element decides; an exception wins over an entry of its size.
+            for host in 0..64u8 {
+                let addr = IpAddr::from([192, 0, 2, host]);
+                let longest = |list: &[(u8, u8)]| {
+                    let covering = list.iter().map(prefix).filter(|prefix| prefix.contains(addr));
+                    covering.map(|prefix| prefix.len()).max()
+                };
+                let listed = longest(&entries) > longest(&holes);
+                let found = parsed.entries.iter().any(|entry| entry.prefix.contains(addr));
+                prop_assert_eq!(found, listed, "{}", addr);
+            }
         }
 
         #[test]
