@@ -13,6 +13,8 @@ use feedgate::{
     snapshot::{Delta, Kind, SetName, Sets, Snapshot},
 };
 
+use tempfile::TempDir;
+
 use crate::common::{
     data, median, namespace,
     netlink::{Batch, Socket},
@@ -22,6 +24,7 @@ use crate::common::{
 };
 
 const ROUNDS: usize = 5;
+/// Rounds with `nft -f` in them, which takes far longer than the rest.
 const NFT_ROUNDS: usize = 3;
 const RANGES: usize = 900_000;
 const TABLE: &str = "floor";
@@ -63,7 +66,7 @@ fn settle() {
 
 pub fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
-    let (ours, floor) = rounds("large");
+    let (ours, floor, nft) = rounds("large", NFT_ROUNDS, nft_files());
     let against = |step, name: &str, target| {
         let compared = ratio(ours.of(step), floor.of(step));
         Row::ratio(
@@ -75,11 +78,10 @@ pub fn rows() -> Vec<Row> {
         )
     };
     rows.push(against("load", "first load, 900k ranges", Some(1.3)));
-    let nft = nft_rounds();
     let beside_nft = |step: &str, theirs: &str, name: &str, target: Option<f64>| match &nft {
         None => Row::skipped(name, "nft not installed"),
         Some(nft) => {
-            let compared = median(ours.of(step)) / median(nft.of(theirs));
+            let compared = ratio(ours.of(step), nft.of(theirs));
             Row::ratio(
                 name,
                 ours.text(step, ""),
@@ -116,7 +118,7 @@ pub fn rows() -> Vec<Row> {
         "replace all 900k, new table",
         Some(1.0 / 3.0),
     ));
-    let (ours, floor) = rounds("hosts");
+    let (ours, floor, _) = rounds("hosts", ROUNDS, None);
     for (step, name, target) in [
         ("load", "first load, 120k hosts + 5k networks", None),
         ("change", "1% change of those, coarse included", Some(1.5)),
@@ -139,28 +141,29 @@ pub fn rows() -> Vec<Row> {
     rows
 }
 
-/// Ours and the floor in turns.
-fn rounds(case: &str) -> (Steps, Steps) {
+/// Ours, the floor and, with its files, nft in turns: what the machine does meanwhile hits all of them.
+fn rounds(case: &str, count: usize, files: Option<TempDir>) -> (Steps, Steps, Option<Steps>) {
     let (mut ours, mut floor) = (Steps::default(), Steps::default());
-    for _ in 0..ROUNDS {
+    let mut nft = files.is_some().then(Steps::default);
+    for _ in 0..count {
         ours.add(&run(helper("load").args(["ours", case])));
         floor.add(&run(helper("load").args(["floor", case])));
+        if let (Some(nft), Some(folder)) = (&mut nft, &files) {
+            let files = ["first.nft", "replace.nft"].map(|name| folder.path().join(name));
+            nft.add(&run(helper("nft").args(files)));
+        }
     }
-    (ours, floor)
+    (ours, floor, nft)
 }
 
-fn nft_rounds() -> Option<Steps> {
+/// The elements as text, if nft is there to read them.
+fn nft_files() -> Option<TempDir> {
     if !installed("nft") {
         return None;
     }
     let folder = tempfile::tempdir().unwrap();
     run(helper("write-nft").arg(folder.path()));
-    let mut steps = Steps::default();
-    for _ in 0..NFT_ROUNDS {
-        let files = ["first.nft", "replace.nft"].map(|name| folder.path().join(name));
-        steps.add(&run(helper("nft").args(files)));
-    }
-    Some(steps)
+    Some(folder)
 }
 
 /// The data of a case: what is loaded, the same with 1% changed, and something else altogether.
