@@ -373,3 +373,26 @@ fn a_table_with_a_living_owner_is_refused_to_a_second_one() {
         assert_eq!(second.table_state().unwrap(), TableState::Ours);
     });
 }
+
+#[test]
+#[ignore = "a measurement: needs a quiet machine"]
+fn a_listener_does_not_slow_own_loads() {
+    in_namespace(|| {
+        let list: Vec<String> = (0..300_000u32)
+            .map(|i| std::net::Ipv4Addr::from(0x2000_0000 + 2 * i).to_string())
+            .collect();
+        let list: Vec<&str> = list.iter().map(String::as_str).collect();
+        let sets = snapshot(&[("d", Action::Deny, Scope::Both, &list)]).sets;
+        let mut kernel = kernel();
+        let fastest = |kernel: &Kernel| {
+            let load = |_| kernel.install(&sets).unwrap().elapsed;
+            (0..3).map(load).min().unwrap()
+        };
+        let alone = fastest(&kernel);
+        let watch = kernel.watch().unwrap();
+        let watched = fastest(&kernel);
+        println!("300,000 hosts: {alone:?} without a listener, {watched:?} with ours");
+        assert!(watched < alone.mul_f64(1.3));
+        drop(watch);
+    });
+}

@@ -65,6 +65,7 @@ pub fn ecs_loss(loss: &Loss, observer: &Observer) -> Value {
             "action": match loss.kind {
                 LossKind::Undelivered => "alerts-lost",
                 LossKind::Unattributed => "unattributed",
+                LossKind::Unprotected => "unprotected",
             },
             "module": "feedgate",
             "dataset": "feedgate.loss",

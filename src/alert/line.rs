@@ -16,7 +16,7 @@
 //! What was stopped is one step less urgent than what went through, but never below notice, so
 //! that no usual filter hides it.
 
-use std::{fmt::Write, time::SystemTime};
+use std::{borrow::Cow, fmt::Write, time::SystemTime};
 
 use syslog::{Facility, Severity};
 use time::UtcOffset;
@@ -76,18 +76,20 @@ pub struct Loss {
     /// Which sink, as the configuration writes it.
     pub target: String,
     /// Why.
-    pub cause: &'static str,
+    pub cause: Cow<'static, str>,
     /// When this was written.
     pub time: SystemTime,
 }
 
 /// What a [`Loss`] counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LossKind {
     /// Alerts that a sink did not get.
     Undelivered,
     /// Packets that the kernel judged without the daemon; the cause says which.
     Unattributed,
+    /// Milliseconds in which the kernel's table was not whole; the cause says who changed it.
+    Unprotected,
 }
 
 impl LossKind {
@@ -96,6 +98,7 @@ impl LossKind {
         match self {
             Self::Undelivered => "LOST",
             Self::Unattributed => "UNATTRIBUTED",
+            Self::Unprotected => "UNPROTECTED",
         }
     }
 }
@@ -204,7 +207,7 @@ pub fn message(alert: &Alert) -> String {
 
 /// `N alerts were not delivered to TARGET`, with the cause; printable ASCII.
 pub(crate) fn loss_message(loss: &Loss) -> String {
-    if loss.kind == LossKind::Unattributed {
+    if loss.kind != LossKind::Undelivered {
         return format!("feedgate: {} {}", loss.count, loss.cause);
     }
     let mut out = format!("feedgate: {} alerts were not delivered to ", loss.count);
@@ -217,7 +220,7 @@ pub(crate) fn loss_message(loss: &Loss) -> String {
 fn body(out: &mut String, event: Event<'_>, limit: usize) {
     match event {
         Event::Lost(loss) => {
-            out.push_str(&loss_element(loss.count, loss.cause));
+            out.push_str(&loss_element(loss.count, &loss.cause));
             out.push(' ');
             out.push_str(&loss_message(loss));
         }
@@ -326,7 +329,7 @@ mod tests {
             kind: LossKind::Undelivered,
             count: 3,
             target: "udp:log.example:514".into(),
-            cause: "queue full",
+            cause: "queue full".into(),
             time: SystemTime::UNIX_EPOCH,
         };
         let event = Event::Lost(&loss);

@@ -122,6 +122,32 @@ impl<'a> Entry<'a> {
     }
 }
 
+#[cfg(test)]
+impl Entry<'static> {
+    /// A live TCP connection, for tests of others.
+    pub(crate) fn example(src: &str, dst: &str) -> Self {
+        let (src, dst) = (src.parse().unwrap(), dst.parse().unwrap());
+        let tuple = |src, dst, ports: (u16, u16)| Tuple {
+            src,
+            dst,
+            proto: Protocol::TCP,
+            transport: Transport::Ports {
+                src: ports.0,
+                dst: ports.1,
+            },
+        };
+        Self {
+            origin: tuple(src, dst, (40_000, 443)),
+            reply: tuple(dst, src, (443, 40_000)),
+            mark: 0,
+            live: true,
+            family: 2,
+            zone: None,
+            raw: &[],
+        }
+    }
+}
+
 /// What finds a connection in the kernel again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Handle {

@@ -110,10 +110,9 @@ impl Core {
         };
         tracing::warn!("the table was put back: {told}; whole after {whole:?}");
         self.last_heal = Some((SystemTime::now(), told));
-        self.path.sinks.load().report(
-            u64::try_from(gap.as_millis()).unwrap_or(u64::MAX),
-            "milliseconds without full protection: another program changed the table, and it was put back",
-        );
+        let ms = u64::try_from(gap.as_millis()).unwrap_or(u64::MAX);
+        let why = format!("the table was put back, changed by {}", describe(notice));
+        self.path.sinks.load().unprotected(ms, &why);
         Ok(())
     }
 }
@@ -143,8 +142,8 @@ fn describe(notice: &Notice) -> String {
             what,
             ..
         }) => format!("{who} ({what})"),
-        Notice::Change(Change { what, .. }) => format!("by an unknown program ({what})"),
-        Notice::Unsure => "by an unknown program: nobody saw the change itself".to_owned(),
+        Notice::Change(Change { what, .. }) => format!("an unknown program ({what})"),
+        Notice::Unsure => "an unknown program: nobody saw the change itself".to_owned(),
     }
 }
 

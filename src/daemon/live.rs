@@ -321,3 +321,88 @@ fn alert(flow: Flow, decision: Decision, source: Source) -> Alert {
         held: Duration::ZERO,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::PrivateNetworks,
+        conntrack::Entry,
+        feed::{self, FeedData, Parsed, Scope, Severity},
+        snapshot::{Input, build},
+    };
+
+    const BIT: u32 = 0x0800_0000;
+
+    fn listing(action: Action) -> Snapshot {
+        let parsed = Parsed {
+            entries: vec![feed::Entry {
+                prefix: "203.0.113.1".parse().unwrap(),
+            }],
+            ..Parsed::default()
+        };
+        let data = FeedData {
+            parsed,
+            pulled: SystemTime::UNIX_EPOCH,
+            bytes: 0,
+        };
+        let input = Input {
+            name: "f".parse().unwrap(),
+            action,
+            scope: Scope::Both,
+            severity: Severity::Low,
+            data: Arc::new(data),
+        };
+        build(&[input], &[], PrivateNetworks::Refuse)
+    }
+
+    fn entry(mark: u32, live: bool) -> Entry<'static> {
+        let mut entry = Entry::example("192.0.2.2", "203.0.113.1");
+        (entry.mark, entry.live) = (mark, live);
+        entry
+    }
+
+    /// The action alerted, or `None` for a release.
+    fn seen(entry: &Entry<'_>, known: &Snapshot, current: &Snapshot) -> Option<Option<Action>> {
+        act(entry, Hook::Output, known, current, BIT).map(|act| match act {
+            Act::Alert(decision) => Some(decision.action()),
+            Act::Release => None,
+        })
+    }
+
+    #[test]
+    fn what_is_news_is_alerted_what_is_denied_is_cut_what_is_free_is_released() {
+        let (none, watch, deny) = (
+            Snapshot::default(),
+            listing(Action::Alert),
+            listing(Action::Deny),
+        );
+        let (plain, cut) = (entry(1, true), entry(BIT | 1, true));
+        assert_eq!(seen(&plain, &none, &watch), Some(Some(Action::Alert)));
+        assert_eq!(seen(&plain, &watch, &watch), None, "alerted already");
+        assert_eq!(seen(&plain, &watch, &deny), Some(Some(Action::Deny)));
+        assert_eq!(
+            seen(&plain, &deny, &deny),
+            Some(Some(Action::Deny)),
+            "it must be cut, whenever it began"
+        );
+        assert_eq!(seen(&cut, &none, &deny), None, "cut already");
+        assert_eq!(seen(&cut, &deny, &watch), Some(None));
+        assert_eq!(seen(&cut, &deny, &none), Some(None));
+        assert_eq!(
+            seen(&entry(0, false), &none, &deny),
+            None,
+            "not established"
+        );
+    }
+
+    #[test]
+    fn the_ends_tell_the_hook() {
+        let own = HashSet::from(["192.0.2.2".parse().unwrap()]);
+        let hook = |src, dst| hook(&Entry::example(src, dst), &own);
+        assert_eq!(hook("192.0.2.2", "203.0.113.1"), Some(Hook::Output));
+        assert_eq!(hook("203.0.113.1", "192.0.2.2"), Some(Hook::Input));
+        assert_eq!(hook("198.51.100.1", "203.0.113.1"), Some(Hook::Forward));
+        assert_eq!(hook("192.0.2.2", "127.0.0.1"), None);
+    }
+}

@@ -51,7 +51,7 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 pub struct Program {
     /// Its process (of a program with threads: the thread), as the first pid namespace counts.
     pub pid: u32,
-    /// Its name, at most 15 bytes, control characters replaced: it is the program's own choice.
+    /// Its name, at most 15 printable ASCII characters, others replaced: it is the program's own choice.
     pub name: String,
 }
 
@@ -275,7 +275,7 @@ impl Collector {
                 name: name
                     .chars()
                     .take(15)
-                    .map(|c| if c.is_control() { '?' } else { c })
+                    .map(|c| if c.is_ascii_graphic() { c } else { '?' })
                     .collect(),
             }),
         })

@@ -26,6 +26,7 @@ mod worker;
 mod rsyslog_tests;
 
 use std::{
+    borrow::Cow,
     io,
     path::PathBuf,
     sync::Arc,
@@ -34,7 +35,11 @@ use std::{
 };
 
 use crate::{
-    alert::{Alert, ecs::Observer, line::Layout},
+    alert::{
+        Alert,
+        ecs::Observer,
+        line::{Layout, LossKind},
+    },
     config::{self, Host, HostPort, SyslogAddress, SyslogFormat},
 };
 
@@ -144,7 +149,17 @@ impl Sinks {
     /// Tells every sink of `count` packets that `what` says; never blocks.
     pub fn report(&self, count: u64, what: &'static str) {
         for sink in &self.list {
-            sink.queue.report(count, what);
+            sink.queue
+                .report(count, LossKind::Unattributed, Cow::Borrowed(what));
+        }
+    }
+
+    /// Tells every sink that the table was not whole for so many milliseconds, and `why`, in printable
+    /// ASCII; never blocks.
+    pub fn unprotected(&self, milliseconds: u64, why: &str) {
+        for sink in &self.list {
+            let why = Cow::Owned(format!("milliseconds without full protection: {why}"));
+            sink.queue.report(milliseconds, LossKind::Unprotected, why);
         }
     }
 

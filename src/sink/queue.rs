@@ -1,14 +1,17 @@
 //! The bounded queue between the packet path and one sink's thread, with the sink's counters.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use super::SinkStats;
-use crate::alert::Alert;
+use crate::alert::{Alert, line::LossKind};
 
+/// Texts of different reports that wait at most.
+const REPORTS: usize = 64;
 /// Why a full queue drops.
 const QUEUE_FULL: &str = "the queue was full";
 
@@ -29,7 +32,7 @@ struct State {
     lost: u64,
     cause: &'static str,
     /// Counts to tell, by what they count.
-    reports: BTreeMap<&'static str, u64>,
+    reports: BTreeMap<(LossKind, Cow<'static, str>), u64>,
     sent: u64,
     dropped: u64,
     last_error: Option<String>,
@@ -46,8 +49,8 @@ pub(super) enum Task {
     Alert(Arc<Alert>),
     /// Tell the sink that so many alerts were dropped, then call [`Queue::delivered`].
     Lost(u64, &'static str),
-    /// Tell the sink that so many packets went by without an alert of their own.
-    Report(u64, &'static str),
+    /// Tell the sink of so many packets without an alert of their own, or milliseconds without protection.
+    Report(u64, LossKind, Cow<'static, str>),
     /// Open the file again, then go on.
     Reopen,
     /// End.
@@ -80,8 +83,13 @@ impl Queue {
     }
 
     /// Adds to a count that is told when the sink gets to it.
-    pub(super) fn report(&self, count: u64, what: &'static str) {
-        *self.lock().reports.entry(what).or_default() += count;
+    pub(super) fn report(&self, count: u64, kind: LossKind, what: Cow<'static, str>) {
+        let mut state = self.lock();
+        // Texts that differ are few; a sink that is down for long must not collect them without end.
+        if state.reports.len() < REPORTS || state.reports.contains_key(&(kind, what.clone())) {
+            *state.reports.entry((kind, what)).or_default() += count;
+        }
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -116,8 +124,8 @@ impl Queue {
             if state.lost > 0 && state.items.len() <= self.capacity / 2 {
                 return Task::Lost(state.lost, state.cause);
             }
-            if let Some((what, count)) = state.reports.first_key_value() {
-                return Task::Report(*count, what);
+            if let Some(((kind, what), count)) = state.reports.first_key_value() {
+                return Task::Report(*count, *kind, what.clone());
             }
             if let Some(alert) = state.items.front() {
                 return Task::Alert(Arc::clone(alert));
@@ -141,14 +149,12 @@ impl Queue {
                 state.sent += 1;
             }
             Task::Lost(count, _) => state.lost = state.lost.saturating_sub(*count),
-            Task::Report(count, what) => {
-                let left = state
-                    .reports
-                    .get(what)
-                    .map_or(0, |all| all.saturating_sub(*count));
-                state.reports.remove(what);
+            Task::Report(count, kind, what) => {
+                let key = (*kind, what.clone());
+                let left = state.reports.remove(&key);
+                let left = left.map_or(0, |all| all.saturating_sub(*count));
                 if left > 0 {
-                    state.reports.insert(what, left);
+                    state.reports.insert(key, left);
                 }
             }
             Task::Reopen | Task::Stop => {}
@@ -173,7 +179,9 @@ impl Queue {
                 state.lost += count;
                 state.cause = cause;
             }
-            Task::Report(count, what) => *state.reports.entry(what).or_default() += count,
+            Task::Report(count, kind, what) => {
+                *state.reports.entry((*kind, what.clone())).or_default() += count;
+            }
             Task::Reopen | Task::Stop => {}
         }
     }

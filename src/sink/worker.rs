@@ -1,6 +1,7 @@
 //! The thread of one sink: takes from the queue, delivers, waits and tries again.
 
 use std::{
+    borrow::Cow,
     io,
     time::{Duration, SystemTime},
 };
@@ -64,14 +65,11 @@ pub(super) fn run(queue: &Queue, mut transport: impl Transport) {
                 queue,
                 LossKind::Undelivered,
                 *count,
-                cause,
+                Cow::Borrowed(cause),
             ))),
-            Task::Report(count, what) => transport.send(Event::Lost(&loss(
-                queue,
-                LossKind::Unattributed,
-                *count,
-                what,
-            ))),
+            Task::Report(count, kind, what) => {
+                transport.send(Event::Lost(&loss(queue, *kind, *count, what.clone())))
+            }
         };
         match result {
             Ok(()) => {
@@ -92,7 +90,7 @@ pub(super) fn run(queue: &Queue, mut transport: impl Transport) {
     queue.finished();
 }
 
-fn loss(queue: &Queue, kind: LossKind, count: u64, cause: &'static str) -> Loss {
+fn loss(queue: &Queue, kind: LossKind, count: u64, cause: Cow<'static, str>) -> Loss {
     Loss {
         kind,
         count,

@@ -10,7 +10,7 @@ use std::{
 use feedgate::demo::{self, DaemonError, Netns};
 use nix::sys::signal::Signal;
 
-use super::{Conf, Lab, PATIENCE};
+use super::{Conf, Lab, PATIENCE, within};
 
 /// The binary under test.
 pub(crate) fn feedgate() -> &'static Path {
@@ -39,7 +39,7 @@ impl<'a> Daemon<'a> {
         let config = lab.path("feedgate.toml");
         fs::write(&config, conf.text()).unwrap();
         let mut inner = demo::Daemon::spawn(feedgate(), netns, &lab.dir, &config)?;
-        inner.ready(PATIENCE, || true)?;
+        inner.ready(within(PATIENCE), || true)?;
         Ok(Self {
             netns,
             config,
@@ -103,7 +103,7 @@ impl<'a> Daemon<'a> {
         let dir = lab.path("second");
         fs::create_dir(&dir).unwrap();
         let mut inner = demo::Daemon::spawn(feedgate(), self.netns, &dir, &self.config)?;
-        inner.ready(PATIENCE, || true)
+        inner.ready(within(PATIENCE), || true)
     }
 
     /// SIGTERM; how it ended.
@@ -114,7 +114,7 @@ impl<'a> Daemon<'a> {
 
     /// Waits until it has ended by itself.
     pub(crate) fn ended(&mut self) -> ExitStatus {
-        self.inner.wait(PATIENCE).unwrap().expect("it ends")
+        self.inner.wait(within(PATIENCE)).unwrap().expect("it ends")
     }
 
     /// What it wrote so far.

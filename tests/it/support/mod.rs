@@ -33,14 +33,14 @@ pub(crate) fn within(limit: Duration) -> Duration {
 /// Asks `look` again and again until it finds something; fails the test when it never does.
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
+    let (start, patience) = (Instant::now(), within(PATIENCE));
     loop {
         if let Some(found) = look() {
             return found;
         }
         assert!(
-            start.elapsed() < PATIENCE,
-            "did not happen within {PATIENCE:?}: {what}"
+            start.elapsed() < patience,
+            "did not happen within {patience:?}: {what}"
         );
         std::thread::sleep(TICK);
     }
