@@ -152,9 +152,8 @@ fn quarantine(
     now: SystemTime,
 ) -> String {
     let name = &feed.name;
-    let why = format!(
-        "{refusal}; look at it with `feedgate refresh {name} --dry-run`, take it with `feedgate feeds accept {name}`"
-    );
+    // The refusal's advice has a placeholder for the name.
+    let why = refusal.to_string().replace("FEED", name.as_str());
     if let Some(state) = lock(&shared.core).feeds.get_mut(name)
         && feed.format != Format::Crowdsec
     {

@@ -178,6 +178,7 @@ const BASE_HEAD: &str = "\
 # mode = \"own\": the daemon takes the table over in one transaction. Then load this once, at boot, from a
 # unit of its own, and not from a ruleset that is reloaded later: that would put this table in place of
 # the daemon's, and where the daemon owns its table (kernel 6.9 and later) nft refuses the whole ruleset.
+# The same goes for a table that such a daemon left behind: `nft delete table inet feedgate` comes first.
 #
 # coarse_nets4 and coarse_nets6 hold everything at first: an empty prefilter would hide what is listed.
 # Base chains: filter - 10 (cut flows) and filter - 9 (guard), before the filter chains of others.
