@@ -11,7 +11,7 @@
 //! Pure modules know no operating system: [`prefix`], [`feed`], [`snapshot`], [`ruleset`],
 //! [`packet`], [`policy`], [`alert`], [`config`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
 //! [`attribution`], [`sink`], [`store`], [`host`], [`control`]. Only [`daemon`] wires edges together.
-//! `tests/structure.rs` holds this.
+//! `netlink` has the wire format that two of them share. `tests/structure.rs` holds this.
 
 pub mod alert;
 pub mod attribution;
@@ -23,6 +23,7 @@ pub mod demo;
 pub mod feed;
 pub mod fetch;
 pub mod host;
+mod netlink;
 pub mod nft;
 pub mod packet;
 pub mod policy;
