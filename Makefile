@@ -17,10 +17,10 @@ TEST_PACKAGES := iputils-ping rsyslog
 
 EXAMPLE := src/config/feedgate.toml
 
-.PHONY: help deps test-deps build test demo bench lint audit install clean
+.PHONY: help deps test-deps build test test-containers demo bench lint audit install clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## install what building and running need (apt; only what is missing)
 	@$(call install_missing,$(BUILD_PACKAGES) $(RUN_PACKAGES))
@@ -39,6 +39,9 @@ test: test-deps ## run all tests (as root: the integration tests make network na
 	    echo "cargo-nextest is not installed (cargo install --locked cargo-nextest); using cargo test"; \
 	    set -x; $(CARGO) test --locked --lib --bins --tests; \
 	fi
+
+test-containers: deps ## name real containers of runc, podman, docker and containerd (root; installs them)
+	$(SUDO) tests/containers/run
 
 demo: deps ## the threat feed lab on this machine, without a network (root)
 	@echo "building feedgate (debug build: it is ready much sooner than the release)"

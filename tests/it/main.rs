@@ -9,7 +9,9 @@
     clippy::panic
 )] // clippy.toml allows them in test functions only; a helper of a test may stop at the first surprise too
 
+mod attribution;
 mod cli;
+mod containers;
 mod demo;
 mod feeds;
 mod forward;
