@@ -14,10 +14,13 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 BUILD_PACKAGES := gcc libc6-dev libmnl-dev libnftnl-dev pkg-config
 RUN_PACKAGES := curl iproute2 nftables util-linux
 TEST_PACKAGES := iputils-ping rsyslog
+VM_PACKAGES := busybox-static cpio kmod qemu-system-x86 xz-utils
+# Kernels of `make test-kernels`, of 5.10, 6.1 and 6.12.
+KERNELS ?= 6.1
 
 EXAMPLE := src/config/feedgate.toml
 
-.PHONY: help deps test-deps build test test-containers demo bench lint audit install clean
+.PHONY: help deps test-deps build test test-containers test-kernels demo bench lint audit install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +46,10 @@ test: test-deps ## run all tests (as root: the integration tests make network na
 test-containers: deps ## name real containers of runc, podman, docker and containerd (root; installs them)
 	$(SUDO) tests/containers/run
 
+test-kernels: test-deps ## run the netfilter tests on real Debian kernels in virtual machines (KERNELS="6.1 6.12")
+	@$(call install_missing,$(VM_PACKAGES))
+	$(SUDO) tests/kernels/run $(KERNELS)
+
 demo: deps ## the threat feed lab on this machine, without a network (root)
 	@echo "building feedgate (debug build: it is ready much sooner than the release)"
 	$(CARGO) build --locked
@@ -66,10 +73,10 @@ audit: ## look for known security advisories (needs cargo-deny and the network)
 
 install: ## install below $(DESTDIR)$(PREFIX); build first; a configuration that is there is kept
 	install -Dm 0755 $(TARGET)/release/feedgate $(DESTDIR)$(PREFIX)/sbin/feedgate
-	@$(foreach file,$(wildcard nft/*.nft),install -Dvm 0644 $(file) $(DESTDIR)$(PREFIX)/share/feedgate/$(file);)
-	@$(foreach file,$(wildcard dist/*.service),\
+	@$(foreach file,$(wildcard nft/*.nft nft/examples/*.nft),install -Dvm 0644 $(file) $(DESTDIR)$(PREFIX)/share/feedgate/$(file);)
+	@$(foreach file,$(wildcard systemd/*.service),\
 	    install -d $(DESTDIR)$(PREFIX)/lib/systemd/system && \
-	    sed 's|@PREFIX@|$(PREFIX)|g' $(file) > $(DESTDIR)$(PREFIX)/lib/systemd/system/$(notdir $(file));)
+	    sed 's|/usr/local/|$(PREFIX)/|g' $(file) > $(DESTDIR)$(PREFIX)/lib/systemd/system/$(notdir $(file));)
 	@if [ -e $(DESTDIR)/etc/feedgate/feedgate.toml ]; then \
 	    echo "$(DESTDIR)/etc/feedgate/feedgate.toml is kept"; \
 	else \

@@ -9,26 +9,29 @@
 //! ```
 //!
 //! Pure modules know no operating system: [`prefix`], [`feed`], [`snapshot`], [`ruleset`],
-//! [`packet`], [`policy`], [`alert`], [`config`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
-//! [`attribution`], [`sink`], [`store`], [`host`], [`control`]. Only [`daemon`] wires edges together.
-//! `netlink` has the wire format that two of them share. `tests/structure.rs` holds this.
+//! [`packet`], [`policy`], [`alert`], [`config`], [`netlink`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
+//! [`conntrack`], [`attribution`], [`sink`], [`store`], [`host`], [`control`]. Only [`daemon`] wires edges together.
+//! `route` is a socket that two of them use. `tests/structure.rs` holds this.
 
 pub mod alert;
 pub mod attribution;
 pub mod cli;
 pub mod config;
+pub mod conntrack;
+
 pub mod control;
 pub mod daemon;
 pub mod demo;
 pub mod feed;
 pub mod fetch;
 pub mod host;
-mod netlink;
+pub mod netlink;
 pub mod nft;
 pub mod packet;
 pub mod policy;
 pub mod prefix;
 pub mod queue;
+mod route;
 pub mod ruleset;
 pub mod sink;
 pub mod snapshot;

@@ -1,158 +1,178 @@
-//! Questions to the kernel's route netlink (rtnetlink(7)) and the attributes of its answers.
+//! Netlink messages and attributes as bytes (netlink(7), linux/netlink.h): checked reading, plain writing.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+/// Bytes of a netlink message header.
+pub const HEADER: usize = 16;
+/// `NLMSG_ERROR`
+pub const ERROR: u16 = 2;
+/// `NLMSG_DONE`
+pub const DONE: u16 = 3;
+/// `NLM_F_REQUEST`
+pub const REQUEST: u16 = 1;
+/// `NLM_F_ACK`
+pub const ACK: u16 = 4;
+/// `NLM_F_DUMP`
+pub const DUMP: u16 = 0x300;
+/// `NLA_F_NESTED`
+const NESTED: u16 = 0x8000;
+/// Bits of an attribute's type field that are its type.
+const TYPE_MASK: u16 = 0x3fff;
 
-use nix::{
-    errno::Errno,
-    sys::socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv,
-        send, socket,
-    },
-};
-
-const HEADER: usize = 16;
-const NLMSG_ERROR: u16 = 2;
-const NLM_F_REQUEST: u16 = 1;
-/// Netlink attribute flags above the type.
-const NLA_TYPE_MASK: u16 = 0x3fff;
-/// One link with all its attributes is about 2 KiB.
-const BUFFER: usize = 16 * 1024;
-
-/// A socket that asks one question at a time, of the network namespace it was opened in.
-pub(crate) struct Route {
-    socket: OwnedFd,
-    sequence: u32,
-    buffer: Box<[u8]>,
+/// One netlink message.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// Message type.
+    pub kind: u16,
+    /// Sequence number of the request.
+    pub seq: u32,
+    /// Port of the socket that asked for it, also in notifications of what it changed; 0: the kernel.
+    pub port: u32,
+    /// What follows the header.
+    pub payload: &'a [u8],
 }
 
-impl Route {
-    pub(crate) fn open() -> Result<Self, Errno> {
-        let socket = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            SockProtocol::NetlinkRoute,
-        )?;
-        // Connected to port 0: only the kernel can answer.
-        connect(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-        Ok(Self {
-            socket,
-            sequence: 0,
-            buffer: vec![0; BUFFER].into_boxed_slice(),
+impl<'a> Message<'a> {
+    /// The attributes behind a family header of `skip` bytes.
+    pub fn attributes(&self, skip: usize) -> Attributes<'a> {
+        Attributes(self.payload.get(skip..).unwrap_or_default())
+    }
+
+    /// For `NLMSG_ERROR`: the errno, 0 for an acknowledgement.
+    pub fn errno(&self) -> Option<i32> {
+        (self.kind == ERROR)
+            .then(|| {
+                self.payload
+                    .first_chunk()
+                    .map(|bytes| i32::from_ne_bytes(*bytes))
+            })?
+            .map(i32::abs)
+    }
+}
+
+/// Splits a datagram into messages; stops at the first that does not fit.
+pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    std::iter::from_fn(move || {
+        let len = usize::try_from(u32::from_ne_bytes(*bytes.first_chunk()?)).ok()?;
+        let message = bytes.get(..len).filter(|_| len >= HEADER)?;
+        bytes = bytes.get(aligned(len)..).unwrap_or_default();
+        Some(Message {
+            kind: u16_at(message, 4)?,
+            seq: u32_at(message, 8)?,
+            port: u32_at(message, 12)?,
+            payload: message.get(HEADER..)?,
         })
-    }
-
-    /// The answer to message `kind` with `body`, without its header.
-    ///
-    /// # Errors
-    /// What the kernel says; it answers before `send` returns, so this never waits.
-    pub(crate) fn get(&mut self, kind: u16, body: &[u8]) -> Result<&[u8], Errno> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let length = u32::try_from(HEADER + body.len()).map_err(|_| Errno::EMSGSIZE)?;
-        let mut request = length.to_ne_bytes().to_vec();
-        request.extend(kind.to_ne_bytes());
-        request.extend(NLM_F_REQUEST.to_ne_bytes());
-        request.extend(self.sequence.to_ne_bytes());
-        request.extend([0; 4]); // port ID: the kernel fills it in
-        request.extend(body);
-        send(self.socket.as_raw_fd(), &request, MsgFlags::empty())?;
-        loop {
-            let length = recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty())?;
-            let message = self.buffer.get(..length).unwrap_or_default();
-            if u32_at(message, 8) == Some(self.sequence) {
-                break;
-            }
-        }
-        answer(&self.buffer).ok_or(Errno::EBADMSG)?
-    }
-}
-
-fn answer(message: &[u8]) -> Option<Result<&[u8], Errno>> {
-    let length = usize::try_from(u32_at(message, 0)?).ok()?;
-    let body = message.get(HEADER..length)?;
-    Some(match u16_at(message, 4)? {
-        NLMSG_ERROR => {
-            let code = i32::from_ne_bytes(array_at(body, 0)?);
-            Err(Errno::from_raw(code.saturating_neg()))
-        }
-        _ => Ok(body),
     })
 }
 
-/// Appends an attribute.
-pub(crate) fn put(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let length = u16::try_from(4 + value.len()).unwrap_or(4);
-    body.extend(length.to_ne_bytes());
-    body.extend(kind.to_ne_bytes());
-    body.extend(value);
-    body.resize(body.len().next_multiple_of(4), 0);
-}
+/// Iterates over (type, value); stops at the first attribute that does not fit.
+#[derive(Clone, Copy, Debug)]
+pub struct Attributes<'a>(pub &'a [u8]);
 
-/// The value of the first attribute of this type.
-pub(crate) fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
-    loop {
-        let length = usize::from(u16_at(bytes, 0)?);
-        let kind = u16_at(bytes, 2)?;
-        let value = bytes.get(4..length)?;
-        if kind & NLA_TYPE_MASK == wanted {
-            return Some(value);
-        }
-        bytes = bytes.get(length.next_multiple_of(4)..)?;
+impl<'a> Iterator for Attributes<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let len = usize::from(u16_at(self.0, 0)?);
+        let kind = u16_at(self.0, 2)? & TYPE_MASK;
+        let value = self.0.get(4..len)?;
+        self.0 = self.0.get(aligned(len)..).unwrap_or_default();
+        Some((kind, value))
     }
 }
 
-/// A number in the host's byte order.
-pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    array_at(bytes, at).map(u16::from_ne_bytes)
+impl<'a> Attributes<'a> {
+    /// The value of the first attribute of this type.
+    pub fn get(mut self, kind: u16) -> Option<&'a [u8]> {
+        self.find(|(k, _)| *k == kind).map(|(_, value)| value)
+    }
+
+    /// The attributes nested in the first attribute of this type.
+    pub fn nested(self, kind: u16) -> Option<Attributes<'a>> {
+        self.get(kind).map(Attributes)
+    }
 }
 
-/// A number in the host's byte order.
-pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    array_at(bytes, at).map(u32::from_ne_bytes)
+/// One request with its header; `flags` are those of netlink(7), `head` is the family's own header.
+pub fn request(kind: u16, flags: u16, seq: u32, head: &[u8], attributes: &[u8]) -> Vec<u8> {
+    let len = HEADER + aligned(head.len()) + attributes.len();
+    let mut message = Vec::with_capacity(len);
+    message.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_ne_bytes());
+    message.extend_from_slice(&kind.to_ne_bytes());
+    message.extend_from_slice(&flags.to_ne_bytes());
+    message.extend_from_slice(&seq.to_ne_bytes());
+    message.extend_from_slice(&[0; 4]);
+    message.extend_from_slice(head);
+    message.resize(HEADER + aligned(head.len()), 0);
+    message.extend_from_slice(attributes);
+    message
 }
 
-/// A number in the host's byte order.
-pub(crate) fn i32_at(bytes: &[u8], at: usize) -> Option<i32> {
-    array_at(bytes, at).map(i32::from_ne_bytes)
+/// A number in network byte order.
+pub fn be32(bytes: &[u8]) -> Option<u32> {
+    bytes.first_chunk().map(|b| u32::from_be_bytes(*b))
 }
 
-/// `N` bytes.
-pub(crate) fn array_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..)?.first_chunk().copied()
+/// Appends an attribute with its padding.
+pub fn put(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let len = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+    out.extend_from_slice(&len.to_ne_bytes());
+    out.extend_from_slice(&kind.to_ne_bytes());
+    out.extend_from_slice(value);
+    out.resize(aligned(out.len()), 0);
+}
+
+/// Appends an attribute that holds attributes.
+pub fn put_nested(out: &mut Vec<u8>, kind: u16, content: &[u8]) {
+    put(out, kind | NESTED, content);
+}
+
+/// A zero-terminated string.
+pub fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
+}
+
+fn aligned(len: usize) -> usize {
+    len.saturating_add(3) & !3
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes
+        .get(at..)?
+        .first_chunk()
+        .map(|b| u16::from_ne_bytes(*b))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes
+        .get(at..)?
+        .first_chunk()
+        .map(|b| u32::from_ne_bytes(*b))
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::{collection::vec, prelude::*};
+    use proptest::prelude::*;
 
     use super::*;
 
     #[test]
-    fn attributes_come_back() {
-        let mut body = Vec::new();
-        put(&mut body, 1, b"abc");
-        put(&mut body, 7, &5_u32.to_ne_bytes());
-        assert_eq!(attribute(&body, 1), Some(b"abc".as_slice()));
-        assert_eq!(attribute(&body, 7).and_then(|v| u32_at(v, 0)), Some(5));
-        assert_eq!(attribute(&body, 2), None);
-    }
-
-    #[test]
-    fn the_kernel_says_what_is_not_there() {
-        let mut ask = [0; 16];
-        ask[4..8].copy_from_slice(&i32::MAX.to_ne_bytes());
-        let mut route = Route::open().unwrap();
-        assert_eq!(route.get(18, &ask), Err(Errno::ENODEV)); // RTM_GETLINK
-        ask[4..8].copy_from_slice(&1_i32.to_ne_bytes());
-        let link = route.get(18, &ask).unwrap();
-        assert_eq!(attribute(&link[16..], 3), Some(b"lo\0".as_slice())); // IFLA_IFNAME
+    fn attributes_round_trip() {
+        let mut inner = Vec::new();
+        put(&mut inner, 1, b"abc\0");
+        put(&mut inner, 2, b"x");
+        let mut out = Vec::new();
+        put_nested(&mut out, 7, &inner);
+        let nested = Attributes(&out).nested(7).unwrap();
+        assert_eq!(text(nested.get(1).unwrap()), "abc");
+        assert_eq!(nested.get(2), Some(&b"x"[..]));
+        assert_eq!(nested.get(3), None);
     }
 
     proptest! {
         #[test]
-        fn any_bytes_end_without_panic(bytes in vec(any::<u8>(), 0..100), kind: u16) {
-            let _ = answer(&bytes);
-            let _ = attribute(&bytes, kind);
+        fn any_bytes_end(bytes: Vec<u8>) {
+            for message in messages(&bytes) {
+                let _ = (message.errno(), message.attributes(4).count());
+            }
         }
     }
 }

@@ -10,11 +10,11 @@
 use std::{collections::BTreeSet, process::Command, sync::Arc, time::SystemTime};
 
 use feedgate::{
-    config::{Config, PrivateNetworks},
-    feed::{Action, Entry, FeedData, Parsed, Scope, Severity},
+    config::{self, Config},
+    feed::{Action, FeedData, Limits, Scope, parse_plain},
     nft::{Kernel, TableState},
     ruleset::Options,
-    snapshot::{Delta, Input, Snapshot, build},
+    snapshot::{self, Delta, Input, Snapshot, build},
 };
 
 /// Runs `test` on a thread in a network namespace of its own.
@@ -60,32 +60,21 @@ fn snapshot(feeds: &[(&str, Action, Scope, &[&str])]) -> Snapshot {
     let inputs: Vec<Input> = feeds
         .iter()
         .map(|(name, action, scope, list)| {
-            let entries = list
-                .iter()
-                .map(|p| Entry {
-                    prefix: p.parse().unwrap(),
-                })
-                .collect();
-            let parsed = Parsed {
-                entries,
-                ..Parsed::default()
-            };
-            let data = FeedData {
-                parsed,
-                pulled: SystemTime::UNIX_EPOCH,
-                bytes: 0,
-            };
-            let severity = Severity::Medium;
-            Input {
-                name: name.parse().unwrap(),
-                action: *action,
-                scope: *scope,
-                severity,
-                data: Arc::new(data),
-            }
+            let mut feed = config::Feed::new(name.parse().unwrap());
+            (feed.action, feed.scope) = (*action, *scope);
+            let parsed = parse_plain(list.join("\n").as_bytes(), &Limits::default());
+            assert_eq!(parsed.good, list.len());
+            Input::new(
+                &feed,
+                Arc::new(FeedData {
+                    parsed,
+                    pulled: SystemTime::UNIX_EPOCH,
+                    bytes: 0,
+                }),
+            )
         })
         .collect();
-    build(&inputs, &[], PrivateNetworks::Refuse)
+    build(&inputs, &[], snapshot::Options::default())
 }
 
 fn mixed() -> Snapshot {
@@ -100,6 +89,8 @@ fn mixed() -> Snapshot {
                 "255.255.255.255",
                 "2001:db8::1",
                 "2001:db8:1::/48",
+                "203.0.113.11:443",
+                "[2001:db8::2]:53/udp",
             ],
         ),
         (
@@ -116,6 +107,13 @@ fn kernel() -> Kernel {
     Kernel::open(Options::new(&Config::default().nftables)).unwrap()
 }
 
+/// One whose table anybody may change.
+fn shared_kernel() -> Kernel {
+    let mut options = Options::new(&Config::default().nftables);
+    options.owner = false;
+    Kernel::open(options).unwrap()
+}
+
 /// The listing without what legitimately differs: queue rules, elements, counters, userdata-only notation.
 fn normal(listing: &str) -> Vec<String> {
     let mut lines = Vec::new();
@@ -124,7 +122,10 @@ fn normal(listing: &str) -> Vec<String> {
         skip |= line.starts_with("elements = {");
         let queue =
             line.starts_with("queue") || line.contains("xt target") || line.starts_with("# xt_");
-        if !skip && !queue && !line.is_empty() {
+        let owner =
+            line == "flags owner" || line == "flags persist" || line == "flags owner,persist";
+        let line = line.split(" # progname").next().unwrap();
+        if !skip && !queue && !owner && !line.is_empty() {
             lines.push(line.to_owned());
         }
         skip &= !line.ends_with('}');
@@ -207,6 +208,8 @@ fn elements_arrive_whole_and_deltas_change_them() {
         assert!(set("deny_nets4").contains("198.51.100.0/24"));
         assert!(set("deny_nets6").contains("2001:db8:1::/48"));
         assert!(set("watch_out_nets4").contains("192.0.0.0/9"));
+        assert!(set("deny_ports4").contains("203.0.113.11 . tcp . 443"));
+        assert!(set("deny_ports6").contains("2001:db8::2 . udp . 53"));
 
         let new = snapshot(&[
             (
@@ -266,7 +269,7 @@ fn a_foreign_table_is_left_untouched() {
 fn a_refused_transaction_names_the_elements_and_changes_nothing() {
     in_namespace(|| {
         let old = snapshot(&[("d", Action::Deny, Scope::Both, &["198.51.100.0/24"])]);
-        let kernel = kernel();
+        let kernel = shared_kernel();
         kernel.install(&old.sets).unwrap();
         // Somebody took an element away that the daemon believes to be there.
         let element = "{ 198.51.100.0/24 }";
@@ -307,5 +310,66 @@ fn counters_are_read_back() {
         let counters = kernel.counters().unwrap();
         assert_eq!(counters.len(), feedgate::ruleset::Counter::ALL.len());
         assert!(counters.values().all(|count| count.packets == 0));
+    });
+}
+
+#[test]
+fn refusals_name_what_they_are_about() {
+    in_namespace(|| {
+        let old = mixed();
+        let new = snapshot(&[("d", Action::Deny, Scope::Both, &["203.0.113.8"])]);
+        let delta = Delta::between(&old.sets, &new.sets).unwrap();
+        let kernel = shared_kernel();
+        let refusal = || kernel.apply(&delta, &new.sets).unwrap_err().to_string();
+
+        // ENOENT: the table is gone.
+        let error = refusal();
+        assert!(
+            error.contains("deny_hosts4") && error.contains("is gone"),
+            "{error}"
+        );
+
+        // EBUSY: somebody's rule asks a set that is to go.
+        kernel.install(&old.sets).unwrap();
+        let theirs = "add chain inet feedgate theirs\n\
+                      add rule inet feedgate theirs ip daddr @watch_out_hosts4 accept\n";
+        let (ok, out) = nft(&["-f", "-"], theirs);
+        assert!(ok, "{out}");
+        let error = refusal();
+        assert!(
+            error.contains("set watch_out_hosts4") && error.contains("still refers to it"),
+            "{error}"
+        );
+        // Loading the whole table instead gets rid of it.
+        kernel.install(&new.sets).unwrap();
+    });
+}
+
+#[test]
+fn a_table_with_a_living_owner_is_refused_to_a_second_one() {
+    in_namespace(|| {
+        let old = mixed();
+        let first = kernel();
+        if !first.owns() {
+            eprintln!("skipped: owned tables need kernel 6.9");
+            return;
+        }
+        first.install(&old.sets).unwrap();
+        assert_eq!(first.table_state().unwrap(), TableState::Ours);
+        let second = kernel();
+        let error = second.install(&old.sets).unwrap_err().to_string();
+        assert!(error.contains("a running program owns it"), "{error}");
+        let new = snapshot(&[("d", Action::Deny, Scope::Both, &["203.0.113.8"])]);
+        let delta = Delta::between(&old.sets, &new.sets).unwrap();
+        let error = second.apply(&delta, &new.sets).unwrap_err().to_string();
+        assert!(
+            error.contains("Operation not permitted") && error.contains("nobody else may own"),
+            "{error}"
+        );
+        // Without its owner it is an orphan that anybody may take over.
+        drop(first);
+        assert_eq!(second.table_state().unwrap(), TableState::Ours);
+        second.install(&new.sets).unwrap();
+        assert_eq!(second.table_state().unwrap(), TableState::Ours);
     });
 }

@@ -7,12 +7,13 @@ use std::{
 };
 
 /// No operating system in these, nor an edge.
-const PURE: [&str; 8] = [
-    "prefix", "feed", "snapshot", "ruleset", "packet", "policy", "alert", "config",
+const PURE: [&str; 9] = [
+    "netlink", "prefix", "feed", "snapshot", "ruleset", "packet", "policy", "alert", "config",
 ];
 
 /// These talk to the operating system, each to its own part.
-const EDGES: [&str; 7] = [
+const EDGES: [&str; 8] = [
+    "conntrack",
     "fetch",
     "nft",
     "queue",

@@ -12,9 +12,8 @@ use super::{
     text::is_hidden,
 };
 use crate::{
-    feed::{Action, Direction, Severity},
+    feed::{Action, Direction, Indicator, Severity},
     packet::{Protocol, Transport},
-    prefix::{Family, Prefix},
 };
 
 /// Version of the schema the field names are from.
@@ -234,17 +233,21 @@ fn threat(alert: &Alert) -> Value {
     Value::Object(threat)
 }
 
-fn indicator(prefix: Prefix) -> Map<String, Value> {
-    let kind = match prefix.family() {
-        Family::V4 => "ipv4-addr",
-        Family::V6 => "ipv6-addr",
+fn indicator(of: Indicator) -> Map<String, Value> {
+    let kind = if of.span.first().is_ipv4() {
+        "ipv4-addr"
+    } else {
+        "ipv6-addr"
     };
     let mut indicator = Map::new();
     indicator.insert("type".into(), kind.into());
-    indicator.insert("name".into(), prefix.to_string().into());
-    if prefix.is_host() {
+    indicator.insert("name".into(), of.to_string().into());
+    if of.span.first() == of.span.last() {
         // The field is one address; a network is only in the name.
-        indicator.insert("ip".into(), prefix.addr().to_string().into());
+        indicator.insert("ip".into(), of.span.first().to_string().into());
+    }
+    if let Some(port) = of.port {
+        indicator.insert("port".into(), port.port.into());
     }
     indicator
 }

@@ -19,9 +19,8 @@ use std::{
 
 use crate::{
     attribution::Source,
-    feed::{Action, Direction, FeedName, Severity},
+    feed::{Action, Direction, FeedName, Indicator, Severity},
     packet::Flow,
-    prefix::Prefix,
 };
 
 /// One alert (DESIGN.md section 5).
@@ -39,8 +38,8 @@ pub struct Alert {
     pub flow: Flow,
     /// Every feed that lists the address, sorted.
     pub feeds: Vec<FeedName>,
-    /// The most specific matching prefix, as its feed wrote it.
-    pub indicator: Prefix,
+    /// The most specific matching entry, as its feed wrote it.
+    pub indicator: Indicator,
     /// Highest severity of the feeds.
     pub severity: Severity,
     /// The policy that decided, if one did.
@@ -174,7 +173,7 @@ pub(crate) mod example {
                 time,
                 action: if deny { Action::Deny } else { Action::Alert },
                 direction: if ingress { Direction::Ingress } else { Direction::Egress },
-                indicator: Prefix::host(if ingress { flow.src } else { flow.dst }),
+                indicator: crate::prefix::Prefix::host(if ingress { flow.src } else { flow.dst }).into(),
                 flow,
                 feeds: feeds.iter().map(|feed| feed.parse().unwrap()).collect(),
                 severity,

@@ -14,8 +14,7 @@ use std::{
 use super::Alert;
 use crate::{
     attribution::Source,
-    feed::{Action, Direction},
-    prefix::Prefix,
+    feed::{Action, Direction, Indicator},
 };
 
 /// Most windows kept at once. Beyond that a new key is sent each time: nothing goes uncounted.
@@ -27,7 +26,7 @@ pub struct Key {
     who: Who,
     /// Source address, where that is who sent it.
     addr: Option<IpAddr>,
-    indicator: Prefix,
+    indicator: Indicator,
     direction: Direction,
     action: Action,
 }

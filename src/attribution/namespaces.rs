@@ -32,7 +32,10 @@ use super::{
     process::numbers,
     sock_diag::SockDiag,
 };
-use crate::netlink::{Route, attribute, i32_at, put};
+use crate::{
+    netlink::put,
+    route::{Route, attribute, i32_at},
+};
 
 /// Namespaces with an open socket.
 const CAPACITY: usize = 64;

@@ -49,7 +49,10 @@ pub(super) enum Command {
         json: Json,
     },
     /// Show the feeds
+    #[command(args_conflicts_with_subcommands = true)]
     Feeds {
+        #[command(subcommand)]
+        command: Option<FeedsCommand>,
         #[command(flatten)]
         json: Json,
     },
@@ -57,6 +60,26 @@ pub(super) enum Command {
     Refresh {
         /// One feed; all of them without
         feed: Option<String>,
+        /// Only show what would change
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Give a feed without url its text, plain or {"ips": [...]}
+    Push {
+        /// The feed
+        feed: String,
+        /// File with the text; `-`: standard input
+        file: PathBuf,
+    },
+    /// Look for what is odd about a feed before it blocks anything
+    Lint {
+        /// A configured feed, or a file
+        target: String,
+        /// MISP warninglists of addresses that are known to be good
+        #[arg(long = "known", value_name = "FILE")]
+        known: Vec<PathBuf>,
         #[command(flatten)]
         json: Json,
     },
@@ -79,9 +102,32 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, Subcommand)]
+pub(super) enum FeedsCommand {
+    /// List the well-known feeds that `preset` knows
+    Presets {
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Take an update that was held back because it differs much from the last good data
+    Accept {
+        /// The feed
+        feed: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(super) enum NftCommand {
-    /// Print the ruleset in nft syntax, without elements
+    /// Print the ruleset in nft syntax
     Print {
+        /// What nft/base.nft holds, for this configuration: sets, counters, guard chains
+        #[arg(long, conflicts_with_all = ["inspect", "elements", "json"])]
+        base: bool,
+        /// What nft/inspect.nft holds, for this configuration: the chains that ask the daemon
+        #[arg(long, conflicts_with_all = ["elements", "json"])]
+        inspect: bool,
+        /// With the elements of the sets
+        #[arg(long)]
+        elements: bool,
         #[command(flatten)]
         json: Json,
     },

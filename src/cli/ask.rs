@@ -35,7 +35,13 @@ pub(super) fn print_json(value: &Value) {
 }
 
 pub(super) fn refresh(config: &Path, feed: Option<String>, json: bool) -> Result<(), Failure> {
-    let value = daemon(config, &Request::Refresh { feed })?;
+    let value = daemon(
+        config,
+        &Request::Refresh {
+            feed,
+            dry_run: false,
+        },
+    )?;
     if json {
         print_json(&value);
         return Ok(());
@@ -86,7 +92,7 @@ pub(super) fn lookup(config: &Path, address: IpAddr, json: bool) -> Result<(), F
         println!(
             "listed by {}: {} ({}{why})",
             text(&listing["feed"]),
-            text(&listing["prefix"]),
+            text(&listing["indicator"]),
             text(&listing["action"])
         );
     }

@@ -32,10 +32,11 @@ pub(super) fn check(file: &Path, print: bool) -> Result<(), Failure> {
         print!("{}", config::to_toml(&config));
     } else {
         let warnings = outcome.diagnostics.len();
+        let feeds = config.feeds.len();
         println!(
-            "{origin}: good; {} feeds, {warnings} {}",
-            config.feeds.len(),
-            if warnings == 1 { "warning" } else { "warnings" }
+            "{origin}: good; {feeds} {}, {warnings} {}",
+            if feeds == 1 { "feed" } else { "feeds" },
+            if warnings == 1 { "warning" } else { "warnings" },
         );
     }
     Ok(())

@@ -6,6 +6,7 @@ mod args;
 mod ask;
 mod check;
 mod down;
+mod feeds;
 mod nft;
 mod status;
 
@@ -13,7 +14,7 @@ use std::{fmt, io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
 
-use args::{Args, Command};
+use args::{Args, Command, FeedsCommand};
 
 /// A command that did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,12 +74,48 @@ fn run(args: Args) -> Result<(), Failure> {
         }
         Command::Check { print } => check::check(&config, print),
         Command::Status { json } => status::status(&config, json.json),
-        Command::Feeds { json } => status::feeds(&config, json.json),
-        Command::Refresh { feed, json } => ask::refresh(&config, feed, json.json),
+        Command::Feeds {
+            command: None,
+            json,
+        } => status::feeds(&config, json.json),
+        Command::Feeds {
+            command: Some(FeedsCommand::Presets { json }),
+            ..
+        } => feeds::presets(json.json),
+        Command::Feeds {
+            command: Some(FeedsCommand::Accept { feed }),
+            ..
+        } => feeds::accept(&config, feed),
+        Command::Push { feed, file } => feeds::push(&config, &feed, &file),
+        Command::Lint {
+            target,
+            known,
+            json,
+        } => feeds::lint(&config, &target, &known, json.json),
+        Command::Refresh {
+            feed,
+            dry_run: false,
+            json,
+        } => ask::refresh(&config, feed, json.json),
+        Command::Refresh {
+            feed,
+            dry_run: true,
+            json,
+        } => feeds::preview(&config, feed, json.json),
         Command::Lookup { address, json } => ask::lookup(&config, address, json.json),
         Command::Nft {
-            command: args::NftCommand::Print { json },
-        } => nft::print(&config, json.json),
+            command:
+                args::NftCommand::Print {
+                    base,
+                    inspect,
+                    elements,
+                    json,
+                },
+        } => match (base, inspect) {
+            (true, _) => nft::base(&config),
+            (_, true) => nft::inspect(&config),
+            _ => nft::print(&config, elements, json.json),
+        },
         Command::Down => down::down(&config),
         Command::Demo => demo(),
     }

@@ -10,13 +10,39 @@ use crate::{
     control::{self, ClientError, Request},
     feed::Action,
     prefix::Family,
-    ruleset::{self, Options},
+    ruleset::{self, Options, TableFamily},
     snapshot::{Class, Kind, SetName},
 };
 
-pub(super) fn print(file: &Path, as_json: bool) -> Result<(), Failure> {
+/// `nft print --base`
+pub(super) fn base(file: &Path) -> Result<(), Failure> {
+    print!("{}", ruleset::base(&options_for_files(file)?));
+    Ok(())
+}
+
+/// `nft print --inspect`
+pub(super) fn inspect(file: &Path) -> Result<(), Failure> {
+    print!("{}", ruleset::inspect(&options_for_files(file)?));
+    Ok(())
+}
+
+/// The files are for tables of family inet, which see both IP versions.
+fn options_for_files(file: &Path) -> Result<Options, Failure> {
+    let options = Options::new(&check::read(file)?.nftables);
+    match options.include {
+        None | Some(TableFamily::Inet) => Ok(options),
+        Some(other) => Err(Failure::config(format!(
+            "the files are written for family inet, and nftables.family is \"{}\": \
+             write the sets by hand, as in nft/examples/server.nft",
+            other.as_str()
+        ))),
+    }
+}
+
+pub(super) fn print(file: &Path, elements: bool, as_json: bool) -> Result<(), Failure> {
     let config = check::read(file)?;
-    let (text, from) = match control::call(&config.daemon.control_socket, &Request::Ruleset) {
+    let request = Request::Ruleset { elements };
+    let (text, from) = match control::call(&config.daemon.control_socket, &request) {
         Ok(Value::String(text)) => (text, "daemon"),
         Ok(_) => {
             return Err(Failure::failed(
@@ -27,7 +53,11 @@ pub(super) fn print(file: &Path, as_json: bool) -> Result<(), Failure> {
             eprintln!(
                 "feedgate: no daemon was asked: this is what the configuration gives once every feed has data"
             );
-            (from_config(&config), "configuration")
+            let mut text = from_config(&config);
+            if elements {
+                text.push_str(&stored(&config)?);
+            }
+            (text, "configuration")
         }
         Err(e) => return Err(ask::failure(e)),
     };
@@ -39,8 +69,33 @@ pub(super) fn print(file: &Path, as_json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The table with every set that the feeds may fill.
+/// The elements that the last daemon left in the state folder.
+fn stored(config: &Config) -> Result<String, Failure> {
+    let file = config.daemon.state_dir.join("sets.nft");
+    std::fs::read_to_string(&file).map_err(|e| {
+        Failure::failed(format!(
+            "no daemon runs, and {} cannot be read: {e}",
+            file.display()
+        ))
+    })
+}
+
+/// The table with every set that the feeds may fill; in mode include the sets that it needs.
 fn from_config(config: &Config) -> String {
+    let options = Options::new(&config.nftables);
+    let present = present(config);
+    match options.include {
+        None => ruleset::build(&options, &present).to_string(),
+        Some(family) => {
+            let sets = present
+                .into_iter()
+                .filter(|name| matches!(name, SetName::Class { .. }) && family.sees(name.family()));
+            ruleset::declarations(&options, sets)
+        }
+    }
+}
+
+fn present(config: &Config) -> BTreeSet<SetName> {
     let mut present = BTreeSet::new();
     for feed in config.feeds.iter().filter(|feed| feed.enabled) {
         let class = match feed.action {
@@ -59,5 +114,5 @@ fn from_config(config: &Config) -> String {
             }
         }
     }
-    ruleset::build(&Options::new(&config.nftables), &present).to_string()
+    present
 }

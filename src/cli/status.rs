@@ -33,12 +33,13 @@ fn render_status(status: &Value) -> String {
     let mut out = Lines::default();
     let protected = status["protected"] == true;
     out.add(format!(
-        "{}  table inet {} {}, {} elements{}",
+        "{}  table {} {} {}, {} elements{}",
         if protected {
             "PROTECTED"
         } else {
             "NOT PROTECTED"
         },
+        text(&status["table"]["family"]),
         text(&status["table"]["name"]),
         text(&status["table"]["state"]),
         status["table"]["elements"],
@@ -50,6 +51,14 @@ fn render_status(status: &Value) -> String {
     ));
     for problem in items(&status["problems"]) {
         out.add(format!("  ! {}", text(problem)));
+    }
+    if status["table"]["heals"].as_u64().unwrap_or(0) > 0 {
+        out.add(format!(
+            "healed     {} times, last {}: {}",
+            status["table"]["heals"],
+            text(&status["table"]["last_heal_at"]),
+            text(&status["table"]["last_heal"]),
+        ));
     }
     let feeds: Vec<&Value> = items(&status["feeds"]).collect();
     let bad = feeds

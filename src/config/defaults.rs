@@ -3,10 +3,13 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::{
-    Alerts, Attribution, Config, Daemon, DenyWith, Exceptions, Facility, Feed, Format, Hook, Mode,
-    Nftables, OnDaemonDown, PrivateNetworks, SyslogAddress, SyslogFormat, SyslogTarget,
+    Alerts, Attribution, Config, Consensus, Daemon, DenyWith, Exceptions, Facility, Feed, Format,
+    Hook, Mode, Nftables, OnDaemonDown, PrivateNetworks, SyslogAddress, SyslogFormat, SyslogTarget,
 };
-use crate::feed::{Action, FeedName, Scope, Severity};
+use crate::feed::{
+    Action, FeedName, Scope, Severity,
+    formats::{CsvOptions, JsonOptions},
+};
 
 /// No feeds, and alerts to the local syslog.
 impl Default for Config {
@@ -16,6 +19,7 @@ impl Default for Config {
             nftables: Nftables::default(),
             exceptions: Exceptions::default(),
             feeds: Vec::new(),
+            consensus: Consensus::default(),
             attribution: Attribution::default(),
             alerts: Alerts::default(),
         }
@@ -38,6 +42,7 @@ impl Default for Nftables {
             mode: Mode::Own,
             family: "inet".to_owned(),
             table: "feedgate".to_owned(),
+            owner: true,
             hooks: vec![Hook::Output, Hook::Input, Hook::Forward],
             queue_first: 4470,
             queue_count: 1,
@@ -66,18 +71,27 @@ impl Feed {
         let period = Duration::from_secs(24 * 3600);
         Self {
             name,
+            preset: None,
             url: None,
             action: Action::Alert,
             scope: Scope::Both,
             period,
             stale_after: stale_after(period),
+            expire_after: None,
             format: Format::Plain,
+            csv: CsvOptions::default(),
+            json: JsonOptions::default(),
+            min_score: None,
+            deny_score: None,
+            origin: None,
             severity: Severity::Medium,
             labels: BTreeMap::new(),
             headers: BTreeMap::new(),
             enabled: true,
             max_entries: 2_000_000,
             max_bytes: 64 << 20,
+            max_shrink: 0.5,
+            max_growth: 10.0,
             max_bad: 0.05,
             allow_empty: false,
             min_prefix4: 8,

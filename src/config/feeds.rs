@@ -5,16 +5,17 @@ use std::{collections::BTreeMap, time::Duration};
 use toml::de::DeValue;
 
 use super::{
-    Feed, Format, HeaderValue, address,
+    Feed, Format, HeaderValue, address, columns,
     defaults::stale_after,
     diagnostic::Related,
+    keys,
     log::Log,
     read::Table,
     sections::label_name,
-    value::{self, LONGEST, Problem},
+    value::{self, LONGEST, Problem, quoted},
     words,
 };
-use crate::feed::{Direction, FeedName, NameError, Scope};
+use crate::feed::{Direction, FeedName, NameError, Preset, Scope, presets};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -57,24 +58,30 @@ fn feed(log: &mut Log<'_>, table: &Table<'_>) -> Option<Feed> {
             .parse()
             .map_err(|error: NameError| Problem::new(error.to_string()))
     });
-    later(log, table);
+    let preset = table.read(log, "preset", preset);
     // The other keys of a nameless feed are judged all the same.
-    let usual = name
-        .clone()
-        .map_or_else(placeholder, |name| Some(Feed::new(name)))?;
-    let (format, readable) = format(log, table);
-    let url = table.read(log, "url", address::url);
-    if table.has("preset") && !table.has("url") {
-        let help = "presets do not fill it in this version: add url = \"https://...\"";
-        table.missing(log, "url", help);
-    }
+    let usual = usual(name.clone(), preset)?;
     let period = table
         .read(log, "period", value::duration(MINUTE..=LONGEST))
         .unwrap_or(usual.period);
+    let stale_after = match preset {
+        Some(preset) if period == usual.period => preset.stale_after(),
+        _ => stale_after(period),
+    };
     let feed = Feed {
-        url,
-        format,
+        preset,
         period,
+        url: table.read(log, "url", address::url).or(usual.url),
+        format: table
+            .read(log, "format", value::word(words::FORMATS))
+            .unwrap_or(usual.format),
+        csv: columns::csv(log, table).unwrap_or(usual.csv),
+        json: columns::json(log, table).unwrap_or(usual.json),
+        min_score: table
+            .read(log, "min-score", value::integer(0..=u32::MAX))
+            .or(usual.min_score),
+        deny_score: table.read(log, "deny-score", value::integer(0..=u32::MAX)),
+        origin: table.read(log, "origin", value::label).or(usual.origin),
         action: table
             .read(log, "action", value::word(words::ACTIONS))
             .unwrap_or(usual.action),
@@ -83,7 +90,14 @@ fn feed(log: &mut Log<'_>, table: &Table<'_>) -> Option<Feed> {
             .map_or(usual.scope, |directions| scope(&directions)),
         stale_after: table
             .read(log, "stale-after", value::duration(MINUTE..=LONGEST))
-            .unwrap_or_else(|| stale_after(period)),
+            .unwrap_or(stale_after),
+        expire_after: table
+            .read(
+                log,
+                "expire-after",
+                value::duration_or_never(MINUTE..=LONGEST),
+            )
+            .unwrap_or(usual.expire_after),
         severity: table
             .read(log, "severity", value::word(words::SEVERITIES))
             .unwrap_or(usual.severity),
@@ -91,14 +105,19 @@ fn feed(log: &mut Log<'_>, table: &Table<'_>) -> Option<Feed> {
         headers: table.map(log, "headers", header_name, header_value),
         enabled: table
             .read(log, "enabled", value::boolean)
-            .unwrap_or(usual.enabled)
-            && readable,
+            .unwrap_or(usual.enabled),
         max_entries: table
             .read(log, "max-entries", value::integer(1..=usize::MAX))
             .unwrap_or(usual.max_entries),
         max_bytes: table
             .read(log, "max-bytes", value::size)
             .unwrap_or(usual.max_bytes),
+        max_shrink: table
+            .read(log, "max-shrink", value::share)
+            .unwrap_or(usual.max_shrink),
+        max_growth: table
+            .read(log, "max-growth", value::growth)
+            .unwrap_or(usual.max_growth),
         max_bad: table
             .read(log, "max-bad", value::share)
             .unwrap_or(usual.max_bad),
@@ -113,54 +132,54 @@ fn feed(log: &mut Log<'_>, table: &Table<'_>) -> Option<Feed> {
             .unwrap_or(usual.min_prefix6),
         name: usual.name,
     };
+    judge(log, table, &feed);
     name.is_some().then_some(feed)
 }
 
-fn placeholder() -> Option<Feed> {
-    "nameless".parse().ok().map(Feed::new)
+/// What a feed is where nothing is written.
+fn usual(name: Option<FeedName>, preset: Option<&'static Preset>) -> Option<Feed> {
+    let name = name.or_else(|| "nameless".parse().ok())?;
+    Some(match preset {
+        Some(preset) => preset.feed(name),
+        None => Feed::new(name),
+    })
 }
 
-/// Keys of features that are not built yet and have no field: checked and dropped.
-fn later(log: &mut Log<'_>, table: &Table<'_>) {
-    table.read(log, "preset", value::label);
-    table.read(log, "origin", value::label);
-    table.read(
-        log,
-        "expire-after",
-        value::duration_or_never(MINUTE..=LONGEST),
-    );
-    table.read(log, "max-shrink", value::share);
-    table.read(log, "max-growth", value::growth);
-    table.read(log, "csv", value::any_table);
-    table.read(log, "json", value::any_table);
-    let alert = table.read(log, "min-score", value::score);
-    let deny = table.read(log, "deny-score", value::score);
-    if let (Some(alert), Some(deny)) = (alert, deny)
-        && deny < alert
+/// What only several keys together can get wrong.
+fn judge(log: &mut Log<'_>, table: &Table<'_>, feed: &Feed) {
+    if let (Some(least), Some(deny)) = (feed.min_score, feed.deny_score)
+        && deny < least
     {
-        let problem = Problem::new("must not be below min-score");
-        log.error(
-            &table.path("deny-score"),
-            table.place("deny-score"),
-            problem,
-        );
+        let problem = match table.has("min-score") {
+            true => Problem::new("must not be below min-score"),
+            false => Problem::new(format!("must not be below min-score ({least})")),
+        };
+        let place = table.place("deny-score");
+        log.error(&table.path("deny-score"), place, problem);
+    }
+    if matches!(feed.format, Format::Json | Format::Jsonl) && feed.json.path.is_none() {
+        let problem = Problem::new("needs the path to the addresses")
+            .help("add path = \"$...\" in a table [feed.json] below this feed");
+        log.error(&table.path("format"), table.place("format"), problem);
     }
 }
 
-/// The format, and whether this version can read it.
-fn format(log: &mut Log<'_>, table: &Table<'_>) -> (Format, bool) {
-    let Some((word, format)) = table.read(log, "format", value::word(words::FORMATS)) else {
-        return (Format::Plain, true);
-    };
-    let pending = log.pending(
-        &format!("feed.format={word}"),
-        table.place("format"),
-        Some("the feed is treated as disabled"),
-    );
-    match format {
-        Some(format) => (format, !pending),
-        None => (Format::Plain, false),
+/// A preset by its name.
+fn preset(value: &DeValue<'_>) -> Result<&'static Preset, Problem> {
+    let name = value::text(value)?;
+    if let Some(preset) = Preset::find(name) {
+        return Ok(preset);
     }
+    let names = || presets().iter().map(|preset| preset.name);
+    let problem = Problem::new(format!(
+        "{} is not a preset; known are {}",
+        quoted(name),
+        names().collect::<Vec<_>>().join(", ")
+    ));
+    Err(match keys::nearest(name, names()) {
+        Some(near) => problem.help(format!("did you mean {near:?}?")),
+        None => problem.help("write url, format and period for a feed without a preset"),
+    })
 }
 
 fn scope(directions: &[Direction]) -> Scope {

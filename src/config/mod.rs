@@ -4,6 +4,7 @@
 //! feature this version lacks parses and gives a warning. Does not read files but its own.
 
 mod address;
+mod columns;
 mod defaults;
 mod diagnostic;
 mod feeds;
@@ -29,7 +30,10 @@ pub use parse::{Outcome, parse};
 pub use print::to_toml;
 
 use crate::{
-    feed::{Action, FeedName, Scope, Severity},
+    feed::{
+        Action, FeedName, Preset, Scope, Severity,
+        formats::{CsvOptions, JsonOptions},
+    },
     prefix::Prefix,
 };
 
@@ -47,6 +51,8 @@ pub struct Config {
     pub exceptions: Exceptions,
     /// `[[feed]]`, in the file's order; names are unique.
     pub feeds: Vec<Feed>,
+    /// `[consensus]`
+    pub consensus: Consensus,
     /// `[attribution]`
     pub attribution: Attribution,
     /// `[alerts]`
@@ -82,6 +88,8 @@ pub struct Nftables {
     pub family: String,
     /// Table name.
     pub table: String,
+    /// Mode own: while the daemon lives only it may change the table, on kernels that can (6.9).
+    pub owner: bool,
     /// Hooks to watch; at least one, no duplicates.
     pub hooks: Vec<Hook>,
     /// First queue number.
@@ -156,6 +164,8 @@ pub enum PrivateNetworks {
 pub struct Feed {
     /// Its name.
     pub name: FeedName,
+    /// The well-known feed it is; the other fields hold what the preset says and the file changes.
+    pub preset: Option<&'static Preset>,
     /// Where it is pulled from (`http`, `https` or `file`); `None`: it is pushed.
     pub url: Option<Url>,
     /// What a match does.
@@ -166,8 +176,20 @@ pub struct Feed {
     pub period: Duration,
     /// Age at which it counts as stale.
     pub stale_after: Duration,
+    /// Age at which its data is given up; `None`: never.
+    pub expire_after: Option<Duration>,
     /// How its text is read.
     pub format: Format,
+    /// `[feed.csv]`, for format csv.
+    pub csv: CsvOptions,
+    /// `[feed.json]`, for formats json and jsonl.
+    pub json: JsonOptions,
+    /// Entries with a lower score are left out.
+    pub min_score: Option<u32>,
+    /// Entries with that score or a higher one are denied, all others alert.
+    pub deny_score: Option<u32>,
+    /// Feeds of one origin count once in a consensus; `None`: the feed's own name.
+    pub origin: Option<String>,
     /// Severity of its alerts.
     pub severity: Severity,
     /// Labels, for policies.
@@ -180,6 +202,10 @@ pub struct Feed {
     pub max_entries: usize,
     /// Larger than that, in bytes: the update is refused.
     pub max_bytes: u64,
+    /// A larger loss between two pulls is held back, 0.0..=1.0.
+    pub max_shrink: f64,
+    /// A growth in addresses by more than this factor is held back.
+    pub max_growth: f64,
     /// Share of malformed lines above which the update is refused, 0.0..=1.0.
     pub max_bad: f64,
     /// An empty body is fine.
@@ -190,11 +216,37 @@ pub struct Feed {
     pub min_prefix6: u8,
 }
 
+impl Feed {
+    /// What a match of an entry with that score does.
+    pub fn action_for(&self, score: Option<u32>) -> Action {
+        match self.deny_score {
+            None => self.action,
+            Some(deny) if score.is_some_and(|score| score >= deny) => Action::Deny,
+            Some(_) => Action::Alert,
+        }
+    }
+
+    /// Feeds with the same origin count once in a consensus.
+    pub fn origin(&self) -> &str {
+        self.origin.as_deref().unwrap_or(self.name.as_str())
+    }
+}
+
 /// `feed.format`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// One address or prefix a line.
+    /// One address, prefix or range a line.
     Plain,
+    /// Delimited columns.
+    Csv,
+    /// One JSON document.
+    Json,
+    /// One JSON document a line.
+    Jsonl,
+    /// A STIX bundle or TAXII envelope.
+    Stix,
+    /// The decision stream of a CrowdSec LAPI.
+    Crowdsec,
 }
 
 /// A request header's value.
@@ -204,6 +256,19 @@ pub enum HeaderValue {
     Text(String),
     /// The trimmed content of a file, read at each pull.
     File(PathBuf),
+}
+
+/// `[consensus]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Consensus {
+    /// Feeds of different origin that must list an address before it is denied, at least 1.
+    pub deny_at: usize,
+}
+
+impl Default for Consensus {
+    fn default() -> Self {
+        Self { deny_at: 1 }
+    }
 }
 
 /// `[attribution]`

@@ -72,6 +72,7 @@ fn read(text: &str, root: &DeTable<'_>, complete: bool) -> (Config, Vec<Diagnost
         nftables: sections::nftables(&mut log, &root),
         exceptions: sections::exceptions(&mut log, &root),
         feeds: feeds::feeds(&mut log, &root),
+        consensus: sections::consensus(&mut log, &root),
         attribution: sections::attribution(&mut log, &root),
         alerts: sections::alerts(&mut log, &root),
     };

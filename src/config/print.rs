@@ -3,12 +3,13 @@
 use std::{collections::BTreeMap, fmt::Write as _, path::Path, time::Duration};
 
 use super::{
-    Config, Feed, HeaderValue, SyslogTarget,
-    defaults::stale_after,
-    keys,
+    Config, Feed, HeaderValue, SyslogTarget, keys,
     words::{self, Words},
 };
-use crate::feed::{Direction, Scope};
+use crate::feed::{
+    Direction, Scope,
+    formats::{Column, CsvOptions, JsonOptions, RecordSize},
+};
 
 /// `config` as TOML, every key of this version with its value.
 ///
@@ -34,6 +35,7 @@ pub fn to_toml(config: &Config) -> String {
     out.word("mode", words::MODES, nftables.mode);
     out.text("family", &nftables.family);
     out.text("table", &nftables.table);
+    out.plain("owner", nftables.owner);
     out.list("hooks", &nftables.hooks, |hook| {
         words::print(words::HOOKS, *hook).to_owned()
     });
@@ -60,6 +62,9 @@ pub fn to_toml(config: &Config) -> String {
     for feed in &config.feeds {
         out.feed(feed);
     }
+
+    out.table("[consensus]", "consensus");
+    out.plain("deny-at", config.consensus.deny_at);
 
     let attribution = &config.attribution;
     out.table("[attribution]", "attribution");
@@ -152,6 +157,9 @@ impl Printer {
         };
         self.table("[[feed]]", "feed");
         self.text("name", feed.name.as_str());
+        if let Some(preset) = feed.preset {
+            self.text("preset", preset.name);
+        }
         match &feed.url {
             Some(url) => self.text("url", url.as_str()),
             None => self.note("no url: the feed is pushed"),
@@ -159,14 +167,22 @@ impl Printer {
         self.word("action", words::ACTIONS, feed.action);
         self.list("directions", directions, ToString::to_string);
         self.duration("period", feed.period);
-        if self.due("stale-after", feed.stale_after != stale_after(feed.period)) {
-            self.duration("stale-after", feed.stale_after);
+        self.duration("stale-after", feed.stale_after);
+        match feed.expire_after {
+            Some(age) => self.duration("expire-after", age),
+            None => self.text("expire-after", "never"),
         }
-        let format = words::FORMATS
-            .iter()
-            .find(|(_, (_, format))| *format == Some(feed.format));
-        self.text("format", format.map_or("plain", |(word, _)| word));
-        self.map_unless_empty("labels", &feed.labels, |label| quote(label));
+        self.word("format", words::FORMATS, feed.format);
+        if let Some(score) = feed.min_score {
+            self.plain("min-score", score);
+        }
+        if let Some(score) = feed.deny_score {
+            self.plain("deny-score", score);
+        }
+        if let Some(origin) = &feed.origin {
+            self.text("origin", origin);
+        }
+        self.map("labels", &feed.labels, |label| quote(label));
         self.word("severity", words::SEVERITIES, feed.severity);
         self.map("headers", &feed.headers, |value| match value {
             HeaderValue::Text(text) => quote(text),
@@ -177,10 +193,66 @@ impl Printer {
         self.plain("enabled", feed.enabled);
         self.plain("max-entries", feed.max_entries);
         self.text("max-bytes", &size(feed.max_bytes));
+        self.plain("max-shrink", share(feed.max_shrink));
+        self.text("max-growth", &format!("{}x", feed.max_growth));
         self.plain("max-bad", share(feed.max_bad));
         self.plain("allow-empty", feed.allow_empty);
         self.plain("min-prefix4", feed.min_prefix4);
         self.plain("min-prefix6", feed.min_prefix6);
+        // A table that is written counts as a whole, so one that says nothing stays out, unless a
+        // preset would fill it.
+        if feed.preset.is_some() || feed.csv != CsvOptions::default() {
+            self.csv(&feed.csv);
+        }
+        if feed.preset.is_some() || feed.json != JsonOptions::default() {
+            self.json(&feed.json);
+        }
+    }
+
+    fn csv(&mut self, csv: &CsvOptions) {
+        self.table("[feed.csv]", "feed.csv");
+        match &csv.column {
+            Column::Number(number) => self.plain("field-num", number),
+            Column::Name(name) => self.text("field-name", name),
+        }
+        self.plain("header", csv.header);
+        self.text("column-delimiter", &char::from(csv.delimiter).to_string());
+        let comment = csv.comment.map(char::from).map(String::from);
+        self.text("comment-delimiter", &comment.unwrap_or_default());
+        match csv.record_size {
+            RecordSize::First => self.plain("disable-record-size-validation", false),
+            RecordSize::Exactly(size) => self.plain("record-size", size),
+            RecordSize::Any => self.plain("disable-record-size-validation", true),
+        }
+        for (key, column) in [
+            ("port-column", &csv.port),
+            ("score-column", &csv.score),
+            ("tag-column", &csv.tag),
+        ] {
+            match column {
+                Some(Column::Number(number)) => self.plain(key, number),
+                Some(Column::Name(name)) => self.text(key, name),
+                None => {}
+            }
+        }
+        self.map("only", &csv.only, |value| quote(value));
+    }
+
+    fn json(&mut self, json: &JsonOptions) {
+        self.table("[feed.json]", "feed.json");
+        if let Some(path) = &json.path {
+            self.text("path", &path.to_string());
+        }
+        for (key, member) in [
+            ("address-key", &json.address),
+            ("port-key", &json.port),
+            ("score-key", &json.score),
+            ("tag-key", &json.tag),
+        ] {
+            if let Some(member) = member {
+                self.text(key, member);
+            }
+        }
     }
 
     fn target(&mut self, target: &SyslogTarget) {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::{
-    Alerts, Attribution, Daemon, Exceptions, Facility, Mode, Nftables, SyslogFormat, SyslogTarget,
+    Alerts, Attribution, Consensus, Daemon, Exceptions, Facility, Mode, Nftables, SyslogFormat,
+    SyslogTarget,
     address::{self, Written},
     identifier,
     log::Log,
@@ -43,6 +44,9 @@ pub(super) fn nftables(log: &mut Log<'_>, root: &Table<'_>) -> Nftables {
         table: table
             .read(log, "table", identifier::identifier)
             .unwrap_or(usual.table),
+        owner: table
+            .read(log, "owner", value::boolean)
+            .unwrap_or(usual.owner),
         hooks: table
             .set(log, "hooks", value::word(words::HOOKS))
             .unwrap_or(usual.hooks),
@@ -72,9 +76,7 @@ pub(super) fn nftables(log: &mut Log<'_>, root: &Table<'_>) -> Nftables {
 /// What only two keys together can get wrong.
 fn judge_nftables(log: &mut Log<'_>, table: &Table<'_>, nftables: &Nftables) {
     match nftables.mode {
-        Mode::Include => {
-            log.pending("nftables.mode=include", table.place("mode"), None);
-        }
+        Mode::Include => {}
         Mode::Own if nftables.family != "inet" => {
             let problem = Problem::new("must be \"inet\" in mode \"own\"");
             log.error(&table.path("family"), table.place("family"), problem);
@@ -201,10 +203,17 @@ fn target(log: &mut Log<'_>, table: &Table<'_>) -> Option<SyslogTarget> {
     })
 }
 
+pub(super) fn consensus(log: &mut Log<'_>, root: &Table<'_>) -> Consensus {
+    let table = root.table(log, "consensus");
+    let usual = Consensus::default();
+    let deny_at = table.read(log, "deny-at", value::integer(1..=u16::MAX));
+    Consensus {
+        deny_at: deny_at.map_or(usual.deny_at, usize::from),
+    }
+}
+
 /// The tables of features that are not built yet: checked and dropped.
 pub(super) fn later(log: &mut Log<'_>, root: &Table<'_>) {
-    root.table(log, "consensus")
-        .read(log, "deny-at", value::integer(1..=u16::MAX));
     root.table(log, "host")
         .map(log, "labels", label_name, value::label);
     root.table(log, "arm")

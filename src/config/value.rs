@@ -105,14 +105,6 @@ where
     }
 }
 
-/// A number that is zero or more.
-pub(super) fn score(value: &DeValue<'_>) -> Result<f64, Problem> {
-    number(value)
-        .ok_or_else(|| Problem::expected("a number", value))?
-        .in_range(0.0, f64::MAX)
-        .ok_or_else(|| Problem::new("must be zero or more"))
-}
-
 /// One of `words`.
 pub(super) fn word<T: Copy>(words: Words<T>) -> impl Fn(&DeValue<'_>) -> Result<T, Problem> {
     move |value| {
@@ -278,14 +270,6 @@ pub(super) fn prefix(value: &DeValue<'_>) -> Result<Prefix, Problem> {
         .help(format!("the prefix is {prefix}"))),
         Err(error) => Err(Problem::new(format!("{}: {error}", quoted(text)))
             .help("write an address or a prefix, such as 192.0.2.1 or 2001:db8::/32")),
-    }
-}
-
-/// Any table: its keys belong to a feature that is not built yet.
-pub(super) fn any_table(value: &DeValue<'_>) -> Result<(), Problem> {
-    match value {
-        DeValue::Table(_) => Ok(()),
-        _ => Err(Problem::expected("a table", value)),
     }
 }
 

@@ -50,14 +50,13 @@ pub(super) const SEVERITIES: Words<Severity> = &[
     ("critical", Severity::Critical),
 ];
 
-/// A format by its word; `None` has no parser yet.
-pub(super) const FORMATS: Words<(&'static str, Option<Format>)> = &[
-    ("plain", ("plain", Some(Format::Plain))),
-    ("csv", ("csv", None)),
-    ("json", ("json", None)),
-    ("jsonl", ("jsonl", None)),
-    ("stix", ("stix", None)),
-    ("crowdsec", ("crowdsec", None)),
+pub(super) const FORMATS: Words<Format> = &[
+    ("plain", Format::Plain),
+    ("csv", Format::Csv),
+    ("json", Format::Json),
+    ("jsonl", Format::Jsonl),
+    ("stix", Format::Stix),
+    ("crowdsec", Format::Crowdsec),
 ];
 
 pub(super) const JSON_FORMATS: Words<&'static str> =

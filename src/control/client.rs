@@ -11,6 +11,8 @@ use super::{Request, Response};
 
 /// A refresh of slow feeds may take this long; everything else answers at once.
 const ANSWER: Duration = Duration::from_secs(180);
+/// The same for the removal of the table, which may have to wait for a load of a few seconds.
+const DOWN: Duration = Duration::from_secs(20);
 
 /// Why a command got no answer.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,27 @@ pub enum ClientError {
 
 /// Sends one request and waits for its answer.
 pub fn call(path: &Path, request: &Request) -> Result<serde_json::Value, ClientError> {
+    call_with(path, request, &[])
+}
+
+/// Sends a text for a pushed feed.
+pub fn push(path: &Path, feed: &str, text: &[u8]) -> Result<serde_json::Value, ClientError> {
+    let bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
+    call_with(
+        path,
+        &Request::Push {
+            feed: feed.to_owned(),
+            bytes,
+        },
+        text,
+    )
+}
+
+fn call_with(
+    path: &Path,
+    request: &Request,
+    body: &[u8],
+) -> Result<serde_json::Value, ClientError> {
     let stream = UnixStream::connect(path).map_err(|source| match source.kind() {
         io::ErrorKind::PermissionDenied => ClientError::Permission { path: path.into() },
         _ => ClientError::NotRunning {
@@ -54,7 +77,7 @@ pub fn call(path: &Path, request: &Request) -> Result<serde_json::Value, ClientE
             source,
         },
     })?;
-    match talk(stream, request) {
+    match talk(stream, request, body) {
         Ok(Response::Ok(value)) => Ok(value),
         Ok(Response::Error(message)) => Err(ClientError::Refused(message)),
         Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
@@ -67,12 +90,19 @@ pub fn call(path: &Path, request: &Request) -> Result<serde_json::Value, ClientE
     }
 }
 
-fn talk(mut stream: UnixStream, request: &Request) -> io::Result<Response> {
-    stream.set_read_timeout(Some(ANSWER))?;
-    stream.set_write_timeout(Some(ANSWER))?;
+fn talk(mut stream: UnixStream, request: &Request, body: &[u8]) -> io::Result<Response> {
+    // Whoever wants out does not wait long to hear that the daemon hangs.
+    let limit = match request {
+        Request::Down => DOWN,
+        _ => ANSWER,
+    };
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
     let mut line = serde_json::to_string(request)?;
     line.push('\n');
     stream.write_all(line.as_bytes())?;
+    // A daemon that refuses early has answered already: its answer says more than a broken pipe.
+    let _ = stream.write_all(body);
     let mut answer = String::new();
     if BufReader::new(stream).read_line(&mut answer)? == 0 {
         return Err(io::Error::new(

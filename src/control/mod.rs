@@ -10,9 +10,11 @@ use std::{fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-pub use client::{ClientError, call};
+pub use client::{ClientError, call, push};
 pub use server::{Server, ServerError};
 
+/// Longest text that can be pushed, in bytes; a feed's own `max-bytes` is mostly lower.
+pub const MAX_BODY: u64 = 256 << 20;
 /// Longest request line, in bytes.
 pub const MAX_REQUEST: u64 = 64 << 10;
 
@@ -28,6 +30,26 @@ pub enum Request {
     Refresh {
         /// One feed; all of them without.
         feed: Option<String>,
+        /// Only look at what would change.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// Take an update that was held back.
+    Accept {
+        /// The feed.
+        feed: String,
+    },
+    /// Take this text for a feed; so many bytes of it follow the request's line.
+    Push {
+        /// The feed.
+        feed: String,
+        /// Length of the text.
+        bytes: u64,
+    },
+    /// What is odd about a feed.
+    Lint {
+        /// One feed; all of them without.
+        feed: Option<String>,
     },
     /// Which feeds list an address.
     Lookup {
@@ -35,7 +57,11 @@ pub enum Request {
         addr: IpAddr,
     },
     /// The ruleset in nft syntax.
-    Ruleset,
+    Ruleset {
+        /// With the elements of its sets.
+        #[serde(default)]
+        elements: bool,
+    },
     /// Remove the table and stop.
     Down,
 }
@@ -67,10 +93,11 @@ mod tests {
     fn the_form_of_requests_and_answers() {
         let text = |request| serde_json::to_string(&request).unwrap();
         assert_eq!(text(Request::Status), r#"{"command":"status"}"#);
-        assert_eq!(
-            text(Request::Refresh { feed: None }),
-            r#"{"command":"refresh","feed":null}"#
-        );
+        let push = Request::Push {
+            feed: "f".into(),
+            bytes: 3,
+        };
+        assert_eq!(text(push), r#"{"command":"push","feed":"f","bytes":3}"#);
         assert_eq!(
             Response::Error("no".into()).to_string(),
             r#"{"error":"no"}"#

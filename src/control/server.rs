@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{MAX_REQUEST, Request, Response};
+use super::{MAX_BODY, MAX_REQUEST, Request, Response};
 
 /// Whose members may use the socket.
 const GROUP: &str = "feedgate";
@@ -26,6 +26,8 @@ const GROUP: &str = "feedgate";
 const CONNECTIONS: usize = 32;
 /// A client must send its request within this time.
 const REQUEST: Duration = Duration::from_secs(10);
+/// And the text behind it within this time.
+const BODY: Duration = Duration::from_secs(60);
 
 /// The socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +101,7 @@ impl Server {
     /// Answers requests by `handle`, for ever.
     pub async fn serve<F, R>(&self, handle: F)
     where
-        F: Fn(Request) -> R + Send + Sync + 'static,
+        F: Fn(Request, Vec<u8>) -> R + Send + Sync + 'static,
         R: Future<Output = Response> + Send,
     {
         let handle = Arc::new(handle);
@@ -138,23 +140,45 @@ impl Drop for Server {
 
 async fn answer<F, R>(mut stream: UnixStream, allowed: bool, handle: &F) -> io::Result<()>
 where
-    F: Fn(Request) -> R,
+    F: Fn(Request, Vec<u8>) -> R,
     R: Future<Output = Response>,
 {
     let (reader, mut writer) = stream.split();
     let mut line = String::new();
-    let mut reader = BufReader::new(reader.take(MAX_REQUEST));
-    timeout(REQUEST, reader.read_line(&mut line)).await??;
+    let mut reader = BufReader::new(reader);
+    timeout(
+        REQUEST,
+        (&mut reader).take(MAX_REQUEST).read_line(&mut line),
+    )
+    .await??;
     let response = if !allowed {
         Response::Error("only root and members of group feedgate may ask".into())
     } else {
         match serde_json::from_str(&line) {
-            Ok(request) => handle(request).await,
+            Ok(Request::Push { bytes, .. }) if bytes > MAX_BODY => Response::Error(format!(
+                "a text of {bytes} bytes is more than can be pushed ({MAX_BODY})"
+            )),
+            Ok(request) => match timeout(BODY, body(&request, &mut reader)).await?? {
+                Some(body) => handle(request, body).await,
+                None => Response::Error("the text is shorter than was said".into()),
+            },
             Err(e) => Response::Error(format!("not a request: {e}")),
         }
     };
     writer.write_all(format!("{response}\n").as_bytes()).await?;
     writer.shutdown().await
+}
+
+/// The text that follows a push; `None` when the client ends too early.
+async fn body(request: &Request, reader: impl AsyncReadExt + Unpin) -> io::Result<Option<Vec<u8>>> {
+    let Request::Push { bytes, .. } = request else {
+        return Ok(Some(Vec::new()));
+    };
+    let mut text = Vec::new();
+    reader.take(*bytes).read_to_end(&mut text).await?;
+    Ok(u64::try_from(text.len())
+        .is_ok_and(|len| len == *bytes)
+        .then_some(text))
 }
 
 fn may_ask(peer: &UCred, group: Option<Gid>) -> bool {
@@ -178,7 +202,7 @@ fn is_member(uid: Uid, group: Gid) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{ClientError, call};
+    use crate::control::{ClientError, call, push};
 
     fn with_server(test: impl FnOnce(&Path) + Send + 'static) {
         let folder = tempfile::tempdir().unwrap();
@@ -194,7 +218,8 @@ mod tests {
         };
         runtime.spawn(async move {
             server
-                .serve(async |request| match request {
+                .serve(async |request, body| match request {
+                    Request::Push { .. } => Response::Ok(serde_json::json!(body.len())),
                     Request::Status => Response::Ok(serde_json::json!({ "up": true })),
                     other => Response::Error(format!("{other:?}")),
                 })
@@ -208,6 +233,7 @@ mod tests {
     fn requests_are_answered_one_a_connection() {
         with_server(|path| {
             assert_eq!(call(path, &Request::Status).unwrap()["up"], true);
+            assert_eq!(push(path, "f", &vec![b'x'; 1 << 20]).unwrap(), 1 << 20);
             let refused = call(path, &Request::Down).unwrap_err();
             assert!(matches!(refused, ClientError::Refused(message) if message == "Down"));
             assert_eq!(

@@ -2,18 +2,19 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{Arc, mpsc::SyncSender},
     time::{Duration, Instant, SystemTime},
 };
 
-use super::engine::Path;
+use super::{engine::Path, intake::Quarantined};
 use crate::{
     config::{self, Config},
-    feed::{FeedData, FeedName},
+    feed::{FeedData, FeedName, Finding, formats::CrowdsecState},
     fetch::Validators,
     nft::{Applied, Kernel, NftError},
     ruleset::Counter,
-    snapshot::{Delta, Exception, Input, Report, Snapshot, build},
+    snapshot::{Delta, Exception, Input, Options, Report, Snapshot, build},
+    store::Store,
 };
 
 /// One feed of the configuration and what is known of it.
@@ -31,6 +32,12 @@ pub(super) struct FeedState {
     pub(super) next_pull: Option<SystemTime>,
     /// Failed pulls in a row.
     pub(super) failures: u32,
+    /// The decisions of a CrowdSec stream; empty for other formats.
+    pub(super) stream: CrowdsecState,
+    /// An update that waits for `feedgate feeds accept`.
+    pub(super) quarantine: Option<Quarantined>,
+    /// What lint says of the data in force.
+    pub(super) findings: Vec<Finding>,
 }
 
 impl FeedState {
@@ -45,17 +52,34 @@ impl FeedState {
             elapsed: None,
             next_pull: None,
             failures: 0,
+            stream: CrowdsecState::default(),
+            quarantine: None,
+            findings: Vec::new(),
         }
     }
 
-    /// Older than the feed allows.
+    /// Older than the feed allows: by the last good pull, or by what the feed says of its own age.
     pub(super) fn is_stale(&self, now: SystemTime) -> bool {
-        let age = |since: SystemTime| now.duration_since(since).unwrap_or_default();
+        let too_old = |since: SystemTime| {
+            now.duration_since(since).unwrap_or_default() > self.config.stale_after
+        };
+        let updated = self.data.as_ref().and_then(|data| data.parsed.updated);
         self.config.enabled
-            && self.config.url.is_some()
+            && (self.config.url.is_some() || self.data.is_some())
+            && (self.last_success.is_none_or(too_old) || updated.is_some_and(too_old))
+    }
+
+    /// So old that it is to be given up.
+    fn is_expired(&self, now: SystemTime) -> bool {
+        let age = self
+            .last_success
+            .map(|success| now.duration_since(success).unwrap_or_default());
+        self.data.is_some()
             && self
-                .last_success
-                .is_none_or(|success| age(success) > self.config.stale_after)
+                .config
+                .expire_after
+                .zip(age)
+                .is_some_and(|(limit, age)| age > limit)
     }
 }
 
@@ -72,10 +96,16 @@ pub(super) struct Core {
     pub(super) broken: Option<String>,
     /// Times the table had to be put back.
     pub(super) heals: u64,
+    /// When and what the last time was.
+    pub(super) last_heal: Option<(SystemTime, String)>,
     /// Addresses of feed and syslog servers, as resolved last.
     pub(super) servers: Vec<Exception>,
     /// The kernel still has the table of an earlier run, and there are no good data to replace it.
     pub(super) inherited: bool,
+    /// Told after each change of the kernel's sets.
+    pub(super) changed: Option<SyncSender<()>>,
+    /// Mode include: what was said to be wrong with the admin's table.
+    pub(super) told: Vec<String>,
     /// The unattributed counters as last reported.
     unattributed: (u64, u64),
 }
@@ -91,8 +121,11 @@ impl Core {
             applied: None,
             broken: None,
             heals: 0,
+            last_heal: None,
             servers: Vec::new(),
             inherited: false,
+            changed: None,
+            told: Vec::new(),
             unattributed: (0, 0),
         };
         core.take_config(config);
@@ -117,25 +150,49 @@ impl Core {
 
     /// What the feeds and exceptions give now.
     fn build(&self) -> Snapshot {
-        let inputs: Vec<Input> = self
-            .feeds
-            .values()
-            .filter(|state| state.config.enabled)
-            .filter_map(|state| {
-                Some(Input {
-                    name: state.config.name.clone(),
-                    action: state.config.action,
-                    scope: state.config.scope,
-                    severity: state.config.severity,
-                    data: Arc::clone(state.data.as_ref()?),
-                })
-            })
+        self.build_with(None)
+    }
+
+    /// What they would give with other data of one feed.
+    pub(super) fn snapshot_with(&self, name: &FeedName, data: FeedData) -> Snapshot {
+        self.build_with(Some((name, Arc::new(data))))
+    }
+
+    fn build_with(&self, other: Option<(&FeedName, Arc<FeedData>)>) -> Snapshot {
+        let data = |state: &FeedState| match &other {
+            Some((name, data)) if **name == state.config.name => Some(Arc::clone(data)),
+            _ => state.data.clone(),
+        };
+        let enabled = self.feeds.values().filter(|state| state.config.enabled);
+        let inputs: Vec<Input> = enabled
+            .filter_map(|s| Some(Input::new(&s.config, data(s)?)))
             .collect();
-        build(
-            &inputs,
-            &self.exceptions,
+        let (private, deny_at) = (
             self.config.exceptions.private_networks,
-        )
+            self.config.consensus.deny_at,
+        );
+        build(&inputs, &self.exceptions, Options { private, deny_at })
+    }
+
+    /// Gives up feeds that are older than their `expire-after`; true when there were any.
+    pub(super) fn expire_feeds(&mut self, now: SystemTime) -> bool {
+        let mut any = false;
+        for state in self
+            .feeds
+            .values_mut()
+            .filter(|state| state.is_expired(now))
+        {
+            let limit = state.config.expire_after.unwrap_or_default();
+            let why = format!(
+                "older than expire-after ({}): its data are given up",
+                humantime::format_duration(limit)
+            );
+            tracing::error!("feed {}: {why}", state.config.name);
+            state.data = None;
+            state.last_error = Some(why);
+            any = true;
+        }
+        any
     }
 
     /// Puts the whole table into the kernel.
@@ -177,7 +234,7 @@ impl Core {
         self.finish(next, done)
     }
 
-    fn finish(
+    pub(super) fn finish(
         &mut self,
         next: Arc<Snapshot>,
         done: Result<Applied, NftError>,
@@ -187,6 +244,10 @@ impl Core {
                 self.path.view.settle(next);
                 self.applied = Some(applied);
                 self.broken = None;
+                if let Some(changed) = &self.changed {
+                    // A message that waits already stands for this change too.
+                    let _ = changed.try_send(());
+                }
                 Ok(())
             }
             Err(error) => {
@@ -225,8 +286,9 @@ impl Core {
         !self.feeds.values().any(waits)
     }
 
-    /// Reports packets that the kernel judged without the daemon since the last time.
-    pub(super) fn count_unattributed(&mut self) {
+    /// Reports packets that the kernel judged without the daemon since the last report, of this or
+    /// an earlier daemon.
+    pub(super) fn count_unattributed(&mut self, store: &Store) {
         let Ok(counters) = self.kernel.counters() else {
             return;
         };
@@ -241,8 +303,21 @@ impl Core {
             since(now.0, self.unattributed.0),
             since(now.1, self.unattributed.1),
         );
-        self.unattributed = now;
-        self.path.report_unattributed(denied, passed);
+        if now != self.unattributed {
+            self.unattributed = now;
+            self.path.report_unattributed(denied, passed);
+            if let Err(e) = store.save_reported(now) {
+                tracing::warn!(
+                    "packets without attribution may be reported twice after a restart: {e}"
+                );
+            }
+        }
+    }
+
+    /// Goes on from what an earlier daemon reported of the table that is there.
+    pub(super) fn resume_counters(&mut self, store: &Store) {
+        self.unattributed = store.reported();
+        self.count_unattributed(store);
     }
 
     /// The state in one line, for systemd's status and the log.
@@ -258,8 +333,9 @@ impl Core {
             })
             .collect();
         let good = self.feeds.values().filter(|s| s.data.is_some()).count();
+        let feeds = if good == 1 { "feed" } else { "feeds" };
         let mut line = format!(
-            "{} elements of {good} feeds in the kernel",
+            "{} elements of {good} {feeds} in the kernel",
             snapshot.sets.elements()
         );
         if let Some(broken) = &self.broken {
@@ -287,6 +363,21 @@ impl Core {
 
 /// True when the text of `new` would be read as that of `old` was.
 fn same_text(old: &config::Feed, new: &config::Feed) -> bool {
-    let limits = |feed: &config::Feed| crate::feed::Limits::from(feed);
-    old.url == new.url && old.format == new.format && limits(old) == limits(new)
+    let reading = config::Feed {
+        preset: new.preset,
+        action: new.action,
+        scope: new.scope,
+        period: new.period,
+        stale_after: new.stale_after,
+        expire_after: new.expire_after,
+        deny_score: new.deny_score,
+        origin: new.origin.clone(),
+        severity: new.severity,
+        labels: new.labels.clone(),
+        headers: new.headers.clone(),
+        enabled: new.enabled,
+        ..old.clone()
+    };
+    // Scores are read only where some key asks for them.
+    reading == *new && old.deny_score.is_some() == new.deny_score.is_some()
 }

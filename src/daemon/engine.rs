@@ -47,6 +47,10 @@ pub(super) struct Counts {
     pub(super) malformed: AtomicU64,
     /// Flows of the daemon itself.
     pub(super) own: AtomicU64,
+    /// Established flows found to be listed only later.
+    pub(super) live: AtomicU64,
+    /// Those of them that were cut.
+    pub(super) cut: AtomicU64,
 }
 
 impl Path {

@@ -4,30 +4,47 @@ use std::sync::{Arc, atomic::Ordering};
 
 use serde_json::{Value, json};
 
-use super::{Shared, engine::lock, pulls, status};
+use super::{
+    Shared,
+    engine::lock,
+    intake::{self, Body},
+    pulls, status,
+};
 use crate::{
     control::{Request, Response},
-    feed::Direction,
+    feed::{Direction, FeedName, Indicator},
     snapshot::Snapshot,
 };
 
 /// Answers one request.
-pub(super) async fn answer(shared: Arc<Shared>, request: Request) -> Response {
+pub(super) async fn answer(shared: Arc<Shared>, request: Request, body: Vec<u8>) -> Response {
     let result = match request {
         Request::Status => blocking(&shared, |shared| value(&status::status(shared))).await,
         Request::Feeds => {
             blocking(&shared, |shared| value(&status::feeds(&lock(&shared.core)))).await
         }
         Request::Lookup { addr } => value(&lookup(&shared.path.view.current(), addr)),
-        Request::Ruleset => {
-            blocking(&shared, |shared| {
-                let core = lock(&shared.core);
-                let sets = core.path.view.current();
-                Ok(json!(core.kernel.ruleset(&sets.sets).to_string()))
+        Request::Ruleset { elements } => {
+            blocking(&shared, move |shared| {
+                Ok(json!(super::elements::print(&lock(&shared.core), elements)))
             })
             .await
         }
-        Request::Refresh { feed } => refresh(&shared, feed).await,
+        Request::Refresh {
+            feed,
+            dry_run: false,
+        } => refresh(&shared, feed).await,
+        Request::Refresh {
+            feed,
+            dry_run: true,
+        } => preview(&shared, feed).await,
+        Request::Accept { feed } => blocking(&shared, move |shared| accept(shared, &feed)).await,
+        Request::Push { feed, .. } => {
+            blocking(&shared, move |shared| push(shared, &feed, body)).await
+        }
+        Request::Lint { feed } => {
+            blocking(&shared, move |shared| lint(shared, feed.as_deref())).await
+        }
         Request::Down => down(&shared).await,
     };
     match result {
@@ -59,7 +76,7 @@ async fn refresh(shared: &Arc<Shared>, feed: Option<String>) -> Result<Value, St
         pulls.spawn(async move {
             pulls::pull(&shared, &name)
                 .await
-                .map_err(|e| format!("feed {name}: {e}"))
+                .map_err(|e| named(&name, e))
         });
     }
     let (mut done, mut failed) = (Vec::new(), Vec::new());
@@ -73,6 +90,123 @@ async fn refresh(shared: &Arc<Shared>, feed: Option<String>) -> Result<Value, St
         value(&done)
     } else {
         Err(failed.join("\n"))
+    }
+}
+
+async fn preview(shared: &Arc<Shared>, feed: Option<String>) -> Result<Value, String> {
+    let names = super::feeds_named(&lock(&shared.core), feed.as_deref())?;
+    let (mut done, mut failed) = (Vec::new(), Vec::new());
+    for name in names {
+        match pulls::preview(shared, &name).await {
+            Ok(preview) => done.push(preview),
+            Err(e) => failed.push(named(&name, e)),
+        }
+    }
+    if failed.is_empty() {
+        value(&done)
+    } else {
+        Err(failed.join("\n"))
+    }
+}
+
+/// Takes the update that waits in quarantine.
+fn accept(shared: &Shared, name: &str) -> Result<Value, String> {
+    let (feed, held) = {
+        let core = lock(&shared.core);
+        let state = core
+            .feeds
+            .values()
+            .find(|state| state.config.name.as_str() == name);
+        let state = state.ok_or_else(|| format!("no feed is named {name}"))?;
+        let held = state.quarantine.as_ref();
+        let held =
+            held.ok_or_else(|| format!("feed {name} has no update that waits to be accepted"))?;
+        (
+            state.config.clone(),
+            (held.body.to_vec(), held.validators.clone()),
+        )
+    };
+    let (bytes, validators) = held;
+    intake::take(
+        shared,
+        &feed,
+        Body {
+            bytes,
+            validators,
+            startup: true,
+        },
+        true,
+    )?;
+    taken(shared, &feed.name)
+}
+
+/// Takes a text for a feed that is pushed.
+fn push(shared: &Shared, name: &str, bytes: Vec<u8>) -> Result<Value, String> {
+    let feed = {
+        let core = lock(&shared.core);
+        let state = core
+            .feeds
+            .values()
+            .find(|state| state.config.name.as_str() == name);
+        let state = state.ok_or_else(|| format!("no feed is named {name}"))?;
+        if let Some(url) = &state.config.url {
+            let place = crate::fetch::Place::new(&state.config.name, url);
+            return Err(format!(
+                "{place} is pulled, not pushed: a push would be overwritten; remove its url to push it"
+            ));
+        }
+        if !state.config.enabled {
+            return Err(format!("feed {name} is not enabled"));
+        }
+        state.config.clone()
+    };
+    intake::take(shared, &feed, Body::pushed(bytes), false).map_err(|e| named(name, e))?;
+    taken(shared, &feed.name)
+}
+
+/// The good end of an accept or a push.
+fn taken(shared: &Shared, name: &FeedName) -> Result<Value, String> {
+    let mut core = lock(&shared.core);
+    let state = core
+        .feeds
+        .get_mut(name)
+        .ok_or_else(|| format!("feed {name} is gone"))?;
+    let now = std::time::SystemTime::now();
+    (state.last_attempt, state.last_success) = (Some(now), Some(now));
+    state.last_error = None;
+    let entries = state.data.as_ref().map_or(0, |data| data.parsed.count());
+    tracing::info!("feed {name}: taken by hand, {entries} entries");
+    value(&pulls::Outcome {
+        feed: name.clone(),
+        changed: true,
+        entries,
+    })
+}
+
+fn lint(shared: &Shared, name: Option<&str>) -> Result<Value, String> {
+    let core = lock(&shared.core);
+    let wanted = core
+        .feeds
+        .values()
+        .filter(|state| name.is_none_or(|name| state.config.name.as_str() == name));
+    let found: Vec<Value> = wanted
+        .map(|state| {
+            let lines: Vec<String> = state.findings.iter().map(ToString::to_string).collect();
+            json!({ "feed": state.config.name, "findings": state.findings, "lines": lines })
+        })
+        .collect();
+    match (found.is_empty(), name) {
+        (true, Some(name)) => Err(format!("no feed is named {name}")),
+        _ => Ok(json!(found)),
+    }
+}
+
+/// An error with the feed's name, unless it has it already.
+pub(super) fn named(name: impl std::fmt::Display, error: String) -> String {
+    if error.starts_with(&format!("feed {name}")) {
+        error
+    } else {
+        format!("feed {name}: {error}")
     }
 }
 
@@ -90,7 +224,7 @@ struct Answer {
 #[derive(serde::Serialize)]
 struct Verdict {
     action: crate::feed::Action,
-    indicator: crate::prefix::Prefix,
+    indicator: Indicator,
     feeds: Vec<crate::feed::FeedName>,
     severity: &'static str,
 }
@@ -98,7 +232,7 @@ struct Verdict {
 #[derive(serde::Serialize)]
 struct Listed {
     feed: crate::feed::FeedName,
-    prefix: crate::prefix::Prefix,
+    indicator: Indicator,
     action: crate::feed::Action,
     #[serde(skip_serializing_if = "Option::is_none")]
     ignored: Option<&'static str>,
@@ -107,7 +241,7 @@ struct Listed {
 fn lookup(snapshot: &Snapshot, address: std::net::IpAddr) -> Answer {
     let address = address.to_canonical();
     let verdict = |direction| {
-        let hit = snapshot.index.lookup(address, direction)?;
+        let hit = snapshot.index.lookup(address, None, direction)?;
         Some(Verdict {
             action: hit.action,
             indicator: hit.indicator,
@@ -118,7 +252,7 @@ fn lookup(snapshot: &Snapshot, address: std::net::IpAddr) -> Answer {
     let listings = snapshot.index.listings(address).into_iter();
     let listings = listings.map(|l| Listed {
         feed: l.feed,
-        prefix: l.prefix,
+        indicator: l.indicator,
         action: l.action,
         ignored: l.ignored,
     });

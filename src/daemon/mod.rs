@@ -4,8 +4,15 @@
 //! pulls, timers and the control socket, and the sinks' own.
 
 mod core;
+mod elements;
 mod engine;
+mod flows;
 mod handler;
+mod heal;
+mod include;
+mod intake;
+mod lastgood;
+mod live;
 mod pulls;
 mod start;
 mod status;
@@ -32,7 +39,7 @@ use tokio::{
 use self::core::Core;
 use crate::{
     alert::suppress::Suppressor,
-    config::Config,
+    config::{Config, Mode},
     control,
     feed::FeedName,
     fetch,
@@ -40,6 +47,7 @@ use crate::{
     nft::NftError,
     queue::QueueError,
     sink::{SinkError, Sinks},
+    store::{Store, StoreError},
 };
 use engine::{Path, lock};
 pub use status::{FeedStatus, Status};
@@ -84,6 +92,12 @@ pub enum RunError {
     /// Attribution.
     #[error(transparent)]
     Attribution(#[from] crate::attribution::AttributionError),
+    /// The state folder.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The daemon could not go on.
+    #[error("{0}")]
+    Stopped(String),
     /// Something of the operating system.
     #[error("{step}: {source}")]
     System {
@@ -99,6 +113,9 @@ struct Shared {
     core: Mutex<Core>,
     path: Arc<Path>,
     client: fetch::Client,
+    store: Store,
+    /// What `sets.nft` holds.
+    elements: Mutex<elements::Written>,
     config_file: PathBuf,
     started: SystemTime,
     /// A first pull has ended.
@@ -107,6 +124,8 @@ struct Shared {
     /// Set by `down`: the table is to go.
     down: AtomicBool,
     stop: mpsc::Sender<()>,
+    /// Why the daemon cannot go on.
+    failure: Mutex<Option<String>>,
 }
 
 /// Runs the daemon with the configuration in `config_file` until SIGTERM, SIGINT or `down`.
@@ -129,7 +148,11 @@ pub fn run(config_file: &FilePath) -> Result<(), RunError> {
 
 async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     let signals = Signals::new()?;
-    let (kernel, queues) = start::open_kernel(&config)?;
+    let store = Store::open(&config.daemon.state_dir)?;
+    let (mut kernel, queues) = start::open_kernel(&config)?;
+    // Another program's table is that program's to change.
+    let own = config.nftables.mode == Mode::Own;
+    let watch = own.then(|| start::watch(&mut kernel)).flatten();
     let server = control::Server::bind(&config.daemon.control_socket)?;
     let path = Arc::new(Path {
         view: view::View::default(),
@@ -144,24 +167,35 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         core: Mutex::new(Core::new(config, kernel, Arc::clone(&path))),
         path,
         client: fetch::Client::new(fetch::Options::default())?,
+        store,
+        elements: Mutex::default(),
         config_file: config_file.to_owned(),
         started: SystemTime::now(),
         progress: Notify::new(),
         pulls: Mutex::default(),
         down: AtomicBool::new(false),
         stop,
+        failure: Mutex::default(),
     });
     let exceptions = find_exceptions(&shared).await;
     {
         let mut core = lock(&shared.core);
         core.take_exceptions(exceptions);
+        start::recall(&mut core, &shared.store);
+        core.resume_counters(&shared.store);
         start::first_table(&mut core)?;
+        include::tell(&mut core);
     }
-    let threads = start::Threads::spawn(&shared, queues)?;
+    let mut threads = start::Threads::spawn(&shared, queues)?;
+    if let Some(watch) = watch {
+        let shared = Arc::clone(&shared);
+        threads.add("watch", move |stop| heal::run(&shared, watch, stop))?;
+    }
+    threads.add_live(&shared)?;
     pulls::restart(&shared);
     let handle = {
         let shared = Arc::clone(&shared);
-        move |request| handler::answer(Arc::clone(&shared), request)
+        move |request, body| handler::answer(Arc::clone(&shared), request, body)
     };
     tokio::select! {
         () = server.serve(handle) => {}
@@ -169,7 +203,10 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         result = main_loop(&shared, signals, stopped) => result?,
     }
     shut_down(&shared, threads);
-    Ok(())
+    match lock(&shared.failure).take() {
+        Some(why) => Err(RunError::Stopped(why)),
+        None => Ok(()),
+    }
 }
 
 /// Reports readiness, then reacts to signals until one says stop.
@@ -229,7 +266,10 @@ async fn housekeeping(shared: &Arc<Shared>) {
                     own_exceptions(shared)
                 };
                 let shared = Arc::clone(shared);
-                let work = move || health(&shared, found);
+                let work = move || {
+                    health(&shared, found);
+                    elements::keep(&shared, false);
+                };
                 let _ = tokio::task::spawn_blocking(work).await;
             }
         }
@@ -242,17 +282,19 @@ fn health(shared: &Shared, exceptions: Vec<crate::snapshot::Exception>) {
     if shared.down.load(Ordering::Relaxed) {
         return;
     }
-    let changed = core.take_exceptions(exceptions);
-    let result = match core.kernel.table_state() {
-        Ok(crate::nft::TableState::Absent) => {
-            tracing::error!(
-                "the table is gone (a firewall reload, or `nft flush ruleset`): it is put back"
-            );
-            core.heals += 1;
-            core.install()
+    let changed = core.take_exceptions(exceptions) | core.expire_feeds(SystemTime::now());
+    if let Some(result) = include::health(&mut core, changed) {
+        if let Err(e) = result {
+            tracing::error!("{e}");
         }
+        core.count_unattributed(&shared.store);
+        return;
+    }
+    let result = match core.kernel.table_state() {
+        // The listener is faster; this is for a table that went unseen.
+        Ok(crate::nft::TableState::Absent) => core.heal(&crate::nft::Notice::Unsure),
         Ok(_) if changed => {
-            tracing::info!("own addresses, gateways or servers changed: exceptions are updated");
+            tracing::info!("exceptions or the age of a feed changed: the sets are updated");
             core.sync()
         }
         Ok(_) if core.broken.is_some() => core.install(),
@@ -262,7 +304,7 @@ fn health(shared: &Shared, exceptions: Vec<crate::snapshot::Exception>) {
     if let Err(e) = result {
         tracing::error!("{e}");
     }
-    core.count_unattributed();
+    core.count_unattributed(&shared.store);
 }
 
 /// Everything that is never blocked: configuration, files, host, servers.
@@ -326,6 +368,7 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
         core.kernel
             .set_options(crate::ruleset::Options::new(&new.nftables));
         core.take_config(new);
+        start::recall(&mut core, &shared.store);
     }
     let exceptions = find_exceptions(shared).await;
     let blocking = Arc::clone(shared);
@@ -333,6 +376,8 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
         let mut core = lock(&blocking.core);
         core.take_exceptions(exceptions);
         if rules_change {
+            // The counters of the table that goes.
+            core.count_unattributed(&blocking.store);
             core.install()
         } else {
             core.sync()
@@ -359,6 +404,9 @@ fn shut_down(shared: &Shared, threads: start::Threads) {
     let down = shared.down.load(Ordering::Relaxed);
     {
         let mut core = lock(&shared.core);
+        if !down {
+            core.count_unattributed(&shared.store);
+        }
         let sets = core.path.view.current();
         if !down && let Err(e) = core.kernel.stop_asking(&sets.sets) {
             tracing::warn!(
@@ -367,6 +415,11 @@ fn shut_down(shared: &Shared, threads: start::Threads) {
         }
     }
     threads.join();
+    if down {
+        live::release_all(lock(&shared.core).config.nftables.cut_mask);
+    } else {
+        elements::keep(shared, true);
+    }
     shared.path.summaries(None);
     for sink in shared.path.sinks.load().close(FLUSH) {
         if sink.dropped > 0 {
@@ -380,7 +433,7 @@ fn shut_down(shared: &Shared, threads: start::Threads) {
     tracing::info!(
         "stopped; {}",
         if down {
-            "the table is removed"
+            "the table is removed (mode include: its sets are emptied)"
         } else {
             "deny sets stay in force"
         }

@@ -1,28 +1,52 @@
-//! Pulling feeds on their periods, and taking what is good into the kernel.
+//! When feeds are pulled: on their periods with jitter, again after failures, a few at a time.
 
 use std::{
+    hash::{BuildHasher, RandomState},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::task::JoinHandle;
+use tokio::{sync::Semaphore, task::JoinHandle};
 
-use super::{Shared, engine::lock};
+use super::{
+    Shared,
+    engine::lock,
+    intake::{self, Body, Preview},
+};
 use crate::{
-    feed::{FeedData, FeedName, Limits, judge, parse_plain, refuse_body},
-    fetch::{Pulled, Validators},
+    config::{self, Format},
+    feed::FeedName,
+    fetch::{FetchError, Pulled, Validators},
 };
 
 /// First wait after a failed pull; it doubles up to the feed's period.
 const RETRY: Duration = Duration::from_secs(60);
+/// Pulls at the same time.
+const AT_ONCE: usize = 4;
+/// How often a pull that takes long says that it goes on.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A loop looks at least this often whether its time was moved.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// The running pull loops.
-#[derive(Debug, Default)]
-pub(super) struct Tasks(Vec<JoinHandle<()>>);
+#[derive(Debug)]
+pub(super) struct Tasks {
+    running: Vec<JoinHandle<()>>,
+    places: Arc<Semaphore>,
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Self {
+            running: Vec::new(),
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
+}
 
 impl Tasks {
     pub(super) fn abort(&mut self) {
-        for task in self.0.drain(..) {
+        for task in self.running.drain(..) {
             task.abort();
         }
     }
@@ -35,129 +59,215 @@ pub(super) fn restart(shared: &Arc<Shared>) {
     tasks.abort();
     for name in feeds {
         let shared = Arc::clone(shared);
-        tasks.0.push(tokio::spawn(
+        tasks.running.push(tokio::spawn(
             async move { keep_pulling(&shared, &name).await },
         ));
     }
     shared.progress.notify_waiters();
 }
 
+/// What a feed's loop does next.
+enum Next {
+    Pull,
+    /// Entries run out.
+    Expire(Box<config::Feed>),
+    Wait(Duration),
+}
+
 /// Pulls when the feed is due, for ever.
 async fn keep_pulling(shared: &Arc<Shared>, name: &FeedName) {
     loop {
-        let wait = {
+        let next = {
             let core = lock(&shared.core);
             let Some(state) = core.feeds.get(name) else {
                 return;
             };
-            state
+            let now = SystemTime::now();
+            let pull = state
                 .next_pull
-                .map(|next| next.duration_since(SystemTime::now()).unwrap_or_default())
-        };
-        if let Some(wait) = wait {
-            // Looked at again now and then: a refresh by hand moves the time.
-            tokio::time::sleep(wait.min(Duration::from_secs(30))).await;
-            let due = lock(&shared.core)
-                .feeds
-                .get(name)
-                .is_none_or(|s| s.next_pull.is_none_or(|at| at <= SystemTime::now()));
-            if !due {
-                continue;
+                .map(|at| at.duration_since(now).unwrap_or_default());
+            match (pull, intake::next_expiry(state.data.as_deref(), now)) {
+                (None | Some(Duration::ZERO), _) => Next::Pull,
+                (_, Some(Duration::ZERO)) => Next::Expire(Box::new(state.config.clone())),
+                (Some(pull), expiry) => Next::Wait(pull.min(expiry.unwrap_or(LOOK)).min(LOOK)),
             }
+        };
+        match next {
+            Next::Pull => {
+                let _ = pull(shared, name).await;
+            }
+            Next::Expire(feed) => {
+                let shared = Arc::clone(shared);
+                let work = move || intake::expire_entries(&shared, &feed, SystemTime::now());
+                let _ = tokio::task::spawn_blocking(work).await;
+                // What cannot be read again is tried no more than now and then.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            Next::Wait(wait) => tokio::time::sleep(wait).await,
         }
-        let _ = pull(shared, name).await;
     }
 }
 
 /// What a pull changed.
 #[derive(Debug, serde::Serialize)]
 pub(super) struct Outcome {
-    feed: FeedName,
-    changed: bool,
-    entries: usize,
+    pub(super) feed: FeedName,
+    pub(super) changed: bool,
+    pub(super) entries: usize,
 }
 
 /// Pulls once; returns when the result is in the kernel, or failed.
 pub(super) async fn pull(shared: &Arc<Shared>, name: &FeedName) -> Result<Outcome, String> {
-    let (feed, validators) = {
+    let (feed, validators, startup) = {
         let mut core = lock(&shared.core);
         let Some(state) = core.feeds.get_mut(name) else {
             return Err(format!("feed {name} is gone"));
         };
         state.last_attempt = Some(SystemTime::now());
-        let validators = state
-            .data
-            .is_some()
-            .then(|| state.validators.clone())
-            .flatten();
-        (state.config.clone(), validators)
+        let validators = if state.data.is_some() {
+            state.validators.clone()
+        } else {
+            None
+        };
+        // A stream goes on only where the daemon has followed it without a gap.
+        (
+            state.config.clone(),
+            validators,
+            state.stream.is_empty() || state.failures > 0,
+        )
     };
     let start = Instant::now();
-    let result = match shared.client.pull(&feed, validators.as_ref()).await {
-        Err(e) => Err(e.to_string()),
-        Ok(Pulled::Unchanged) => Ok(None),
-        Ok(Pulled::Body {
-            bytes, validators, ..
-        }) => {
-            let shared = Arc::clone(shared);
-            let feed = feed.clone();
-            let work = move || take(&shared, &feed, bytes, validators);
-            tokio::task::spawn_blocking(work)
+    let result = match fetch(shared, &feed, validators.as_ref(), startup).await {
+        Err(e) => Err(Failed {
+            retry_after: e.retry_after(),
+            why: e.to_string(),
+        }),
+        Ok(None) => Ok(false),
+        Ok(Some(body)) => {
+            let (shared, feed) = (Arc::clone(shared), feed.clone());
+            let work = move || intake::take(&shared, &feed, body, false);
+            let done = tokio::task::spawn_blocking(work)
                 .await
                 .map_err(|e| e.to_string())
-                .and_then(|done| done)
-                .map(Some)
+                .and_then(|done| done);
+            done.map(|()| true).map_err(|why| Failed {
+                why,
+                retry_after: None,
+            })
         }
     };
-    let outcome = record(shared, name, &feed.period, start.elapsed(), result);
+    let outcome = record(shared, &feed, start.elapsed(), result);
     shared.progress.notify_waiters();
     outcome
 }
 
-/// Parses, judges and enforces one body.
-fn take(
-    shared: &Shared,
-    feed: &crate::config::Feed,
-    bytes: Vec<u8>,
-    validators: Validators,
-) -> Result<(), String> {
-    let limits = Limits::from(feed);
-    refuse_body(&bytes, &limits).map_err(|e| e.to_string())?;
-    let previous = lock(&shared.core)
-        .feeds
-        .get(&feed.name)
-        .and_then(|state| state.data.clone());
-    let parsed = parse_plain(&bytes, &limits);
-    let parsed = judge(parsed, &bytes, &limits, previous.as_deref()).map_err(|e| e.to_string())?;
-    let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    let data = FeedData {
-        parsed,
-        pulled: SystemTime::now(),
-        bytes: size,
+/// Pulls, judges, and changes nothing. A quarantined update is looked at without another pull.
+pub(super) async fn preview(shared: &Arc<Shared>, name: &FeedName) -> Result<Preview, String> {
+    let (feed, held) = {
+        let core = lock(&shared.core);
+        let Some(state) = core.feeds.get(name) else {
+            return Err(format!("feed {name} is gone"));
+        };
+        (
+            state.config.clone(),
+            state
+                .quarantine
+                .as_ref()
+                .map(|q| (Arc::clone(&q.body), q.validators.clone())),
+        )
     };
-    let mut core = lock(&shared.core);
-    // A reload may have taken the feed away or changed how it is read while it was pulled.
-    if core
-        .feeds
-        .get(&feed.name)
-        .is_none_or(|state| state.config != *feed)
+    let body = match held {
+        Some((bytes, validators)) => Body {
+            bytes: bytes.to_vec(),
+            validators,
+            startup: true,
+        },
+        None => fetch(shared, &feed, None, true)
+            .await
+            .map_err(|e| e.to_string())?
+            .ok_or("the server sent nothing, although nothing was known of the feed")?,
+    };
+    let shared = Arc::clone(shared);
+    let work = move || intake::preview(&shared, &feed, &body);
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| e.to_string())?
+}
+
+/// Gets the text, with the others taking their turns; `None`: not modified.
+async fn fetch(
+    shared: &Arc<Shared>,
+    feed: &config::Feed,
+    validators: Option<&Validators>,
+    startup: bool,
+) -> Result<Option<Body>, FetchError> {
+    let places = Arc::clone(&lock(&shared.pulls).places);
+    let _place = places.acquire().await;
+    let mut feed = feed.clone();
+    if feed.format == Format::Crowdsec
+        && let Some(url) = &mut feed.url
     {
-        return Err("the configuration changed during the pull".into());
+        ask_stream(url, startup);
     }
-    core.accept(&feed.name, data).map_err(|e| e.to_string())?;
-    if let Some(state) = core.feeds.get_mut(&feed.name) {
-        state.validators = Some(validators);
-    }
-    Ok(())
+    let work = shared.client.pull(
+        &feed,
+        if feed.format == Format::Crowdsec {
+            None
+        } else {
+            validators
+        },
+    );
+    let mut work = std::pin::pin!(work);
+    let start = Instant::now();
+    let pulled = loop {
+        match tokio::time::timeout(PATIENCE, &mut work).await {
+            Ok(pulled) => break pulled?,
+            Err(_) => tracing::info!(
+                "feed {}: still pulling after {} s",
+                feed.name,
+                start.elapsed().as_secs()
+            ),
+        }
+    };
+    Ok(match pulled {
+        Pulled::Unchanged => None,
+        Pulled::Body {
+            bytes, validators, ..
+        } => Some(Body {
+            bytes,
+            validators,
+            startup,
+        }),
+    })
+}
+
+/// `?startup=true` asks for all decisions, `false` for what changed since this key's last call.
+fn ask_stream(url: &mut url::Url, startup: bool) {
+    let kept: Vec<(String, String)> = url
+        .query_pairs()
+        .filter(|(key, _)| key != "startup")
+        .map(|(k, v)| (k.into_owned(), v.into_owned()))
+        .collect();
+    let mut pairs = url.query_pairs_mut();
+    pairs.clear();
+    pairs
+        .extend_pairs(kept)
+        .append_pair("startup", if startup { "true" } else { "false" });
+}
+
+struct Failed {
+    why: String,
+    /// What the server asked for.
+    retry_after: Option<Duration>,
 }
 
 fn record(
     shared: &Shared,
-    name: &FeedName,
-    period: &Duration,
+    feed: &config::Feed,
     elapsed: Duration,
-    result: Result<Option<()>, String>,
+    result: Result<bool, Failed>,
 ) -> Result<Outcome, String> {
+    let name = &feed.name;
     let mut core = lock(&shared.core);
     let Some(state) = core.feeds.get_mut(name) else {
         return Err(format!("feed {name} is gone"));
@@ -172,46 +282,81 @@ fn record(
             if let Some(data) = &state.data {
                 let parsed = &data.parsed;
                 tracing::info!(
-                    "feed {name}: {}, {} entries, {} malformed lines, {} names, {} too wide, in {elapsed:?}",
-                    if changed.is_some() {
-                        "pulled"
-                    } else {
-                        "not modified"
-                    },
-                    parsed.entries.len(),
+                    "feed {name}: {}, {} entries, {} malformed lines, {} without an address, {} too wide, in {elapsed:?}",
+                    if *changed { "pulled" } else { "not modified" },
+                    parsed.count(),
                     parsed.bad.count,
                     parsed.not_address.count,
                     parsed.too_wide.count,
                 );
             }
-            *period
+            jittered(feed.period)
         }
-        Err(e) => {
+        Err(failed) => {
             let doubled = RETRY.saturating_mul(1 << state.failures.min(16));
             state.failures = state.failures.saturating_add(1);
-            if state.last_error.as_ref() != Some(e) {
-                let kept = if state.data.is_some() {
-                    "the last good data stay in force"
-                } else {
-                    "there is no good data yet"
+            if state.last_error.as_ref() != Some(&failed.why) {
+                let kept = match state.data {
+                    Some(_) => "the last good data stay in force",
+                    None => "there is no good data yet",
                 };
-                tracing::warn!("feed {name}: {e}; {kept}");
+                tracing::warn!(
+                    "{}; {kept}",
+                    super::handler::named(name, failed.why.clone())
+                );
             }
-            state.last_error = Some(e.clone());
-            doubled.min(*period)
+            state.last_error = Some(failed.why.clone());
+            let wait = jittered(doubled.min(feed.period));
+            failed.retry_after.map_or(wait, |asked| {
+                asked.clamp(wait, Duration::from_secs(24 * 3600))
+            })
         }
     };
     state.next_pull = Some(now + wait);
-    let entries = state
-        .data
-        .as_ref()
-        .map_or(0, |data| data.parsed.entries.len());
-    if let Err(e) = core.leave_inherited() {
-        return Err(e.to_string());
+    let entries = state.data.as_ref().map_or(0, |data| data.parsed.count());
+    core.leave_inherited().map_err(|e| e.to_string())?;
+    result
+        .map(|changed| Outcome {
+            feed: name.clone(),
+            changed,
+            entries,
+        })
+        .map_err(|failed| failed.why)
+}
+
+/// Up to a tenth later, so that a thousand hosts do not ask at once.
+fn jittered(period: Duration) -> Duration {
+    let random = RandomState::new().hash_one(SystemTime::now());
+    let tenth = u64::try_from(period.as_millis() / 10)
+        .unwrap_or(u64::MAX)
+        .saturating_add(1);
+    period + Duration::from_millis(random % tenth)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_is_at_most_a_tenth() {
+        let period = Duration::from_secs(1000);
+        let waits: Vec<Duration> = (0..100).map(|_| jittered(period)).collect();
+        assert!(
+            waits
+                .iter()
+                .all(|wait| (period..=period + period / 10).contains(wait))
+        );
+        assert!(waits.iter().any(|wait| wait != waits.first().unwrap()));
     }
-    result.map(|changed| Outcome {
-        feed: name.clone(),
-        changed: changed.is_some(),
-        entries,
-    })
+
+    #[test]
+    fn a_stream_is_asked_for_once_whole_then_for_changes() {
+        let mut url: url::Url = "http://127.0.0.1:8080/v1/decisions/stream?scopes=ip&startup=false"
+            .parse()
+            .unwrap();
+        ask_stream(&mut url, true);
+        assert_eq!(url.query(), Some("scopes=ip&startup=true"));
+        ask_stream(&mut url, false);
+        assert_eq!(url.query(), Some("scopes=ip&startup=false"));
+    }
 }

@@ -5,22 +5,24 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::sync_channel,
     },
     thread::{self, JoinHandle},
 };
 
 use caps::{CapSet, Capability};
 
-use super::{RunError, Shared, core::Core, engine::Engine};
+use super::{RunError, Shared, core::Core, engine::Engine, lastgood, live};
 use crate::{
     alert::line::Identity,
     attribution::{Attributor, Roots},
     config::{self, Config},
     host::addresses,
-    nft::{Kernel, NftError, QueueKind, TableState},
+    nft::{Kernel, NftError, QueueKind, TableState, Watch},
     queue::{Answer, MarkBits, Queue, QueueError},
     ruleset::Options,
     snapshot::Exception,
+    store::Store,
 };
 
 /// Reads and checks the configuration; warnings go to the log, mistakes into the error.
@@ -66,7 +68,7 @@ pub(super) fn check_capabilities() -> Result<(), RunError> {
         ),
         (
             Capability::CAP_DAC_READ_SEARCH,
-            "control groups are found by walking the tree, which is slower",
+            "open files of other users' processes stay hidden: many flows have no pid",
         ),
         (
             Capability::CAP_SYS_ADMIN,
@@ -98,6 +100,11 @@ pub(super) fn open_kernel(config: &Config) -> Result<(Kernel, Vec<Queue>), RunEr
         .into());
     }
     match kernel.queue_kind() {
+        _ if nftables.mode == config::Mode::Include => tracing::info!(
+            "mode include: the sets of table {} {} are filled",
+            nftables.family,
+            nftables.table
+        ),
         QueueKind::Missing => {
             tracing::error!(
                 "no packet can be attributed: {}. Deny sets are enforced all the same",
@@ -106,12 +113,42 @@ pub(super) fn open_kernel(config: &Config) -> Result<(Kernel, Vec<Queue>), RunEr
         }
         kind => tracing::info!("packets are queued by the {}", kind.as_str()),
     }
-    if nftables.mode == config::Mode::Include {
-        tracing::warn!(
-            "nftables.mode = \"include\" is not in effect in this version: the daemon makes its own table"
-        );
-    }
     Ok((kernel, queues?))
+}
+
+/// Listens for what others do to the table. Without it the table is looked at every few seconds.
+pub(super) fn watch(kernel: &mut Kernel) -> Option<Watch> {
+    if kernel.owns() {
+        tracing::info!("nobody else can change the table while this daemon runs");
+    }
+    kernel
+        .watch()
+        .inspect_err(|e| tracing::error!("{e}; a removed table is noticed only after seconds"))
+        .ok()
+}
+
+/// Takes up the last good data of feeds that have none yet.
+pub(super) fn recall(core: &mut Core, store: &Store) {
+    for state in core
+        .feeds
+        .values_mut()
+        .filter(|state| state.config.enabled && state.data.is_none())
+    {
+        if let Some(recalled) = lastgood::recall(store, &state.config, std::time::SystemTime::now())
+        {
+            state.last_success = Some(recalled.data.pulled);
+            state.data = Some(Arc::new(recalled.data));
+            state.validators = recalled.validators;
+        }
+    }
+    match store.names() {
+        Ok(names) => {
+            for name in names.iter().filter(|name| !core.feeds.contains_key(*name)) {
+                tracing::info!("there are stored data of {name}, which is no longer configured");
+            }
+        }
+        Err(e) => tracing::warn!("{e}"),
+    }
 }
 
 /// The table before the first pull: what the last good data give. A table that an earlier daemon
@@ -166,7 +203,7 @@ pub(super) fn keep_what_needs_a_restart(old: &Config, mut new: Config) -> Config
     }
     let queues = |n: &config::Nftables| {
         (
-            n.table.clone(),
+            (n.mode, n.family.clone(), n.table.clone()),
             n.queue_first,
             n.queue_count,
             n.queue_max_len,
@@ -174,7 +211,7 @@ pub(super) fn keep_what_needs_a_restart(old: &Config, mut new: Config) -> Config
         )
     };
     if keep(
-        "[nftables] table, queue or mark",
+        "[nftables] mode, table, queue or mark",
         queues(&old.nftables) != queues(&new.nftables),
     ) {
         let deny_with = new.nftables.deny_with;
@@ -230,11 +267,12 @@ impl Threads {
             let attributor = Attributor::new(&Roots::default(), attribution.timeout)?
                 .with_clients(&attribution.clients);
             let mut engine = Engine::new(Arc::clone(&shared.path), attributor);
-            let (stop, quit) = (Arc::clone(&stop), shared.stop.clone());
+            let (stop, quit, failed) = (Arc::clone(&stop), shared.stop.clone(), Arc::clone(shared));
             let work = move || {
                 let judge = |packet: &crate::queue::Held<'_>| -> Answer { engine.judge(packet) };
                 if let Err(e) = queue.run(marks, &stop, judge) {
                     tracing::error!("{e}; the daemon stops, deny sets stay in force");
+                    *super::lock(&failed.failure) = Some(e.to_string());
                     let _ = quit.blocking_send(());
                 }
             };
@@ -247,6 +285,37 @@ impl Threads {
             })?);
         }
         Ok(Self { stop, handles })
+    }
+
+    /// Starts one more thread; it looks at its argument now and then and ends when that says so.
+    pub(super) fn add(
+        &mut self,
+        name: &str,
+        work: impl FnOnce(&AtomicBool) + Send + 'static,
+    ) -> Result<(), RunError> {
+        let stop = Arc::clone(&self.stop);
+        let thread = thread::Builder::new().name(name.to_owned());
+        let thread = thread.spawn(move || work(&stop));
+        self.handles.push(thread.map_err(|source| RunError::System {
+            step: format!("starting the thread {name}"),
+            source,
+        })?);
+        Ok(())
+    }
+
+    /// Starts the search of live flows, and tells it of each change from now on.
+    pub(super) fn add_live(&mut self, shared: &Arc<Shared>) -> Result<(), RunError> {
+        let (changed, changes) = sync_channel(1);
+        let timeout = {
+            let mut core = super::lock(&shared.core);
+            core.changed = Some(changed);
+            core.config.attribution.timeout
+        };
+        let attributor = Attributor::new(&Roots::default(), timeout)?;
+        let shared = Arc::clone(shared);
+        self.add("live-flows", move |stop| {
+            live::run(&shared, &changes, attributor, stop);
+        })
     }
 
     /// Lets the threads answer what is still held, and ends them.

@@ -13,12 +13,13 @@ use super::{
     Shared,
     core::{Core, FeedState},
     engine::lock,
+    include,
     tally::LastHour,
 };
 use crate::{
-    feed::{Action, Bad, FeedName},
+    feed::{Action, Bad, FeedName, Finding, LeftOut},
     nft::{Count, QueueKind, TableState},
-    ruleset::Counter,
+    ruleset::{Counter, TableFamily},
     sink::SinkStats,
     snapshot::FeedReport,
 };
@@ -62,8 +63,13 @@ pub struct Status {
 /// The table in the kernel.
 #[derive(Debug, Serialize)]
 pub struct Table {
-    /// Its name; the family is inet.
+    /// Its name.
     pub name: String,
+    /// `inet`; in mode include also `ip` or `ip6`.
+    pub family: &'static str,
+    /// In mode include: the sets that are filled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filled: Option<Vec<String>>,
     /// `present`, `absent`, or whose it is.
     pub state: String,
     /// Elements in the sets of addresses.
@@ -74,6 +80,12 @@ pub struct Table {
     pub last_sync_ms: Option<u128>,
     /// Times it had to be put back.
     pub heals: u64,
+    /// When that was last.
+    pub last_heal_at: Option<String>,
+    /// For how long the host was unprotected, and who did it.
+    pub last_heal: Option<String>,
+    /// True when nobody else can change it while the daemon lives.
+    pub owned: bool,
 }
 
 /// The packet queues.
@@ -104,6 +116,10 @@ pub struct Packets {
     pub malformed: u64,
     /// The daemon's own: let pass.
     pub own: u64,
+    /// Flows that were established before their far end was listed: alerted.
+    pub live_flows: u64,
+    /// Those of them that were denied and cut.
+    pub cut_flows: u64,
 }
 
 /// Conntrack's fill.
@@ -144,6 +160,14 @@ pub struct FeedStatus {
     pub last_success: Option<String>,
     /// Why the last pull failed.
     pub last_error: Option<String>,
+    /// Why an update waits to be accepted, and since when.
+    pub quarantined: Option<String>,
+    /// What lint says of the data in force.
+    pub findings: Vec<Finding>,
+    /// Lines left out on purpose.
+    pub left_out: LeftOut,
+    /// When the feed says it was made; RFC 3339.
+    pub updated: Option<String>,
     /// Duration of the last pull in milliseconds.
     pub elapsed_ms: Option<u128>,
     /// RFC 3339.
@@ -163,9 +187,14 @@ pub(super) fn status(shared: &Shared) -> Status {
     let table = table(&core);
     let feeds = feeds(&core);
     let problems = problems(&core, &table, &queue, &conntrack, &feeds, &sinks);
+    let enabled = core.feeds.values().filter(|state| state.config.enabled);
+    let nothing_known =
+        enabled.clone().count() > 0 && !core.inherited && enabled.clone().all(|s| s.data.is_none());
     let protected = core.broken.is_none()
+        && !nothing_known
         && table.state == "present"
-        && core.kernel.queue_kind() != QueueKind::Missing;
+        && core.kernel.queue_kind() != QueueKind::Missing
+        && include::problems(&core).is_empty();
     let counts = &shared.path.counts;
     Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -182,6 +211,8 @@ pub(super) fn status(shared: &Shared) -> Status {
             unmatched: counts.unmatched.load(Ordering::Relaxed),
             malformed: counts.malformed.load(Ordering::Relaxed),
             own: counts.own.load(Ordering::Relaxed),
+            live_flows: counts.live.load(Ordering::Relaxed),
+            cut_flows: counts.cut.load(Ordering::Relaxed),
         },
         last_hour,
         sinks,
@@ -207,7 +238,7 @@ fn feed(state: &FeedState, report: Option<&FeedReport>, now: SystemTime) -> Feed
         enabled: state.config.enabled,
         action: state.config.action,
         stale: state.is_stale(now),
-        entries: parsed.map_or(0, |parsed| parsed.entries.len()),
+        entries: parsed.map_or(0, crate::feed::Parsed::count),
         bad: bad(|p| &p.bad),
         not_address: bad(|p| &p.not_address),
         too_wide: bad(|p| &p.too_wide),
@@ -216,6 +247,16 @@ fn feed(state: &FeedState, report: Option<&FeedReport>, now: SystemTime) -> Feed
         last_attempt: rfc3339(state.last_attempt),
         last_success: rfc3339(state.last_success),
         last_error: state.last_error.clone(),
+        quarantined: state.quarantine.as_ref().map(|held| {
+            format!(
+                "{} (since {})",
+                held.why,
+                rfc3339(Some(held.since)).unwrap_or_default()
+            )
+        }),
+        findings: state.findings.clone(),
+        left_out: parsed.map(|parsed| parsed.left_out).unwrap_or_default(),
+        updated: rfc3339(parsed.and_then(|parsed| parsed.updated)),
         elapsed_ms: state.elapsed.map(|elapsed| elapsed.as_millis()),
         next_pull: rfc3339(state.next_pull),
         report: report.cloned().unwrap_or_default(),
@@ -241,12 +282,25 @@ fn table(core: &Core) -> Table {
     });
     Table {
         name: core.kernel.options().table.clone(),
+        family: family(core),
+        filled: core.kernel.included().map(|seen| include::sets(&seen)),
         state,
         elements: snapshot.sets.elements(),
         prefilter,
         last_sync_ms: core.applied.map(|applied| applied.elapsed.as_millis()),
         heals: core.heals,
+        last_heal_at: rfc3339(core.last_heal.as_ref().map(|(at, _)| *at)),
+        last_heal: core.last_heal.as_ref().map(|(_, what)| what.clone()),
+        owned: core.kernel.owns(),
     }
+}
+
+fn family(core: &Core) -> &'static str {
+    core.kernel
+        .options()
+        .include
+        .unwrap_or(TableFamily::Inet)
+        .as_str()
 }
 
 /// Columns of nfnetlink_queue: number, portid, waiting, copy mode, copy range, dropped, user dropped, id.
@@ -315,14 +369,19 @@ fn problems(
     sinks: &[SinkStats],
 ) -> Vec<String> {
     let mut all = Vec::new();
-    if table.state != "present" {
-        all.push(format!("table inet {} is {}", table.name, table.state));
+    let included = include::problems(core);
+    if table.state != "present" && included.is_empty() {
+        all.push(format!(
+            "table {} {} is {}",
+            table.family, table.name, table.state
+        ));
     }
+    all.extend(included);
     all.extend(core.broken.iter().cloned());
     if core.inherited {
         all.push("no good data of any feed yet: the table of the last run is in force".into());
     }
-    if core.kernel.queue_kind() == QueueKind::Missing {
+    if core.kernel.queue_kind() == QueueKind::Missing && core.kernel.included().is_none() {
         all.push(format!(
             "nothing is attributed: {}",
             QueueKind::Missing.as_str()
@@ -341,11 +400,28 @@ fn problems(
             "conntrack is nearly full: {count} of {max}; raise net.netfilter.nf_conntrack_max"
         ));
     }
+    if feeds.iter().all(|feed| !feed.enabled) {
+        all.push("no feed is enabled: nothing is watched or denied; add a [[feed]]".into());
+    }
     for feed in feeds.iter().filter(|feed| feed.enabled) {
+        if let Some(why) = &feed.quarantined {
+            all.push(format!(
+                "feed {}: an update waits to be accepted: {why}",
+                feed.name
+            ));
+            continue;
+        }
         match (&feed.last_error, feed.stale) {
             (Some(error), true) => all.push(format!("feed {} is stale: {error}", feed.name)),
             (Some(error), false) => all.push(format!("feed {}: {error}", feed.name)),
-            (None, true) => all.push(format!("feed {} has not been pulled yet", feed.name)),
+            (None, true) => all.push(format!(
+                "feed {} is stale: no newer data than {}",
+                feed.name,
+                feed.updated
+                    .as_ref()
+                    .or(feed.last_success.as_ref())
+                    .map_or("none", String::as_str)
+            )),
             (None, false) => {}
         }
     }

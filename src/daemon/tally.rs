@@ -9,8 +9,7 @@ use serde::Serialize;
 
 use crate::{
     alert::Alert,
-    feed::{Action, Direction, FeedName},
-    prefix::Prefix,
+    feed::{Action, Direction, FeedName, Indicator},
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -28,7 +27,7 @@ pub struct Row {
     /// Which way.
     pub direction: Direction,
     /// What was touched.
-    pub indicator: Prefix,
+    pub indicator: Indicator,
     /// The feeds that list it.
     pub feeds: Vec<FeedName>,
 }

@@ -1,13 +1,22 @@
 //! Where a parser of any format puts what it finds: entries up to the limits, the rest as counts
 //! and a few printable examples, so that memory stays bounded whatever the text is.
 
-use std::fmt::{Display, Write};
+use std::{
+    fmt::{Display, Write},
+    time::SystemTime,
+};
 
-use super::{Bad, BadLine, Entry, Limits, Parsed};
+use super::{
+    Bad, BadLine, Bound, Entry, Limits, Parsed, PortMatch, Span, except, notes::Interner,
+    token::Class,
+};
 use crate::prefix::{Family, Prefix};
 
 /// Characters of a refused line that are shown.
 const SHOWN: usize = 80;
+
+/// What is wrong with an entry that has to have a score.
+const NO_SCORE: &str = "no score, and min-score asks for one";
 
 /// A line (or record) of a feed's text.
 #[derive(Clone, Copy, Debug)]
@@ -18,10 +27,23 @@ pub(super) struct Line<'a> {
     pub(super) text: &'a [u8],
 }
 
+/// What a line may carry beside its addresses.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Extra<'a> {
+    /// A port from a column of its own.
+    pub(super) port: Option<PortMatch>,
+    /// The score, rounded down.
+    pub(super) score: Option<u32>,
+    /// The feed's word for it.
+    pub(super) tag: Option<&'a [u8]>,
+}
+
 /// Fills a [`Parsed`].
 pub(super) struct Collector<'a> {
     limits: &'a Limits,
     parsed: Parsed,
+    interner: Interner,
+    exceptions: Vec<Prefix>,
 }
 
 impl<'a> Collector<'a> {
@@ -31,34 +53,135 @@ impl<'a> Collector<'a> {
         parsed
             .entries
             .reserve(lines.min(limits.max_entries.saturating_add(1)));
-        Self { limits, parsed }
+        Self {
+            limits,
+            parsed,
+            interner: Interner::default(),
+            exceptions: Vec::new(),
+        }
     }
 
     /// True once there are more entries than allowed: reading on is of no use.
     pub(super) fn full(&self) -> bool {
-        self.parsed.entries.len() > self.limits.max_entries
+        self.parsed.count() > self.limits.max_entries
     }
 
-    /// Takes `prefix`, unless it is too wide.
+    /// True when the feed is judged by score, so that entries need theirs.
+    pub(super) fn wants_score(&self) -> bool {
+        self.limits.min_score.is_some() || self.limits.deny_score.is_some()
+    }
+
+    /// Takes `prefix`, unless it is too wide: the fast way for a line that carries nothing else.
     pub(super) fn entry(&mut self, line: Line<'_>, prefix: Prefix, host_bits: bool) {
-        let shortest = match prefix.family() {
-            Family::V4 => self.limits.min_prefix4,
-            Family::V6 => self.limits.min_prefix6,
-        };
-        if prefix.is_empty() {
-            self.parsed.too_wide.add(line, 1, "a default route");
-            return;
+        if self.limits.min_score.is_some() {
+            return self.bad(line, NO_SCORE);
         }
-        if prefix.len() < shortest {
-            let why = match prefix.family() {
-                Family::V4 => "prefix shorter than min-prefix4",
-                Family::V6 => "prefix shorter than min-prefix6",
-            };
-            self.parsed.too_wide.add(line, 1, why);
-            return;
+        if let Some(why) = self.too_wide(&prefix) {
+            return self.parsed.too_wide.add(line, 1, why);
         }
+        self.parsed.good += 1;
         self.parsed.host_bits += usize::from(host_bits);
         self.parsed.entries.push(Entry { prefix });
+    }
+
+    /// Takes what a token is, with what the line carries beside it.
+    pub(super) fn class(&mut self, line: Line<'_>, class: Class, extra: Extra<'_>) {
+        match class {
+            Class::Prefix(prefix, host_bits) => self.span(line, prefix.into(), host_bits, extra),
+            Class::Span(span, port) => {
+                let port = port.or(extra.port);
+                self.span(line, span, false, Extra { port, ..extra });
+            }
+            Class::NotAddress(what) => self.not_address(line, what),
+            Class::Bad(why) => self.bad(line, why),
+        }
+    }
+
+    /// Takes addresses: all of their prefixes or none.
+    pub(super) fn span(&mut self, line: Line<'_>, span: Span, host_bits: bool, extra: Extra<'_>) {
+        if let Some(least) = self.limits.min_score {
+            match extra.score {
+                None => return self.bad(line, NO_SCORE),
+                Some(score) if score < least => return self.parsed.left_out.below_score += 1,
+                Some(_) => {}
+            }
+        }
+        if let Some(why) = span.prefixes().find_map(|prefix| self.too_wide(&prefix)) {
+            return self.parsed.too_wide.add(line, 1, why);
+        }
+        self.parsed.good += 1;
+        self.parsed.host_bits += usize::from(host_bits);
+        let written = span.prefix().is_none().then_some(span);
+        let id = self
+            .interner
+            .id(&mut self.parsed.notes, extra.score, extra.tag, written);
+        for prefix in span.prefixes() {
+            if self.full() {
+                break;
+            }
+            self.push(prefix, extra.port, id);
+        }
+    }
+
+    /// The feed's own exception: its addresses are taken out of wider entries at the end.
+    pub(super) fn exception(&mut self, span: Span) {
+        self.parsed.left_out.exceptions += 1;
+        if self.exceptions.len() <= self.limits.max_entries {
+            self.exceptions.extend(span.prefixes());
+        }
+    }
+
+    /// Counts a row that the feed's filter does not want.
+    pub(super) fn filtered(&mut self) {
+        self.parsed.left_out.filtered += 1;
+    }
+
+    /// Counts an entry that is not in force.
+    pub(super) fn expired(&mut self) {
+        self.parsed.left_out.expired += 1;
+    }
+
+    /// Counts a condition that is more than a list of addresses.
+    pub(super) fn unsupported(&mut self) {
+        self.parsed.left_out.unsupported += 1;
+    }
+
+    /// Something changes at that time.
+    pub(super) fn changes_at(&mut self, time: SystemTime) {
+        let next = &mut self.parsed.next_expiry;
+        *next = Some(next.map_or(time, |next| next.min(time)));
+    }
+
+    /// The feed says how many lines it has; the last word counts.
+    pub(super) fn declare(&mut self, count: usize) {
+        self.parsed.declared = Some(count);
+    }
+
+    /// The feed says when it was made; the latest word counts.
+    pub(super) fn made_at(&mut self, time: SystemTime) {
+        self.parsed.updated = self.parsed.updated.max(Some(time));
+    }
+
+    fn push(&mut self, prefix: Prefix, port: Option<PortMatch>, note: u32) {
+        match port {
+            Some(port) => self.parsed.bound.push(Bound { prefix, port, note }),
+            None => {
+                self.parsed.notes.set(self.parsed.entries.len(), note);
+                self.parsed.entries.push(Entry { prefix });
+            }
+        }
+    }
+
+    fn too_wide(&self, prefix: &Prefix) -> Option<&'static str> {
+        let (shortest, why) = match prefix.family() {
+            Family::V4 => (self.limits.min_prefix4, "prefix shorter than min-prefix4"),
+            Family::V6 => (self.limits.min_prefix6, "prefix shorter than min-prefix6"),
+        };
+        if prefix.is_empty() {
+            Some("a default route")
+        } else {
+            (prefix.len() < shortest).then_some(why)
+        }
     }
 
     /// Counts a malformed line.
@@ -82,8 +205,13 @@ impl<'a> Collector<'a> {
         self.not_address(line, "a hosts file line: its address is a sink");
     }
 
-    /// All that was found.
-    pub(super) fn finish(self) -> Parsed {
+    /// All that was found, less the feed's own exceptions.
+    pub(super) fn finish(mut self) -> Parsed {
+        if !self.exceptions.is_empty() {
+            except::subtract(&mut self.parsed, &self.exceptions, &mut self.interner);
+            let room = self.limits.max_entries.saturating_add(1);
+            self.parsed.entries.truncate(room);
+        }
         self.parsed
     }
 }

@@ -1,6 +1,6 @@
 //! Whether a feed's text is good enough to replace what is enforced.
 
-use super::{Bad, BadLine, FeedData, Limits, Parsed, collect::without_mark};
+use super::{Bad, BadLine, FeedData, LeftOut, Limits, Parsed, change, collect::without_mark};
 
 /// Why a whole text is refused; the last good data stays.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -20,11 +20,27 @@ pub enum Refusal {
         "the text is UTF-16 (it starts with a UTF-16 byte order mark); the feed must be served as UTF-8 or ASCII"
     )]
     Utf16,
-    /// The magic bytes of a packed file.
+    /// The magic bytes of a packed file that is not unpacked, or a packed file inside another one.
     #[error(
-        "the body is packed ({0}), which this version does not unpack; use the feed's plain text address"
+        "the body is packed ({0}), which is not unpacked; use the feed's plain text, gzip or zstd address"
     )]
     Packed(&'static str),
+    /// A gzip or zstd body that is damaged.
+    #[error("the {kind} body cannot be unpacked: {cause}; it is damaged or cut off, pull it again")]
+    Damaged {
+        /// How it is packed.
+        kind: &'static str,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// A packed body that unpacks to more than [`Limits::max_bytes`].
+    #[error(
+        "the body unpacks to more than max-bytes ({limit}); raise max-bytes if the feed really is that large"
+    )]
+    UnpacksTooLarge {
+        /// The limit.
+        limit: u64,
+    },
     /// The text starts with `<`.
     #[error(
         "the text is an HTML or XML page (it starts with \"<\"), most likely an error or login page; open the address in a browser and correct it"
@@ -49,10 +65,72 @@ pub enum Refusal {
         limit: usize,
     },
     /// Nothing in it, and the feed may not be empty.
-    #[error("the text has no entries{}; if this feed may be empty, set allow-empty = true", before(.previous))]
+    #[error("the text has no entries{}{}; if this feed may be empty, set allow-empty = true", describe(.left_out), before(.previous))]
     Empty {
         /// Entries of the last good data.
         previous: Option<usize>,
+        /// Lines that were left out on purpose.
+        left_out: LeftOut,
+    },
+    /// Nothing in it, not even the count that the last good data had.
+    #[error(
+        "the text has no entries and, unlike the last good one, does not say how many it should have: it is cut off; pull it again"
+    )]
+    CutOff,
+    /// The text says how many lines it has, and has another number of them.
+    #[error(
+        "the text says it has {declared} entries, and has {found}: it is cut off or damaged; pull it again"
+    )]
+    Count {
+        /// What it says.
+        declared: usize,
+        /// Lines with data in it.
+        found: usize,
+    },
+    /// Fewer entries or addresses than [`Limits::max_shrink`] allows.
+    #[error(
+        "the feed fell from {before} to {after} {unit}, more than max-shrink ({:.1}%) allows; look at it with `feedgate refresh FEED --dry-run`, take it with `feedgate feeds accept FEED`, or raise max-shrink", .max_shrink * 100.0
+    )]
+    Shrunk {
+        /// Before.
+        before: u128,
+        /// Now.
+        after: u128,
+        /// Of what.
+        unit: &'static str,
+        /// The limit, 0.0..=1.0.
+        max_shrink: f64,
+    },
+    /// More addresses than [`Limits::max_growth`] allows.
+    #[error(
+        "the feed grew from {before} to {after} addresses (an IPv6 /64 counts as one), more than max-growth ({max_growth}x) allows; look at it with `feedgate refresh FEED --dry-run`, take it with `feedgate feeds accept FEED`, or raise max-growth"
+    )]
+    Grown {
+        /// Before, by [`weight`](super::weight).
+        before: u128,
+        /// Now.
+        after: u128,
+        /// The limit.
+        max_growth: f64,
+    },
+    /// A list of what is known to be good.
+    #[error(
+        "the document is a MISP warninglist ({name}): what it lists is known to be good; use it for exceptions.files or lint, never as a feed"
+    )]
+    AllowList {
+        /// Its name.
+        name: String,
+    },
+    /// One page of several.
+    #[error(
+        "the document says that there is more of it, and only its first page was read; ask the server for larger pages (such as ?limit=10000 in the URL)"
+    )]
+    FirstPage,
+    /// The format needs a setting that the feed has not.
+    #[error("format {format} needs a path to the addresses; set path = \"$...\" in [feed.json]")]
+    NoPath {
+        /// The format.
+        format: &'static str,
     },
     /// No line could be read.
     #[error(
@@ -119,6 +197,14 @@ pub enum Refusal {
     },
 }
 
+impl Refusal {
+    /// True for an update that is sound in itself and only differs too much from the last good data:
+    /// it may be shown and accepted (read it again without `previous`).
+    pub fn can_be_accepted(&self) -> bool {
+        matches!(self, Self::Shrunk { .. } | Self::Grown { .. })
+    }
+}
+
 /// Lets `parsed`, read from `text`, pass or says why not. `previous` is the last good data.
 pub fn judge(
     parsed: Parsed,
@@ -128,15 +214,20 @@ pub fn judge(
 ) -> Result<Parsed, Refusal> {
     refuse_body(text, limits)?;
     refuse_hosts_file(&parsed)?;
-    if parsed.entries.len() > limits.max_entries {
+    if parsed.count() > limits.max_entries {
         return Err(Refusal::TooMany {
             limit: limits.max_entries,
         });
     }
-    if parsed.entries.is_empty() {
+    refuse_count(&parsed)?;
+    if parsed.count() == 0 {
         refuse_empty(&parsed, limits, previous)?;
     }
     refuse_malformed(&parsed, limits)?;
+    // An empty list was allowed by name: that it shrank to nothing is then no news.
+    if let Some(previous) = previous.filter(|_| parsed.count() > 0) {
+        change::refuse(&parsed, &previous.parsed, limits)?;
+    }
     Ok(parsed)
 }
 
@@ -181,6 +272,14 @@ fn refuse_hosts_file(parsed: &Parsed) -> Result<(), Refusal> {
     Ok(())
 }
 
+fn refuse_count(parsed: &Parsed) -> Result<(), Refusal> {
+    let found = parsed.lines();
+    match parsed.declared {
+        Some(declared) if declared != found => Err(Refusal::Count { declared, found }),
+        _ => Ok(()),
+    }
+}
+
 fn refuse_empty(
     parsed: &Parsed,
     limits: &Limits,
@@ -196,11 +295,16 @@ fn refuse_empty(
     if let Some((count, first)) = some(&parsed.not_address) {
         return Err(Refusal::OnlyNames { count, first });
     }
+    let counted = previous.is_some_and(|data| data.parsed.declared.is_some());
+    if counted && parsed.declared.is_none() {
+        return Err(Refusal::CutOff);
+    }
     if limits.allow_empty {
         return Ok(());
     }
     Err(Refusal::Empty {
-        previous: previous.map(|data| data.parsed.entries.len()),
+        previous: previous.map(|data| data.parsed.count()),
+        left_out: parsed.left_out,
     })
 }
 
@@ -229,6 +333,16 @@ fn number(lines: usize) -> f64 {
     f64::from(u32::try_from(lines).unwrap_or(u32::MAX))
 }
 
+fn describe(left_out: &LeftOut) -> String {
+    match left_out.total() {
+        0 => String::new(),
+        lines => format!(
+            " but {lines} left out ({} below min-score, {} by the filter, {} expired, {} unsupported)",
+            left_out.below_score, left_out.filtered, left_out.expired, left_out.unsupported
+        ),
+    }
+}
+
 fn before(previous: &Option<usize>) -> String {
     match previous {
         Some(entries) if *entries > 0 => format!(", the last good one had {entries}"),
@@ -254,6 +368,13 @@ mod tests {
 
     fn lines(count: usize, line: &str) -> String {
         format!("{line}\n").repeat(count)
+    }
+
+    fn nothing(previous: Option<usize>) -> Refusal {
+        Refusal::Empty {
+            previous,
+            left_out: LeftOut::default(),
+        }
     }
 
     #[test]
@@ -295,6 +416,7 @@ mod tests {
 
     #[test]
     fn packed_bodies_are_named() {
+        assert_eq!(refused(b"BZh9"), Refusal::Packed("bzip2"));
         assert_eq!(refused(b"\x1f\x8b\x08\x00"), Refusal::Packed("gzip"));
         assert_eq!(refused(b"\x28\xb5\x2f\xfd"), Refusal::Packed("zstd"));
         assert_eq!(refused(b"PK\x03\x04"), Refusal::Packed("zip"));
@@ -337,7 +459,7 @@ mod tests {
             ..Limits::default()
         };
         for text in ["", "\n\n", "# nothing today\n; really\n", "\u{feff}"] {
-            assert_eq!(refused(text), Refusal::Empty { previous: None });
+            assert_eq!(refused(text), nothing(None));
             assert!(read(text, &limits).unwrap().entries.is_empty());
         }
         // allow-empty does not turn garbage into an empty feed.
@@ -356,7 +478,7 @@ mod tests {
             bytes: 15,
         };
         let refusal = judge(Parsed::default(), b"", &limits, Some(&last)).unwrap_err();
-        assert_eq!(refusal, Refusal::Empty { previous: Some(2) });
+        assert_eq!(refusal, nothing(Some(2)));
         assert!(refusal.to_string().contains("the last good one had 2"));
     }
 
@@ -401,5 +523,38 @@ mod tests {
             }
         ));
         assert!(refusal.to_string().contains("max-bad (5.0%)"), "{refusal}");
+    }
+
+    #[test]
+    fn a_declared_count_must_fit() {
+        let text = "# Entries : 3 subnets, 300 unique IPs\n203.0.113.9\n0.0.0.0/0\noops\n";
+        let limits = Limits {
+            max_bad: 0.5,
+            ..Limits::default()
+        };
+        // What was refused is there all the same.
+        assert!(read(text, &limits).is_ok());
+        let cut = text.replace("oops\n", "");
+        let refusal = read(cut, &limits).unwrap_err();
+        assert_eq!(
+            refusal.to_string(),
+            "the text says it has 3 entries, and has 2: it is cut off or damaged; pull it again"
+        );
+    }
+
+    #[test]
+    fn an_empty_text_without_its_usual_count_is_cut_off() {
+        let limits = Limits {
+            allow_empty: true,
+            ..Limits::default()
+        };
+        let last = FeedData {
+            parsed: parse_plain(b"1.2.3.4\n# END 1 entries\n", &limits),
+            pulled: SystemTime::UNIX_EPOCH,
+            bytes: 24,
+        };
+        let read = |text: &[u8]| judge(parse_plain(text, &limits), text, &limits, Some(&last));
+        assert_eq!(read(b"# head\n"), Err(Refusal::CutOff));
+        assert!(read(b"# head\n# END 0 entries\n").is_ok());
     }
 }

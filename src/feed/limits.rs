@@ -17,6 +17,14 @@ pub struct Limits {
     pub min_prefix4: u8,
     /// Shorter IPv6 prefixes are left out; a default route always is.
     pub min_prefix6: u8,
+    /// Entries with a lower score are left out; an entry without a score is malformed.
+    pub min_score: Option<u32>,
+    /// Entries with that score or a higher one are denied.
+    pub deny_score: Option<u32>,
+    /// A loss of more than this share of the last good data refuses the text, 0.0..=1.0.
+    pub max_shrink: f64,
+    /// More than this many times the addresses of the last good data refuse the text.
+    pub max_growth: f64,
 }
 
 /// The defaults of the configuration file.
@@ -29,6 +37,10 @@ impl Default for Limits {
             allow_empty: false,
             min_prefix4: 8,
             min_prefix6: 19,
+            min_score: None,
+            deny_score: None,
+            max_shrink: 0.5,
+            max_growth: 10.0,
         }
     }
 }
@@ -42,6 +54,10 @@ impl From<&config::Feed> for Limits {
             allow_empty: feed.allow_empty,
             min_prefix4: feed.min_prefix4,
             min_prefix6: feed.min_prefix6,
+            min_score: feed.min_score,
+            deny_score: feed.deny_score,
+            max_shrink: feed.max_shrink,
+            max_growth: feed.max_growth,
         }
     }
 }

@@ -1,26 +1,46 @@
 //! A feed: its name, what its entries mean, and the pure step from text to entries.
 //!
-//! [`parse_plain`] reads what can be read and counts the rest by class; [`judge`] decides whether
-//! the whole is good enough to replace what is enforced. Does not fetch ([`crate::fetch`]) and does
+//! [`read`] is the whole step: it unpacks the body, reads it in the feed's format, counts what cannot
+//! be read by class, and decides whether the whole is good enough to replace what is enforced
+//! ([`judge`]). [`lint`] says what is odd about a feed before it blocks anything. Does not fetch ([`crate::fetch`]) and does
 //! not merge feeds ([`crate::snapshot`]).
 
+mod change;
 mod collect;
+mod date;
+mod entry;
+mod except;
 pub mod formats;
+mod header;
 mod judge;
+mod known;
 mod limits;
+mod lint;
 mod name;
+mod notes;
+mod parsed;
 mod plain;
+mod presets;
+mod read;
 mod token;
+mod unpack;
 
-use std::{fmt, time::SystemTime};
+use std::fmt;
 
+pub use change::weight;
 pub(crate) use collect::printable;
+pub use entry::{Bound, Entry, Indicator, IndicatorError, PortMatch, Span};
 pub use judge::{Refusal, judge, refuse_body};
+pub use known::Known;
 pub use limits::Limits;
+pub use lint::{Finding, FindingKind, lint};
 pub use name::{FeedName, NameError};
+pub use notes::{Note, Notes};
+pub use parsed::{Bad, BadLine, FeedData, Item, LeftOut, Parsed};
 pub use plain::parse_plain;
-
-use crate::prefix::Prefix;
+pub use presets::{Preset, presets};
+pub use read::read;
+pub use unpack::unpack;
 
 /// What is done with a flow that matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,79 +154,4 @@ impl fmt::Display for Severity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
-}
-
-/// One line of a feed that names addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// The prefix as the feed wrote it (canonical form).
-    pub prefix: Prefix,
-}
-
-/// What a feed's text holds. Each line that is neither blank nor comment is in exactly one class:
-/// `entries`, `bad`, `not_address` or `too_wide`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Parsed {
-    /// Good entries, in the feed's order; at most one more than [`Limits::max_entries`].
-    pub entries: Vec<Entry>,
-    /// Malformed lines: they count towards [`Limits::max_bad`].
-    pub bad: Bad,
-    /// Well-formed lines about something else: host names, URLs, lines of a hosts file. They do not
-    /// count towards [`Limits::max_bad`], since mixed lists are full of them.
-    pub not_address: Bad,
-    /// Entries left out because their prefix is shorter than the feed may have.
-    pub too_wide: Bad,
-    /// Lines of a hosts file (`0.0.0.0 name`); each is in `not_address` too.
-    pub hosts_lines: usize,
-    /// Entries with host bits set under the mask, which were masked off.
-    pub host_bits: usize,
-}
-
-impl Parsed {
-    /// Lines that hold data, of whatever class.
-    pub fn lines(&self) -> usize {
-        self.entries.len() + self.bad.count + self.not_address.count + self.too_wide.count
-    }
-}
-
-/// Refused lines: how many, and the first few of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Bad {
-    /// Number of refused lines.
-    pub count: usize,
-    /// The first [`Bad::KEEP`] of them.
-    pub examples: Vec<BadLine>,
-}
-
-impl Bad {
-    /// How many examples are kept.
-    pub const KEEP: usize = 5;
-}
-
-/// A refused line.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct BadLine {
-    /// Line number, from 1.
-    pub line: usize,
-    /// The text, printable, at most 80 characters.
-    pub text: String,
-    /// What is wrong with it.
-    pub why: String,
-}
-
-impl fmt::Display for BadLine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {} ({})", self.line, self.text, self.why)
-    }
-}
-
-/// A feed's good data: what the daemon enforces until a better pull replaces it.
-#[derive(Clone, Debug)]
-pub struct FeedData {
-    /// The parsed and accepted entries.
-    pub parsed: Parsed,
-    /// When it was pulled.
-    pub pulled: SystemTime,
-    /// Size of the text in bytes.
-    pub bytes: u64,
 }

@@ -19,7 +19,8 @@ pub struct Place {
 }
 
 impl Place {
-    pub(super) fn new(feed: &FeedName, url: &Url) -> Self {
+    /// The place `url` of a feed.
+    pub fn new(feed: &FeedName, url: &Url) -> Self {
         Self {
             feed: feed.clone(),
             url: shown(url),
@@ -203,6 +204,14 @@ pub enum FetchError {
 }
 
 impl FetchError {
+    /// How long the server asks to wait (`Retry-After` in seconds, RFC 9110 section 10.2.3).
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// What reqwest reports, in terms of the step that failed.
     pub(super) fn http(at: &Place, error: &reqwest::Error, connect_limit: Duration) -> Self {
         let at = at.clone();

@@ -12,10 +12,7 @@ use tokio::{
 };
 
 use super::{Client, Options};
-use crate::{
-    config::{Feed, Format},
-    feed::{Action, Limits, Scope, Severity},
-};
+use crate::config::Feed;
 
 /// A client that does not wait long and asks no proxy.
 pub(super) fn client() -> Client {
@@ -29,25 +26,9 @@ pub(super) fn client() -> Client {
 
 /// A feed at `url`.
 pub(super) fn feed(url: &str) -> Feed {
-    let limits = Limits::default();
     Feed {
-        name: "test".parse().unwrap(),
         url: Some(url.parse().unwrap()),
-        action: Action::Alert,
-        scope: Scope::Both,
-        period: Duration::from_secs(3600),
-        stale_after: Duration::from_secs(3 * 3600),
-        format: Format::Plain,
-        severity: Severity::Medium,
-        labels: BTreeMap::new(),
-        headers: BTreeMap::new(),
-        enabled: true,
-        max_entries: limits.max_entries,
-        max_bytes: limits.max_bytes,
-        max_bad: limits.max_bad,
-        allow_empty: limits.allow_empty,
-        min_prefix4: limits.min_prefix4,
-        min_prefix6: limits.min_prefix6,
+        ..Feed::new("test".parse().unwrap())
     }
 }
 

@@ -9,7 +9,8 @@ use std::{
 
 use crate::{
     attribution::Peer,
-    netlink::{Route, attribute, i32_at, put, u16_at, u32_at},
+    netlink::put,
+    route::{Route, attribute, i32_at, u16_at, u32_at},
 };
 
 /// An interface that changed is seen after at most this time.

@@ -176,6 +176,7 @@ pub(super) fn compile(statement: &Statement, queue: QueueKind) -> Vec<Expr> {
             mask,
             set,
         } => address(*family, *side, *mask, *set),
+        Statement::AddressPort { family, side, set } => address_port(*family, *side, *set),
         Statement::InRecent(set) => recent(*set, lookup(*set)),
         Statement::UpdateRecent(set) => recent(*set, update(*set)),
         Statement::Mark { mask, value } => {
@@ -318,6 +319,23 @@ fn address(family: Family, side: Side, mask: Option<u8>, set: Set) -> Vec<Expr> 
         all.push(and(&bytes));
     }
     all.push(lookup(set));
+    all
+}
+
+fn address_port(family: Family, side: Side, set: Set) -> Vec<Expr> {
+    let (source, destination, len) = layout(family);
+    let (offset, port) = match side {
+        Side::Source => (source, 0),
+        Side::Destination => (destination, 2),
+    };
+    let next = REG32 + len / 4;
+    let mut all = nfproto(family);
+    all.extend([
+        payload(NETWORK_HEADER, offset, len, REG),
+        meta(META_L4PROTO, next),
+        payload(TRANSPORT_HEADER, port, 2, next + 1),
+        lookup(set),
+    ]);
     all
 }
 

@@ -29,6 +29,8 @@ const DELSET: u16 = 11;
 const NEWSETELEM: u16 = 12;
 const DELSETELEM: u16 = 14;
 const NEWOBJ: u16 = 18;
+const TABLE_OWNER: u32 = 0x2;
+const TABLE_PERSIST: u32 = 0x4;
 const SET_INTERVAL: u32 = 0x4;
 const SET_TIMEOUT: u32 = 0x10;
 const SET_EVAL: u32 = 0x20;
@@ -47,7 +49,9 @@ const TYPE_ICMP: u32 = 14;
 const TYPE_ICMP6: u32 = 29;
 
 /// A message of attributes that are already encoded.
+#[derive(Clone)]
 pub(super) struct RawMessage {
+    family: u16,
     add: (u16, u16),
     del: (u16, u16),
     attributes: Vec<u8>,
@@ -63,10 +67,19 @@ impl RawMessage {
         wire::put(&mut attributes, 1, name.to_bytes_with_nul());
         wire::put(&mut attributes, 6, &comment);
         Self {
+            family: INET,
             add: (NEWTABLE, NLM_CREATE | NLM_ACK),
             del: (DELTABLE, NLM_ACK),
             attributes,
         }
+    }
+
+    /// The same, owned by the socket that sends it: gone with the socket it would be without PERSIST.
+    pub(super) fn owned_table(name: &CStr) -> Self {
+        let mut message = Self::table(name);
+        let flags = TABLE_OWNER | TABLE_PERSIST;
+        wire::put(&mut message.attributes, 2, &flags.to_be_bytes());
+        message
     }
 
     /// One-byte elements that never change.
@@ -83,17 +96,63 @@ impl RawMessage {
         Self::elements(table, set, &[])
     }
 
-    /// The messages that carry `content`, each below the attribute size limit, with the number of elements in it.
-    pub(super) fn content(table: &CStr, set: Set, content: &Content) -> Vec<(Self, usize)> {
+    /// Gives `emit` the messages that carry `content`, each below the attribute size limit, with the
+    /// number of elements in it. One at a time: a million elements are tens of megabytes.
+    pub(super) fn content(
+        table: &CStr,
+        set: Set,
+        content: &Content,
+        emit: impl FnMut(&Self, usize),
+    ) {
         let interval = matches!(set, Set::Addresses(name) if name.kind() == Kind::Nets);
+        Self::content_as(table, set, content, interval, emit);
+    }
+
+    /// The same for a set that somebody declared with or without `flags interval`.
+    pub(super) fn content_as(
+        table: &CStr,
+        set: Set,
+        content: &Content,
+        interval: bool,
+        emit: impl FnMut(&Self, usize),
+    ) {
         match content {
-            Content::V4(ranges) => {
-                chunks(table, set, ranges, interval, |addr: u32| addr.to_be_bytes())
-            }
-            Content::V6(ranges) => chunks(table, set, ranges, interval, |addr: u128| {
-                addr.to_be_bytes()
+            Content::V4(ranges) => chunks(table, set, ranges, emit, |list, range| {
+                range_elements(list, range, interval, u32::to_be_bytes);
+            }),
+            Content::V6(ranges) => chunks(table, set, ranges, emit, |list, range| {
+                range_elements(list, range, interval, u128::to_be_bytes);
+            }),
+            Content::Ports4(elements) => chunks(table, set, elements, emit, |list, element| {
+                port_element(
+                    list,
+                    &element.addr.to_be_bytes(),
+                    element.proto,
+                    element.port,
+                );
+            }),
+            Content::Ports6(elements) => chunks(table, set, elements, emit, |list, element| {
+                port_element(
+                    list,
+                    &element.addr.to_be_bytes(),
+                    element.proto,
+                    element.port,
+                );
             }),
         }
+    }
+
+    /// For a table of another family than inet.
+    pub(super) fn in_family(mut self, family: u16) -> Self {
+        self.family = family;
+        self
+    }
+
+    /// Asks for an answer also when all is well.
+    pub(super) fn acknowledged(mut self) -> Self {
+        self.add.1 |= NLM_ACK;
+        self.del.1 |= NLM_ACK;
+        self
     }
 
     /// EXCL: an element that is there already means that kernel and daemon differ; that must not pass unnoticed.
@@ -107,6 +166,7 @@ impl RawMessage {
             wire::put_nested(&mut attributes, 3, list);
         }
         Self {
+            family: INET,
             add: (NEWSETELEM, NLM_CREATE | NLM_EXCL),
             del: (DELSETELEM, 0),
             attributes,
@@ -126,7 +186,8 @@ unsafe impl NlMsg for RawMessage {
         // SAFETY: the caller gives a buffer of nft_nlmsg_maxsize() bytes (64 KiB + a page); header (20 bytes) and
         // `len` bytes fit. The header is aligned because the buffer is.
         unsafe {
-            let header = sys::nftnl_nlmsg_build_hdr(buf.cast::<c_char>(), kind, INET, flags, seq);
+            let header =
+                sys::nftnl_nlmsg_build_hdr(buf.cast::<c_char>(), kind, self.family, flags, seq);
             let end = usize::try_from((*header).nlmsg_len).unwrap_or(20);
             std::ptr::copy_nonoverlapping(self.attributes.as_ptr(), buf.cast::<u8>().add(end), len);
             (*header).nlmsg_len = u32::try_from(end + len).unwrap_or(0);
@@ -203,15 +264,15 @@ impl Shape {
     fn of(set: Set) -> Self {
         match set {
             Set::Addresses(name) => {
-                let (key_type, key_len) = ip(name.family());
-                let flags = if name.kind() == Kind::Nets {
-                    SET_INTERVAL
-                } else {
-                    0
+                let (address, bytes) = ip(name.family());
+                let (flags, types, key_len) = match name.kind() {
+                    Kind::Hosts => (0, vec![address], bytes),
+                    Kind::Nets => (SET_INTERVAL, vec![address], bytes),
+                    Kind::Ports => (0, vec![address, TYPE_PROTO, TYPE_SERVICE], bytes + 8),
                 };
                 Self {
                     flags,
-                    key_type,
+                    key_type: concatenated(&types),
                     key_len,
                 }
             }
@@ -235,7 +296,7 @@ impl Shape {
                     FlowKey::Echo => (vec![address, address, icmp(family), TYPE_SERVICE], 8),
                     FlowKey::Addresses => (vec![address, address, TYPE_PROTO], 4),
                 };
-                let key_type = types.into_iter().fold(0, |all, one| all << 6 | one);
+                let key_type = concatenated(&types);
                 Self {
                     flags: SET_TIMEOUT | SET_EVAL,
                     key_type,
@@ -244,6 +305,11 @@ impl Shape {
             }
         }
     }
+}
+
+/// nft's number of a concatenation: six bits for each part.
+fn concatenated(types: &[u32]) -> u32 {
+    types.iter().fold(0, |all, one| all << 6 | one)
 }
 
 fn ip(family: Family) -> (u32, u32) {
@@ -310,33 +376,54 @@ unsafe impl NlMsg for CounterMessage {
     }
 }
 
-fn chunks<A: Address, const N: usize>(
+fn chunks<T>(
     table: &CStr,
     set: Set,
-    ranges: &[Range<A>],
-    interval: bool,
-    bytes: fn(A) -> [u8; N],
-) -> Vec<(RawMessage, usize)> {
-    let mut out = Vec::new();
+    items: &[T],
+    mut emit: impl FnMut(&RawMessage, usize),
+    encode: impl Fn(&mut Vec<u8>, &T),
+) {
     let mut list = Vec::with_capacity(CHUNK + 128);
     let mut count = 0;
-    for range in ranges {
-        element(&mut list, &bytes(range.first), false);
-        // An interval ends before its end element; the last address of the space has none.
-        if interval && let Some(end) = range.last.next() {
-            element(&mut list, &bytes(end), true);
-        }
+    for item in items {
+        encode(&mut list, item);
         count += 1;
         if list.len() >= CHUNK {
-            out.push((RawMessage::elements(table, set, &list), count));
+            emit(&RawMessage::elements(table, set, &list), count);
             list.clear();
             count = 0;
         }
     }
     if count > 0 {
-        out.push((RawMessage::elements(table, set, &list), count));
+        emit(&RawMessage::elements(table, set, &list), count);
     }
-    out
+}
+
+fn range_elements<A: Address, const N: usize>(
+    list: &mut Vec<u8>,
+    range: &Range<A>,
+    interval: bool,
+    bytes: fn(A) -> [u8; N],
+) {
+    element(list, &bytes(range.first), false);
+    // An interval ends before its end element; the last address of the space has none.
+    if interval && let Some(end) = range.last.next() {
+        element(list, &bytes(end), true);
+    }
+}
+
+/// Address, protocol and port, each padded to four bytes.
+fn port_element(list: &mut Vec<u8>, addr: &[u8], proto: u8, port: u16) {
+    let mut key = [0u8; 24];
+    let len = addr.len();
+    let [high, low] = port.to_be_bytes();
+    let parts = [(0, addr), (len, &[proto][..]), (len + 4, &[high, low][..])];
+    for (at, part) in parts {
+        if let Some(place) = key.get_mut(at..at + part.len()) {
+            place.copy_from_slice(part);
+        }
+    }
+    element(list, key.get(..len + 8).unwrap_or_default(), false);
 }
 
 /// NFTA_LIST_ELEM { [NFTA_SET_ELEM_FLAGS], NFTA_SET_ELEM_KEY { NFTA_DATA_VALUE } }, written without temporaries.

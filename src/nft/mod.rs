@@ -3,15 +3,21 @@
 //! Every change is one transaction. Knows nothing of feeds beyond the sets it is given.
 
 mod expression;
+mod include;
+mod layout;
 mod message;
 mod query;
+#[cfg(test)]
+mod tests;
 mod transaction;
-mod wire;
+mod watch;
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     ffi::{CStr, CString},
     io,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,21 +26,30 @@ use nix::errno::Errno;
 
 use crate::{
     config::Hook,
+    netlink as wire,
     ruleset::{self, Counter, Options, Ruleset, Set},
     snapshot::{Delta, SetName, Sets},
 };
+use include::Include;
+pub use layout::Included;
 use message::{CounterMessage, RawMessage, SetMessage};
 pub use query::{Count, TableState};
 use transaction::{Netlink, Transaction};
+use watch::Membership;
+pub use watch::{Change, Notice, Program, Watch};
+
+/// The listener leaves its group during transactions of this many elements and more: below, what it
+/// costs is less than a blind moment is worth.
+const LARGE: usize = 2_000;
 
 /// What went wrong between the daemon and nf_tables.
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
     /// A system call on the netlink socket.
-    #[error("{step}: {source}{}", permission_hint(source))]
+    #[error("{step}: {source}{}", socket_hint(source))]
     Socket {
         /// What was being done.
-        step: &'static str,
+        step: String,
         /// The system's answer.
         source: io::Error,
     },
@@ -53,6 +68,14 @@ pub enum NftError {
         "the kernel did not answer a transaction; `nft list tables` shows whether nf_tables is stuck"
     )]
     NoAnswer,
+    /// The kernel's answers did not fit the receive buffer (ENOBUFS): an error among them may be lost.
+    #[error(
+        "answers to {what} did not fit the receive buffer: whether it took effect is unknown, so the table is to be loaded again"
+    )]
+    AnswersLost {
+        /// What was asked for.
+        what: String,
+    },
     /// Somebody else's table has the name.
     #[error(
         "table inet {table} exists and is not feedgate's ({why}): it was left untouched. \
@@ -69,11 +92,16 @@ pub enum NftError {
     Build(String),
 }
 
-fn permission_hint(error: &io::Error) -> &'static str {
-    if error.kind() == io::ErrorKind::PermissionDenied {
-        " (CAP_NET_ADMIN is needed)"
-    } else {
-        ""
+fn socket_hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EPERM | Errno::EACCES) => " (CAP_NET_ADMIN is needed)",
+        Some(Errno::EMSGSIZE) => {
+            " (it does not fit the send buffer; feeds with fewer entries make it smaller)"
+        }
+        Some(Errno::ENOBUFS | Errno::ENOMEM) => {
+            " (the kernel has no memory for it; nothing of it took effect)"
+        }
+        _ => "",
     }
 }
 
@@ -87,10 +115,13 @@ fn more_hint(more: usize) -> String {
 
 fn errno_hint(errno: Errno) -> &'static str {
     match errno {
-        Errno::EPERM => " (CAP_NET_ADMIN is needed)",
+        Errno::EPERM => " (CAP_NET_ADMIN is needed, and nobody else may own the table)",
+        Errno::EBUSY => " (a rule, map or chain still refers to it)",
+        Errno::ENOMEM | Errno::ENOBUFS => " (the kernel has no memory for it)",
         Errno::EOPNOTSUPP => " (the kernel lacks this feature of nf_tables)",
         Errno::ENOENT => " (a table, chain or set of it is gone, or a kernel module is missing)",
         Errno::EEXIST => " (it overlaps with an element that is there)",
+        Errno::ENFILE => " (the set is full: its declared size is too small)",
         _ => "",
     }
 }
@@ -134,6 +165,14 @@ pub struct Kernel {
     options: Options,
     table: CString,
     queue: QueueKind,
+    /// The kernel knows owned tables that outlive their owner (6.9).
+    can_own: bool,
+    /// The listener's place in its group, once there is one.
+    membership: Option<Arc<Membership>>,
+    /// The generation before the last installation of the whole table.
+    installed_after: Cell<Option<u32>>,
+    /// The table is the admin's.
+    include: Option<Include>,
 }
 
 impl Kernel {
@@ -142,18 +181,42 @@ impl Kernel {
         let table = CString::new(options.table.as_str())
             .map_err(|_| NftError::Build(options.table.clone()))?;
         let netlink = Netlink::open()?;
-        let queue = probe_queue(&netlink, options.queue_first)?;
+        let include = options.include.map(Include::new);
+        let queue = match include {
+            Some(_) => QueueKind::Missing,
+            None => probe_queue(&netlink, options.queue_first)?,
+        };
+        let can_own = include.is_none() && probe_owner(&netlink)?;
         Ok(Self {
+            include,
             netlink,
             options,
             table,
             queue,
+            can_own,
+            membership: None,
+            installed_after: Cell::new(None),
         })
     }
 
     /// How packets are queued on this kernel.
     pub fn queue_kind(&self) -> QueueKind {
-        self.queue
+        match &self.include {
+            Some(include) => include.queue_kind(),
+            None => self.queue,
+        }
+    }
+
+    /// True when the table is this daemon's alone while it lives: others' changes end in EPERM, also
+    /// `nft flush ruleset` passes it by. The table outlives the daemon, and is anybody's then.
+    ///
+    /// Never OWNER without PERSIST: the kernel would delete the table, and with it all protection,
+    /// together with the daemon's socket. `nft delete table inet feedgate`, the emergency exit, needs
+    /// a dead daemon then (`kill -9` is enough); without an owner a living daemon would put the
+    /// table back within a second, so there is no exit past a living daemon either way, and a refusal
+    /// says so at once. For a daemon that hangs, `owner = false` keeps the exit in one step.
+    pub fn owns(&self) -> bool {
+        self.can_own && self.options.owner
     }
 
     /// The options the table is built from.
@@ -165,18 +228,39 @@ impl Kernel {
     pub fn set_options(&mut self, options: Options) {
         self.options = Options {
             table: self.options.table.clone(),
+            include: self.options.include,
             ..options
         };
     }
 
     /// Whether the table is there, and whose it is.
     pub fn table_state(&self) -> Result<TableState, NftError> {
+        if let Some(include) = &self.include {
+            return include.table_state(&self.netlink, &self.options);
+        }
         query::table_state(&self.netlink, &self.options.table)
+    }
+
+    /// Mode include: what the admin's table was seen to have, and what is wrong with it.
+    pub fn included(&self) -> Option<Included> {
+        self.include.as_ref().map(Include::seen)
+    }
+
+    /// Mode include: true when the table or one of its sets is not the one that was filled.
+    pub fn reloaded(&self) -> Result<bool, NftError> {
+        match &self.include {
+            Some(include) => include.reloaded(&self.netlink, &self.options),
+            None => Ok(false),
+        }
     }
 
     /// Puts the whole table with all elements into the kernel, in place of an earlier one of ours.
     pub fn install(&self, sets: &Sets) -> Result<Applied, NftError> {
+        if let Some(include) = &self.include {
+            return include.fill(&self.netlink, &self.options, sets);
+        }
         let start = Instant::now();
+        let before = query::generation(&self.netlink)?;
         let mut transaction = Transaction::new();
         match self.table_state()? {
             TableState::Foreign(why) => {
@@ -188,10 +272,12 @@ impl Kernel {
             TableState::Ours => transaction.delete(&RawMessage::table(&self.table), "old table"),
             TableState::Absent => {}
         }
-        transaction.add(
-            &RawMessage::table(&self.table),
-            format!("table inet {}", self.options.table),
-        );
+        let table = if self.owns() {
+            RawMessage::owned_table(&self.table)
+        } else {
+            RawMessage::table(&self.table)
+        };
+        transaction.add(&table, format!("table inet {}", self.options.table));
         let ruleset = self.ruleset(sets);
         for counter in Counter::ALL {
             let message =
@@ -208,7 +294,8 @@ impl Kernel {
             elements += content.len();
             self.elements(&mut transaction, MsgType::Add, name, content);
         }
-        transaction.commit(&self.netlink, &self.table)?;
+        self.commit(transaction, elements)?;
+        self.installed_after.set(Some(before));
         Ok(Applied {
             elements,
             elapsed: start.elapsed(),
@@ -217,6 +304,9 @@ impl Kernel {
 
     /// Takes the kernel from the sets before `delta` to `sets`, and forgets remembered verdicts.
     pub fn apply(&self, delta: &Delta, sets: &Sets) -> Result<Applied, NftError> {
+        if let Some(include) = &self.include {
+            return include.apply(&self.netlink, &self.options, delta, sets);
+        }
         let start = Instant::now();
         let mut transaction = Transaction::new();
         let ruleset = self.ruleset(sets);
@@ -252,23 +342,90 @@ impl Kernel {
                 format!("elements of {set}"),
             );
         }
-        transaction.commit(&self.netlink, &self.table)?;
+        self.commit(transaction, elements)?;
         Ok(Applied {
             elements,
             elapsed: start.elapsed(),
         })
     }
 
+    /// Starts to listen for what others do to the table.
+    pub fn watch(&mut self) -> Result<Watch, NftError> {
+        let watch = Watch::open(&self.options.table, self.netlink.port())?;
+        self.membership = Some(watch.membership());
+        Ok(watch)
+    }
+
+    /// True when the whole table was installed after the kernel's `generation` began.
+    pub fn replaced_since(&self, generation: u32) -> bool {
+        // Generations wrap around.
+        self.installed_after
+            .get()
+            .is_some_and(|at| at.wrapping_sub(generation) < u32::MAX / 2)
+    }
+
+    /// True when sets and rules are all there. Elements are not looked at: listing a large interval
+    /// set takes minutes.
+    pub fn is_whole(&self, sets: &Sets) -> Result<bool, NftError> {
+        if self.table_state()? != TableState::Ours {
+            return Ok(false);
+        }
+        let ruleset = self.ruleset(sets);
+        let names: BTreeSet<String> = ruleset.sets.iter().map(ToString::to_string).collect();
+        let is_rule = |statements: &&Vec<ruleset::Statement>| {
+            let mut all = statements.iter();
+            all.any(|s| !expression::compile(s, self.queue).is_empty())
+        };
+        let rules: BTreeMap<String, usize> = ruleset
+            .chains
+            .iter()
+            .map(|chain| {
+                (
+                    chain.name.clone(),
+                    chain.rules.iter().filter(is_rule).count(),
+                )
+            })
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        Ok(query::sets(&self.netlink, &self.table)? == names
+            && query::rules(&self.netlink, &self.table)? == rules)
+    }
+
+    /// Sends a transaction; the listener leaves its group for a large one, and looks afterwards
+    /// whether somebody else changed anything meanwhile.
+    fn commit(&self, transaction: Transaction, elements: usize) -> Result<(), NftError> {
+        let membership = self.membership.as_ref().filter(|_| elements >= LARGE);
+        let Some(membership) = membership else {
+            return transaction.commit(&self.netlink, &self.table);
+        };
+        let before = query::generation(&self.netlink)?;
+        membership.leave()?;
+        let result = transaction.commit(&self.netlink, &self.table);
+        membership.join()?;
+        let expected = before.wrapping_add(u32::from(result.is_ok()));
+        if query::generation(&self.netlink).ok() != Some(expected) {
+            membership.missed();
+        }
+        result
+    }
+
     /// Stops asking the daemon: the queue rules leave, the deny sets stay in force.
     pub fn stop_asking(&mut self, sets: &Sets) -> Result<(), NftError> {
+        if self.include.is_some() {
+            // The rules are the admin's, and have `bypass`.
+            return Ok(());
+        }
         self.queue = QueueKind::Missing;
         let mut transaction = Transaction::new();
         self.rules(&mut transaction, &self.ruleset(sets), true);
         transaction.commit(&self.netlink, &self.table)
     }
 
-    /// Removes the table if it is ours; says whether it was there.
+    /// Removes the table if it is ours; says whether it was there. In mode include: empties its sets.
     pub fn remove(&self) -> Result<bool, NftError> {
+        if let Some(include) = &self.include {
+            return include.empty(&self.netlink, &self.options);
+        }
         match self.table_state()? {
             TableState::Absent => Ok(false),
             TableState::Foreign(why) => Err(NftError::Foreign {
@@ -290,7 +447,11 @@ impl Kernel {
 
     /// The table's counters.
     pub fn counters(&self) -> Result<BTreeMap<Counter, Count>, NftError> {
-        query::counters(&self.netlink, &self.table)
+        query::counters(
+            &self.netlink,
+            layout::number(self.options.include),
+            &self.table,
+        )
     }
 
     /// The ruleset for these sets, as the kernel has it.
@@ -319,14 +480,19 @@ impl Kernel {
         content: &crate::snapshot::Content,
     ) {
         let mut from = 0;
-        for (message, count) in RawMessage::content(&self.table, Set::Addresses(name), content) {
-            let label = format!("elements {from} to {} of {name}", from + count - 1);
-            from += count;
-            match kind {
-                MsgType::Add => transaction.add(&message, label),
-                MsgType::Del => transaction.delete(&message, label),
-            }
-        }
+        RawMessage::content(
+            &self.table,
+            Set::Addresses(name),
+            content,
+            |message, count| {
+                let label = format!("elements {from} to {} of {name}", from + count - 1);
+                from += count;
+                match kind {
+                    MsgType::Add => transaction.add(message, label),
+                    MsgType::Del => transaction.delete(message, label),
+                }
+            },
+        );
     }
 
     fn chains(&self, transaction: &mut Transaction, ruleset: &Ruleset) {
@@ -411,24 +577,33 @@ fn probe_queue(netlink: &Netlink, first: u16) -> Result<QueueKind, NftError> {
             rule.add_expr(&expr);
         }
         transaction.add(&rule, "probe rule");
-        match transaction.check(netlink) {
-            Ok(()) => return Ok(kind),
-            Err(NftError::Refused {
-                errno: Errno::EPERM,
-                what,
-                more,
-            }) => {
-                return Err(NftError::Refused {
-                    errno: Errno::EPERM,
-                    what,
-                    more,
-                });
-            }
-            Err(NftError::Refused { what, errno, .. }) => {
-                tracing::debug!("{}: not available: {what}: {errno}", kind.as_str());
-            }
-            Err(e) => return Err(e),
+        if is_known(transaction, netlink, kind.as_str())? {
+            return Ok(kind);
         }
     }
     Ok(QueueKind::Missing)
+}
+
+/// Lets the kernel check, and not apply, an owned table that outlives its owner.
+fn probe_owner(netlink: &Netlink) -> Result<bool, NftError> {
+    let mut transaction = Transaction::new();
+    let table = RawMessage::owned_table(c"feedgate-probe");
+    transaction.add(&table, "probe of an owned table");
+    is_known(transaction, netlink, "tables with owner and persist")
+}
+
+/// False when the kernel refuses for another reason than permission.
+fn is_known(transaction: Transaction, netlink: &Netlink, what: &str) -> Result<bool, NftError> {
+    match transaction.check(netlink) {
+        Ok(()) => Ok(true),
+        Err(NftError::Refused {
+            what: message,
+            errno,
+            ..
+        }) if errno != Errno::EPERM => {
+            tracing::debug!("{what}: not available: {message}: {errno}");
+            Ok(false)
+        }
+        Err(e) => Err(e),
+    }
 }

@@ -1,19 +1,26 @@
 //! Reading from nf_tables: is the table there and whose is it, its counters.
 
-use std::{collections::BTreeMap, ffi::CStr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::CStr,
+    time::Duration,
+};
 
 use nix::errno::Errno;
 
 use super::{
     NftError,
     transaction::Netlink,
-    wire::{self, Attributes},
+    wire::{self, ACK, Attributes, DUMP, REQUEST, be32},
 };
 use crate::ruleset::{Counter, TABLE_COMMENT};
 
 // linux/netfilter/nf_tables.h and nfnetlink.h
-const SUBSYSTEM: u16 = 10 << 8;
-const GETTABLE: u16 = SUBSYSTEM | 1;
+pub(super) const SUBSYSTEM: u16 = 10 << 8;
+pub(super) const GETTABLE: u16 = SUBSYSTEM | 1;
+const GETRULE: u16 = SUBSYSTEM | 7;
+const GETSET: u16 = SUBSYSTEM | 10;
+const GETGEN: u16 = SUBSYSTEM | 16;
 const GETOBJ: u16 = SUBSYSTEM | 19;
 const TABLE_FLAGS: u16 = 2;
 const TABLE_USERDATA: u16 = 6;
@@ -25,12 +32,9 @@ const OBJ_TYPE: u16 = 3;
 const OBJ_DATA: u16 = 4;
 const COUNTER_BYTES: u16 = 1;
 const COUNTER_PACKETS: u16 = 2;
-const INET: u8 = 1;
+pub(super) const INET: u8 = 1;
 /// Bytes of `struct nfgenmsg`.
 const NFGEN: usize = 4;
-const REQUEST: u16 = 1;
-const ACK: u16 = 4;
-const DUMP: u16 = 0x300;
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// What is in the kernel under the table's name.
@@ -64,7 +68,7 @@ pub(super) fn table_state(netlink: &Netlink, table: &str) -> Result<TableState, 
         &attributes,
         &format!("table inet {table}"),
         |found| {
-            state = owner(found);
+            state = owner(found, netlink.port());
         },
     )
     .or_else(|e| match e {
@@ -77,12 +81,16 @@ pub(super) fn table_state(netlink: &Netlink, table: &str) -> Result<TableState, 
     Ok(state)
 }
 
-fn owner(table: Attributes<'_>) -> TableState {
+/// A table that lost its owner but persists has no owner flag any more: the comment tells whose it was.
+fn owner(table: Attributes<'_>, own_port: u32) -> TableState {
     let flags = table.get(TABLE_FLAGS).and_then(be32).unwrap_or(0);
     if flags & FLAG_OWNER != 0
         && let Some(port) = table.get(TABLE_OWNER).and_then(be32)
+        && port != own_port
     {
-        return TableState::Foreign(format!("a running program owns it, netlink port {port}"));
+        return TableState::Foreign(format!(
+            "a running program owns it, netlink port {port}, mostly that is its pid"
+        ));
     }
     match table.get(TABLE_USERDATA).map(comment) {
         Some(Some(comment)) if comment == TABLE_COMMENT => TableState::Ours,
@@ -99,16 +107,17 @@ fn comment(data: &[u8]) -> Option<String> {
 
 pub(super) fn counters(
     netlink: &Netlink,
+    family: u8,
     table: &CStr,
 ) -> Result<BTreeMap<Counter, Count>, NftError> {
     let mut attributes = Vec::new();
     wire::put(&mut attributes, OBJ_TABLE, table.to_bytes_with_nul());
     wire::put(&mut attributes, OBJ_TYPE, &1u32.to_be_bytes());
     let mut counts = BTreeMap::new();
-    request(
+    request_in(
         netlink,
-        GETOBJ,
-        REQUEST | DUMP,
+        family,
+        (GETOBJ, REQUEST | DUMP),
         &attributes,
         "counters",
         |object| {
@@ -134,6 +143,52 @@ pub(super) fn counters(
     Ok(counts)
 }
 
+/// The number of the kernel's current generation: each transaction of anybody begins the next.
+pub(super) fn generation(netlink: &Netlink) -> Result<u32, NftError> {
+    let mut id = None;
+    request(netlink, GETGEN, REQUEST | ACK, &[], "the generation", |a| {
+        id = a.get(1).and_then(be32);
+    })?;
+    id.ok_or(NftError::NoAnswer)
+}
+
+/// The names of the table's sets.
+pub(super) fn sets(netlink: &Netlink, table: &CStr) -> Result<BTreeSet<String>, NftError> {
+    let mut names = BTreeSet::new();
+    dump(netlink, GETSET, table, "sets", |set| {
+        names.extend(set.get(2).map(wire::text));
+    })?;
+    Ok(names)
+}
+
+/// How many rules each chain of the table has that has any.
+pub(super) fn rules(netlink: &Netlink, table: &CStr) -> Result<BTreeMap<String, usize>, NftError> {
+    let mut counts = BTreeMap::new();
+    dump(netlink, GETRULE, table, "rules", |rule| {
+        if let Some(chain) = rule.get(2).map(wire::text) {
+            *counts.entry(chain).or_default() += 1;
+        }
+    })?;
+    Ok(counts)
+}
+
+/// Lists what belongs to the table; its name is attribute 1 of all requests and answers.
+fn dump(
+    netlink: &Netlink,
+    kind: u16,
+    table: &CStr,
+    what: &str,
+    mut each: impl FnMut(Attributes<'_>),
+) -> Result<(), NftError> {
+    let mut attributes = Vec::new();
+    wire::put(&mut attributes, 1, table.to_bytes_with_nul());
+    request(netlink, kind, REQUEST | DUMP, &attributes, what, |object| {
+        if object.get(1) == Some(table.to_bytes_with_nul()) {
+            each(object);
+        }
+    })
+}
+
 /// Sends one request and calls `each` with the attributes of every answer until the end.
 fn request(
     netlink: &Netlink,
@@ -141,18 +196,22 @@ fn request(
     flags: u16,
     attributes: &[u8],
     what: &str,
+    each: impl FnMut(Attributes<'_>),
+) -> Result<(), NftError> {
+    request_in(netlink, INET, (kind, flags), attributes, what, each)
+}
+
+/// The same about tables of one family.
+pub(super) fn request_in(
+    netlink: &Netlink,
+    family: u8,
+    (kind, flags): (u16, u16),
+    attributes: &[u8],
+    what: &str,
     mut each: impl FnMut(Attributes<'_>),
 ) -> Result<(), NftError> {
     const SEQ: u32 = 1;
-    let len = u32::try_from(wire::HEADER + NFGEN + attributes.len()).unwrap_or(u32::MAX);
-    let mut message = Vec::with_capacity(wire::HEADER + NFGEN + attributes.len());
-    message.extend_from_slice(&len.to_ne_bytes());
-    message.extend_from_slice(&kind.to_ne_bytes());
-    message.extend_from_slice(&flags.to_ne_bytes());
-    message.extend_from_slice(&SEQ.to_ne_bytes());
-    message.extend_from_slice(&[0; 4]);
-    message.extend_from_slice(&[INET, 0, 0, 0]);
-    message.extend_from_slice(attributes);
+    let message = wire::request(kind, flags, SEQ, &[family, 0, 0, 0], attributes);
     netlink.drain();
     netlink.send(&[&message])?;
     let mut buffer = vec![0; 1 << 16];
@@ -178,10 +237,6 @@ fn request(
     }
 }
 
-fn be32(bytes: &[u8]) -> Option<u32> {
-    bytes.first_chunk().map(|b| u32::from_be_bytes(*b))
-}
-
-fn be64(bytes: &[u8]) -> Option<u64> {
+pub(super) fn be64(bytes: &[u8]) -> Option<u64> {
     bytes.first_chunk().map(|b| u64::from_be_bytes(*b))
 }

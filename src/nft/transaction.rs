@@ -99,28 +99,39 @@ unsafe impl Send for Netlink {}
 
 impl Netlink {
     pub(super) fn open() -> Result<Self, NftError> {
-        let open = |source| NftError::Socket {
-            step: "opening a NETLINK_NETFILTER socket",
-            source,
+        let step = |step: &str| {
+            let step = step.to_owned();
+            |source| NftError::Socket { step, source }
         };
-        let socket = Self(Socket::new(Bus::Netfilter).map_err(open)?);
-        setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).map_err(|e| open(e.into()))?;
+        let socket =
+            Self(Socket::new(Bus::Netfilter).map_err(step("opening a NETLINK_NETFILTER socket"))?);
+        let room = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER);
+        room.map_err(|e| step("enlarging a netlink receive buffer")(e.into()))?;
         Ok(socket)
+    }
+
+    /// The socket's netlink port: it marks our own changes, and the table as ours.
+    pub(super) fn port(&self) -> u32 {
+        self.0.portid()
     }
 
     /// Sends all pages as one datagram.
     pub(super) fn send(&self, pages: &[&[u8]]) -> Result<(), NftError> {
         let size: usize = pages.iter().map(|page| page.len()).sum();
+        let room = size.saturating_mul(2).max(1 << 20);
+        setsockopt(self, sockopt::SndBufForce, &room).map_err(|e| NftError::Socket {
+            step: format!("enlarging the send buffer for a transaction of {size} bytes"),
+            source: e.into(),
+        })?;
+        self.transmit(pages, size)
+    }
+
+    /// Hands the pages over, whatever the send buffer's size.
+    pub(super) fn transmit(&self, pages: &[&[u8]], size: usize) -> Result<(), NftError> {
         let fail = |source| NftError::Socket {
-            step: "sending a transaction",
+            step: format!("sending a transaction of {size} bytes"),
             source,
         };
-        setsockopt(
-            self,
-            sockopt::SndBufForce,
-            &size.saturating_mul(2).max(1 << 20),
-        )
-        .map_err(|e| fail(e.into()))?;
         let slices: Vec<IoSlice<'_>> = pages.iter().map(|page| IoSlice::new(page)).collect();
         let kernel = NetlinkAddr::new(0, 0);
         let none: [ControlMessage<'_>; 0] = [];
@@ -147,7 +158,7 @@ impl Netlink {
         limit: Duration,
     ) -> Result<Option<&'a [u8]>, NftError> {
         let fail = |e: Errno| NftError::Socket {
-            step: "waiting for the kernel's answer",
+            step: "waiting for the kernel's answer".to_owned(),
             source: e.into(),
         };
         let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
@@ -160,6 +171,9 @@ impl Netlink {
         match recv(self.0.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(len) => Ok(Some(buffer.get(..len).unwrap_or_default())),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(Some(&[])),
+            Err(Errno::ENOBUFS) => Err(NftError::AnswersLost {
+                what: "the request".to_owned(),
+            }),
             Err(e) => Err(fail(e)),
         }
     }
@@ -167,7 +181,12 @@ impl Netlink {
     /// Throws away answers to earlier requests.
     pub(super) fn drain(&self) {
         let mut buffer = vec![0; 1 << 16];
-        while recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT).is_ok() {}
+        loop {
+            match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(_) | Err(Errno::ENOBUFS | Errno::EINTR) => {}
+                Err(_) => return,
+            }
+        }
     }
 
     /// Waits for the answer to the last of `labels`, the first of which has sequence number `first`.
@@ -178,22 +197,28 @@ impl Netlink {
         let deadline = Instant::now() + ANSWER;
         let mut buffer = vec![0; 1 << 16];
         let mut errors = Errors::default();
+        let mut lost = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             // After an error the rest is already in the socket; nothing more may come.
-            let wait = if errors.is_empty() {
+            let wait = if errors.is_empty() && !lost {
                 left
             } else {
                 Duration::from_millis(50)
             };
-            let Some(bytes) = self.receive(&mut buffer, wait)? else {
-                return Err(errors.into_error().unwrap_or(NftError::NoAnswer));
+            let bytes = match self.receive(&mut buffer, wait) {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) if lost => return errors.into_result(lost, labels),
+                Ok(None) => return Err(errors.into_error().unwrap_or(NftError::NoAnswer)),
+                Err(NftError::AnswersLost { .. }) => {
+                    lost = true;
+                    continue;
+                }
+                Err(e) => return Err(e),
             };
             for message in wire::messages(bytes) {
                 match message.errno() {
-                    Some(0) if message.seq == last => {
-                        return errors.into_error().map_or(Ok(()), Err);
-                    }
+                    Some(0) if message.seq == last => return errors.into_result(lost, labels),
                     None | Some(0) => {}
                     Some(errno) => {
                         let at = message
@@ -205,7 +230,7 @@ impl Netlink {
                             .map_or("transaction", String::as_str);
                         errors.push(label, errno);
                         if message.seq == last {
-                            return errors.into_error().map_or(Ok(()), Err);
+                            return errors.into_result(lost, labels);
                         }
                     }
                 }
@@ -238,6 +263,24 @@ impl Errors {
 
     fn is_empty(&self) -> bool {
         self.first.is_none()
+    }
+
+    /// An answer that was lost may have been an error: the end's acknowledgement alone proves nothing then.
+    fn into_result(self, lost: bool, labels: &[String]) -> Result<(), NftError> {
+        let (first, last) = (labels.first(), labels.last());
+        let unknown = || NftError::AnswersLost {
+            what: format!(
+                "a transaction of {} messages, {} to {}",
+                labels.len(),
+                first.map_or("", String::as_str),
+                last.map_or("", String::as_str)
+            ),
+        };
+        match self.into_error() {
+            Some(error) => Err(error),
+            None if lost => Err(unknown()),
+            None => Ok(()),
+        }
     }
 
     fn into_error(self) -> Option<NftError> {

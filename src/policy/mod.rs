@@ -30,12 +30,13 @@ impl Decision {
 /// else the destination is named.
 pub fn decide(index: &Index, flow: &Flow, hook: Hook) -> Option<Decision> {
     let ask = |direction| {
-        let far_end = match direction {
-            Direction::Egress => flow.dst,
-            Direction::Ingress => flow.src,
+        let (far_end, port) = match direction {
+            Direction::Egress => (flow.dst, flow.dst_port()),
+            Direction::Ingress => (flow.src, flow.src_port()),
         };
+        let port = port.map(|port| (flow.proto, port));
         index
-            .lookup(far_end, direction)
+            .lookup(far_end, port, direction)
             .map(|hit| Decision { direction, hit })
     };
     match hook {
@@ -58,45 +59,35 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::PrivateNetworks,
-        feed::{Entry, FeedData, Parsed, Scope, Severity},
+        config,
+        feed::{FeedData, Limits, parse_plain},
         packet::{Protocol, Transport},
-        snapshot::{Input, build},
+        snapshot::{Input, Options, build},
     };
 
     fn index() -> Index {
         let feed = |name: &str, action, prefix: &str| {
-            let entries = vec![Entry {
-                prefix: prefix.parse().unwrap(),
-            }];
-            let parsed = Parsed {
-                entries,
-                ..Parsed::default()
-            };
+            let mut feed = config::Feed::new(name.parse().unwrap());
+            feed.action = action;
+            let parsed = parse_plain(prefix.as_bytes(), &Limits::default());
             let data = FeedData {
                 parsed,
                 pulled: SystemTime::UNIX_EPOCH,
                 bytes: 0,
             };
-            let name = name.parse().unwrap();
-            Input {
-                name,
-                action,
-                scope: Scope::Both,
-                severity: Severity::Low,
-                data: Arc::new(data),
-            }
+            Input::new(&feed, Arc::new(data))
         };
         let inputs = [
             feed("w", Action::Alert, "203.0.113.1"),
             feed("d", Action::Deny, "198.51.100.1"),
+            feed("p", Action::Deny, "203.0.113.1:2"),
         ];
-        build(&inputs, &[], PrivateNetworks::Refuse).index
+        build(&inputs, &[], Options::default()).index
     }
 
     fn flow(src: &str, dst: &str) -> Flow {
         let (src, dst) = (src.parse().unwrap(), dst.parse().unwrap());
-        let transport = Transport::Ports { src: 1, dst: 2 };
+        let transport = Transport::Ports { src: 1, dst: 80 };
         Flow {
             src,
             dst,
@@ -135,5 +126,19 @@ mod tests {
             Some((Direction::Egress, Action::Alert))
         );
         assert_eq!(seen(Hook::Forward, other, other), None);
+    }
+
+    #[test]
+    fn an_entry_with_a_port_means_only_that_port() {
+        let index = index();
+        let mut flow = flow("192.0.2.1", "203.0.113.1");
+        let seen = |flow: &Flow| {
+            decide(&index, flow, Hook::Output).map(|d| (d.action(), d.hit.indicator.to_string()))
+        };
+        assert_eq!(seen(&flow), Some((Action::Alert, "203.0.113.1".into())));
+        flow.transport = Transport::Ports { src: 80, dst: 2 };
+        assert_eq!(seen(&flow), Some((Action::Deny, "203.0.113.1:2".into())));
+        flow.proto = Protocol::SCTP;
+        assert_eq!(seen(&flow), Some((Action::Alert, "203.0.113.1".into())));
     }
 }

@@ -162,9 +162,11 @@ impl Queue {
             let mut message = match self.nfq.recv() {
                 Ok(message) => message,
                 Err(e)
+                    // ENOENT answers an earlier verdict: the kernel had given the packet up. It does so with
+                    // all held packets when anybody's base chain goes, and when an interface goes.
                     if matches!(
                         e.raw_os_error().map(Errno::from_raw),
-                        Some(Errno::EINTR | Errno::ENOBUFS)
+                        Some(Errno::EINTR | Errno::ENOBUFS | Errno::ENOENT)
                     ) =>
                 {
                     continue;
@@ -185,7 +187,6 @@ impl Queue {
             }
             message.set_verdict(nfq::Verdict::Accept);
             if let Err(e) = self.nfq.verdict(message) {
-                // ENOENT: the kernel gave the packet up, as when its interface went away.
                 tracing::debug!("queue {}: verdict: {e}", self.number);
             }
         }

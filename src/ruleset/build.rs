@@ -9,9 +9,10 @@ use std::collections::BTreeSet;
 use super::{
     Base, Chain, Counter, FlowKey, Remembered, Ruleset, Set, Side,
     Statement::{self, *},
+    TableFamily,
 };
 use crate::{
-    config::{DenyWith, Hook, Nftables},
+    config::{DenyWith, Hook, Mode, Nftables},
     feed::Direction,
     packet::Protocol,
     prefix::Family as Ip,
@@ -28,6 +29,8 @@ const GUARD: i32 = -9;
 pub struct Options {
     /// Table name.
     pub table: String,
+    /// Nobody else may change the table while the daemon lives, where the kernel can promise that.
+    pub owner: bool,
     /// Hooks to watch.
     pub hooks: Vec<Hook>,
     /// First queue number.
@@ -40,6 +43,8 @@ pub struct Options {
     pub cut_mask: u32,
     /// Drop or reject.
     pub deny_with: DenyWith,
+    /// The table is the admin's, of this family; `None`: it is the daemon's own, of family inet.
+    pub include: Option<TableFamily>,
 }
 
 impl Options {
@@ -47,12 +52,14 @@ impl Options {
     pub fn new(nftables: &Nftables) -> Self {
         Self {
             table: nftables.table.clone(),
+            owner: nftables.owner && nftables.mode == Mode::Own,
             hooks: nftables.hooks.clone(),
             queue_first: nftables.queue_first,
             queue_count: nftables.queue_count,
             mark_mask: nftables.mark_mask,
             cut_mask: nftables.cut_mask,
             deny_with: nftables.deny_with,
+            include: (nftables.mode == Mode::Include).then(|| TableFamily::of(&nftables.family)),
         }
     }
 
@@ -76,8 +83,9 @@ pub fn build(options: &Options, present: &BTreeSet<SetName>) -> Ruleset {
             builder.ask(family),
             builder.allowed(family),
             builder.denied(family),
-            builder.judge(Class::Deny, family),
-            builder.judge(Class::Watch, family),
+            builder.verdict(family),
+            judge(Class::Deny, family),
+            judge(Class::Watch, family),
         ]);
         for direction in [Direction::Egress, Direction::Ingress] {
             chains.push(builder.matches("inspect", direction, family));
@@ -236,16 +244,7 @@ impl Builder<'_> {
                 } else {
                     ask_name(family)
                 };
-                let set = Set::Addresses(name);
-                vec![
-                    Address {
-                        family,
-                        side: side(direction),
-                        mask: None,
-                        set,
-                    },
-                    Goto(target),
-                ]
+                vec![address(name, family, direction), Goto(target)]
             })
             .collect();
         Chain {
@@ -276,8 +275,11 @@ impl Builder<'_> {
         }
     }
 
-    /// What becomes of a packet that a class listed: the daemon's verdict, a remembered one, or the class's own.
-    fn judge(&self, class: Class, family: Ip) -> Chain {
+    /// The daemon's verdict on a listed packet, or one remembered of its flow; returns when there is none.
+    ///
+    /// A chain of its own: without the inspect chains, which clear the bits of everybody else, no mark
+    /// counts as a verdict, and this chain is empty (see [`super::include`]).
+    fn verdict(&self, family: Ip) -> Chain {
         let mask = self.options.mark_mask;
         let mut rules = vec![
             vec![
@@ -301,15 +303,8 @@ impl Builder<'_> {
             family,
             &Goto("end_denied_repeat".into()),
         ));
-        match class {
-            Class::Deny => {
-                rules.push(vec![Count(Counter::DeniedUnattributed)]);
-                rules.push(vec![Goto("end_denied".into())]);
-            }
-            Class::Watch => rules.push(vec![Count(Counter::PassedUnattributed), Accept]),
-        }
         Chain {
-            name: judge_name(class, family),
+            name: verdict_name(family),
             base: None,
             rules,
         }
@@ -357,6 +352,23 @@ impl Builder<'_> {
     }
 }
 
+/// What becomes of a packet that a class listed: the daemon's verdict, or the class's own.
+fn judge(class: Class, family: Ip) -> Chain {
+    let mut rules = vec![vec![Jump(verdict_name(family))]];
+    match class {
+        Class::Deny => {
+            rules.push(vec![Count(Counter::DeniedUnattributed)]);
+            rules.push(vec![Goto("end_denied".into())]);
+        }
+        Class::Watch => rules.push(vec![Count(Counter::PassedUnattributed), Accept]),
+    }
+    Chain {
+        name: judge_name(class, family),
+        base: None,
+        rules,
+    }
+}
+
 fn end_denied_repeat() -> Chain {
     let rules = vec![
         vec![Count(Counter::DeniedRepeat)],
@@ -366,6 +378,19 @@ fn end_denied_repeat() -> Chain {
         name: "end_denied_repeat".into(),
         base: None,
         rules,
+    }
+}
+
+fn address(name: SetName, family: Ip, direction: Direction) -> Statement {
+    let (side, set) = (side(direction), Set::Addresses(name));
+    match name.kind() {
+        Kind::Ports => AddressPort { family, side, set },
+        Kind::Hosts | Kind::Nets => Address {
+            family,
+            side,
+            mask: None,
+            set,
+        },
     }
 }
 
@@ -436,6 +461,10 @@ fn ask_name(family: Ip) -> String {
     format!("ask{}", super::digit(family))
 }
 
+fn verdict_name(family: Ip) -> String {
+    format!("verdict{}", super::digit(family))
+}
+
 fn judge_name(class: Class, family: Ip) -> String {
     let class = match class {
         Class::Deny => "deny",
@@ -479,7 +508,10 @@ mod tests {
         for statement in ruleset.chains.iter().flat_map(|c| &c.rules).flatten() {
             match statement {
                 Jump(chain) | Goto(chain) => assert!(chains.contains(chain.as_str()), "{chain}"),
-                Address { set, .. } | InRecent(set) | UpdateRecent(set) => {
+                Address { set, .. }
+                | AddressPort { set, .. }
+                | InRecent(set)
+                | UpdateRecent(set) => {
                     assert!(ruleset.sets.contains(set))
                 }
                 _ => {}

@@ -4,11 +4,15 @@
 //! netlink. A test loads the printed text with nft and compares the two.
 
 mod build;
+mod elements;
+mod include;
 mod statement;
 
 use std::fmt;
 
 pub use build::{Options, build};
+pub use elements::{MAX_ELEMENTS, elements};
+pub use include::{Shape, base, declarations, full, inspect, open_prefilter};
 pub use statement::{FlowKey, Side, Statement};
 
 use crate::{
@@ -19,6 +23,46 @@ use crate::{
 
 /// What marks a table as ours; other tables of the same name are never touched.
 pub const TABLE_COMMENT: &str = "managed by feedgate";
+
+/// The family of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableFamily {
+    /// Both IP versions.
+    Inet,
+    /// IPv4 alone.
+    Ip,
+    /// IPv6 alone.
+    Ip6,
+}
+
+impl TableFamily {
+    /// The family of this name; anything unknown is inet, which the configuration has checked.
+    pub fn of(name: &str) -> Self {
+        match name {
+            "ip" => Self::Ip,
+            "ip6" => Self::Ip6,
+            _ => Self::Inet,
+        }
+    }
+
+    /// As nft writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Ip => "ip",
+            Self::Ip6 => "ip6",
+        }
+    }
+
+    /// True when its chains see packets of this IP version.
+    pub fn sees(self, family: Family) -> bool {
+        match self {
+            Self::Inet => true,
+            Self::Ip => family == Family::V4,
+            Self::Ip6 => family == Family::V6,
+        }
+    }
+}
 
 /// A counter object of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,6 +143,8 @@ impl Set {
     pub const RECENT_TIMEOUT: u64 = 60;
     /// Elements a `recent_*` set holds at most.
     pub const RECENT_SIZE: u32 = 65_536;
+    /// How the names of `recent_*` sets begin.
+    pub const RECENT_PREFIX: &str = "recent_";
     /// TCP, UDP, DCCP, SCTP, UDP-Lite.
     pub const PORT_PROTOCOLS: [u8; 5] = [6, 17, 33, 132, 136];
 
@@ -192,6 +238,14 @@ impl fmt::Display for Ruleset {
         for counter in Counter::ALL {
             writeln!(f, "\tcounter {} {{ }}", counter.as_str())?;
         }
+        self.write_content(f)?;
+        writeln!(f, "}}")
+    }
+}
+
+impl Ruleset {
+    /// Sets and chains.
+    fn write_content(&self, f: &mut impl fmt::Write) -> fmt::Result {
         for set in &self.sets {
             writeln!(f, "\tset {set} {{")?;
             write_set(f, *set)?;
@@ -202,22 +256,22 @@ impl fmt::Display for Ruleset {
             write_chain(f, chain)?;
             writeln!(f, "\t}}")?;
         }
-        writeln!(f, "}}")
+        Ok(())
     }
 }
 
-fn write_set(f: &mut fmt::Formatter<'_>, set: Set) -> fmt::Result {
+fn write_set(f: &mut impl fmt::Write, set: Set) -> fmt::Result {
     match set {
         Set::Addresses(name) => {
             let family = match name.family() {
                 Family::V4 => "ipv4_addr",
                 Family::V6 => "ipv6_addr",
             };
-            writeln!(f, "\t\ttype {family}")?;
-            if name.kind() == Kind::Nets {
-                writeln!(f, "\t\tflags interval")?;
+            match name.kind() {
+                Kind::Hosts => writeln!(f, "\t\ttype {family}"),
+                Kind::Nets => writeln!(f, "\t\ttype {family}\n\t\tflags interval"),
+                Kind::Ports => writeln!(f, "\t\ttype {family} . inet_proto . inet_service"),
             }
-            Ok(())
         }
         Set::PortProtocols => {
             writeln!(
@@ -249,7 +303,7 @@ fn write_set(f: &mut fmt::Formatter<'_>, set: Set) -> fmt::Result {
     }
 }
 
-fn write_chain(f: &mut fmt::Formatter<'_>, chain: &Chain) -> fmt::Result {
+fn write_chain(f: &mut impl fmt::Write, chain: &Chain) -> fmt::Result {
     if let Some(base) = chain.base {
         let kind = if base.route { "route" } else { "filter" };
         let hook = match base.hook {

@@ -62,6 +62,15 @@ pub enum Statement {
         /// A set of addresses.
         set: Set,
     },
+    /// `ip daddr . meta l4proto . th dport @SET`: the address with the port at it.
+    AddressPort {
+        /// IP version.
+        family: Family,
+        /// Source or destination.
+        side: Side,
+        /// A set of addresses with ports.
+        set: Set,
+    },
     /// The flow is in a `recent_*` set; protocol guards stand before it.
     InRecent(Set),
     /// Puts the flow into a `recent_*` set, or renews it.
@@ -141,6 +150,11 @@ impl fmt::Display for Statement {
                 mask,
                 set,
             } => address(f, *family, *side, *mask, *set),
+            Self::AddressPort { family, side, set } => {
+                let (ip, side) = words(*family, *side);
+                let port = &side.get(..1).unwrap_or_default();
+                write!(f, "{ip} {side} . meta l4proto . th {port}port @{set}")
+            }
             Self::InRecent(set) => match set {
                 Set::Recent { key, family, .. } => {
                     write!(
@@ -193,14 +207,7 @@ fn address(
     mask: Option<u8>,
     set: Set,
 ) -> fmt::Result {
-    let ip = match family {
-        Family::V4 => "ip",
-        Family::V6 => "ip6",
-    };
-    let side = match side {
-        Side::Source => "saddr",
-        Side::Destination => "daddr",
-    };
+    let (ip, side) = words(family, side);
     match (family, mask) {
         (_, None) => write!(f, "{ip} {side} @{set}"),
         (Family::V4, Some(len)) => {
@@ -215,5 +222,16 @@ fn address(
                 .unwrap_or(0);
             write!(f, "{ip} {side} & {} @{set}", std::net::Ipv6Addr::from(mask))
         }
+    }
+}
+
+fn words(family: Family, side: Side) -> (&'static str, &'static str) {
+    let ip = match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    };
+    match side {
+        Side::Source => (ip, "saddr"),
+        Side::Destination => (ip, "daddr"),
     }
 }

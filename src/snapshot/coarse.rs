@@ -17,60 +17,24 @@ const MAX_COVER4: u128 = 1 << 19;
 
 /// Adds the prefilter sets for what `sets` holds.
 pub(super) fn add(sets: &mut Sets) {
-    let v4: Vec<&[Range<u32>]> = sets
-        .0
-        .values()
-        .filter_map(|c| {
-            if let Content::V4(r) = c {
-                Some(&r[..])
-            } else {
-                None
-            }
-        })
-        .collect();
-    let v6: Vec<&[Range<u128>]> = sets
-        .0
-        .values()
-        .filter_map(|c| {
-            if let Content::V6(r) = c {
-                Some(&r[..])
-            } else {
-                None
-            }
-        })
-        .collect();
-    let (hosts4, nets4) = blocks(v4, BLOCK4);
-    let (hosts6, nets6) = blocks(v6, BLOCK6);
-    if cover4(&hosts4, &nets4) <= MAX_COVER4 {
-        sets.put(
-            SetName::Coarse {
-                kind: Kind::Hosts,
-                family: Family::V4,
-            },
-            Content::V4(hosts4),
-        );
-        sets.put(
-            SetName::Coarse {
-                kind: Kind::Nets,
-                family: Family::V4,
-            },
-            Content::V4(nets4),
-        );
+    let (mut v4, mut v6) = (Collector::new(BLOCK4), Collector::new(BLOCK6));
+    for content in sets.0.values() {
+        match content {
+            Content::V4(ranges) => ranges.iter().for_each(|range| v4.add(*range)),
+            Content::V6(ranges) => ranges.iter().for_each(|range| v6.add(*range)),
+            Content::Ports4(list) => list.iter().for_each(|e| v4.add(Range::host(e.addr))),
+            Content::Ports6(list) => list.iter().for_each(|e| v6.add(Range::host(e.addr))),
+        }
     }
-    sets.put(
-        SetName::Coarse {
-            kind: Kind::Hosts,
-            family: Family::V6,
-        },
-        Content::V6(hosts6),
-    );
-    sets.put(
-        SetName::Coarse {
-            kind: Kind::Nets,
-            family: Family::V6,
-        },
-        Content::V6(nets6),
-    );
+    let (hosts4, nets4) = v4.finish();
+    let (hosts6, nets6) = v6.finish();
+    let name = |kind, family| SetName::Coarse { kind, family };
+    if cover4(&hosts4, &nets4) <= MAX_COVER4 {
+        sets.put(name(Kind::Hosts, Family::V4), Content::V4(hosts4));
+        sets.put(name(Kind::Nets, Family::V4), Content::V4(nets4));
+    }
+    sets.put(name(Kind::Hosts, Family::V6), Content::V6(hosts6));
+    sets.put(name(Kind::Nets, Family::V6), Content::V6(nets6));
 }
 
 fn cover4(hosts: &[Range<u32>], nets: &[Range<u32>]) -> u128 {
@@ -79,34 +43,54 @@ fn cover4(hosts: &[Range<u32>], nets: &[Range<u32>]) -> u128 {
     nets.saturating_add(u128::try_from(hosts.len()).unwrap_or(u128::MAX))
 }
 
-/// Blocks by their first address, and the wide ranges rounded out to whole blocks.
-fn blocks<A: Address>(contents: Vec<&[Range<A>]>, len: u8) -> (Vec<Range<A>>, Vec<Range<A>>) {
-    let (mut small, mut wide) = (Vec::new(), Vec::new());
-    for range in contents.into_iter().flatten() {
-        let rounded = Range {
-            first: range.first.masked(len),
-            last: last_of_block(range.last, len),
-        };
-        if rounded.span() >> (A::BITS - len) > MAX_BLOCKS {
-            wide.push(rounded);
-        } else {
-            let mut block = Some(rounded.first);
-            while let Some(first) = block {
-                small.push(first);
-                block = last_of_block(first, len)
-                    .next()
-                    .filter(|next| *next <= rounded.last);
-            }
+/// Gathers blocks by their first address, and wide ranges rounded out to whole blocks.
+struct Collector<A> {
+    len: u8,
+    small: Vec<A>,
+    wide: Vec<Range<A>>,
+}
+
+impl<A: Address> Collector<A> {
+    fn new(len: u8) -> Self {
+        Self {
+            len,
+            small: Vec::new(),
+            wide: Vec::new(),
         }
     }
-    let wide = RangeSet::new(wide);
-    small.sort_unstable();
-    small.dedup();
-    small.retain(|first| !wide.contains(*first));
-    (
-        small.into_iter().map(Range::host).collect(),
-        wide.ranges().to_vec(),
-    )
+
+    fn add(&mut self, range: Range<A>) {
+        let rounded = Range {
+            first: range.first.masked(self.len),
+            last: last_of_block(range.last, self.len),
+        };
+        if rounded.span() >> (A::BITS - self.len) > MAX_BLOCKS {
+            self.wide.push(rounded);
+            return;
+        }
+        let mut block = Some(rounded.first);
+        while let Some(first) = block {
+            // Neighbours in a sorted list mostly share their block.
+            if self.small.last() != Some(&first) {
+                self.small.push(first);
+            }
+            block = last_of_block(first, self.len)
+                .next()
+                .filter(|next| *next <= rounded.last);
+        }
+    }
+
+    fn finish(self) -> (Vec<Range<A>>, Vec<Range<A>>) {
+        let wide = RangeSet::new(self.wide);
+        let mut small = self.small;
+        small.sort_unstable();
+        small.dedup();
+        small.retain(|first| !wide.contains(*first));
+        (
+            small.into_iter().map(Range::host).collect(),
+            wide.ranges().to_vec(),
+        )
+    }
 }
 
 fn last_of_block<A: Address>(addr: A, len: u8) -> A {
@@ -119,6 +103,12 @@ mod tests {
 
     use super::*;
     use crate::{feed::Scope, snapshot::Class};
+
+    fn blocks<A: Address>(ranges: &[Range<A>], len: u8) -> (Vec<Range<A>>, Vec<Range<A>>) {
+        let mut collector = Collector::new(len);
+        ranges.iter().for_each(|range| collector.add(*range));
+        collector.finish()
+    }
 
     fn nets(family: Family) -> SetName {
         SetName::Class {
@@ -139,7 +129,7 @@ mod tests {
         fn no_listed_address_is_outside(list in proptest::collection::vec((any::<u32>(), 0u32..32), 1..20)) {
             let list: Vec<_> = list.into_iter().map(|(a, bits)| Range { first: a, last: a | (u32::MAX >> bits >> 6) }).collect();
             let ranges = RangeSet::new(list).ranges().to_vec();
-            let (hosts, wide) = blocks(vec![&ranges], BLOCK4);
+            let (hosts, wide) = blocks(&ranges, BLOCK4);
             for range in &ranges {
                 for addr in [range.first, range.last, range.first / 2 + range.last / 2] {
                     prop_assert!(covered(&hosts, &wide, addr, BLOCK4));
@@ -164,13 +154,13 @@ mod tests {
 
     #[test]
     fn top_of_the_space() {
-        let (hosts, wide) = blocks(vec![&[Range::host(u32::MAX)]], BLOCK4);
+        let (hosts, wide) = blocks(&[Range::host(u32::MAX)], BLOCK4);
         assert_eq!((hosts, wide), (vec![Range::host(0xffff_f000)], vec![]));
         let (hosts, wide) = blocks(
-            vec![&[Range {
+            &[Range {
                 first: 0u128,
                 last: u128::MAX,
-            }]],
+            }],
             BLOCK6,
         );
         assert_eq!((hosts.len(), wide.len()), (0, 1));

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use super::{Content, SetName, Sets};
-use crate::prefix::Range;
 
 /// Elements to add to or remove from a set; the same shape as a set's content.
 pub type Elements = Content;
@@ -61,6 +60,22 @@ impl Delta {
         })
     }
 
+    /// Elements added and removed in all, with those of sets that come and go.
+    pub fn elements(&self, old: &Sets, new: &Sets) -> (usize, usize) {
+        let whole = |sets: &Sets, names: &[SetName]| -> usize {
+            names
+                .iter()
+                .filter_map(|name| sets.get(*name))
+                .map(Content::len)
+                .sum()
+        };
+        let (added, removed) = self.changed_elements();
+        (
+            added + whole(new, &self.created),
+            removed + whole(old, &self.dropped),
+        )
+    }
+
     fn is_empty(&self) -> bool {
         self.created.is_empty() && self.dropped.is_empty() && self.changed.is_empty()
     }
@@ -76,14 +91,22 @@ fn diff(old: &Content, new: &Content) -> Option<SetDelta> {
             let (removed, added) = merge(old, new);
             (Content::V6(removed), Content::V6(added))
         }
-        // A set's name fixes its family.
+        (Content::Ports4(old), Content::Ports4(new)) => {
+            let (removed, added) = merge(old, new);
+            (Content::Ports4(removed), Content::Ports4(added))
+        }
+        (Content::Ports6(old), Content::Ports6(new)) => {
+            let (removed, added) = merge(old, new);
+            (Content::Ports6(removed), Content::Ports6(added))
+        }
+        // A set's name fixes its family and kind.
         _ => return None,
     };
     (!removed.is_empty() || !added.is_empty()).then_some(SetDelta { removed, added })
 }
 
 /// One pass over two sorted lists: (only in old, only in new).
-fn merge<A: Ord + Copy>(old: &[Range<A>], new: &[Range<A>]) -> (Vec<Range<A>>, Vec<Range<A>>) {
+fn merge<T: Ord + Copy>(old: &[T], new: &[T]) -> (Vec<T>, Vec<T>) {
     let (mut removed, mut added) = (Vec::new(), Vec::new());
     let (mut old, mut new) = (
         old.iter().copied().peekable(),
@@ -110,7 +133,7 @@ mod tests {
     use super::*;
     use crate::{
         feed::Scope,
-        prefix::{Family, RangeSet},
+        prefix::{Family, Range, RangeSet},
         snapshot::{Class, Kind},
     };
 

@@ -8,7 +8,8 @@ use std::{net::IpAddr, sync::LazyLock};
 
 use crate::{
     config::PrivateNetworks,
-    feed::{Action, Direction, FeedName, Scope, Severity},
+    feed::{Action, Direction, FeedName, Indicator, PortMatch, Scope, Severity, Span},
+    packet::Protocol,
     prefix::{Address, Family, Prefix, RangeSet},
 };
 
@@ -16,19 +17,20 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) struct Meta {
     pub(super) name: FeedName,
-    pub(super) action: Action,
     pub(super) scope: Scope,
     pub(super) severity: Severity,
+    /// Feeds with the same number count once in a consensus.
+    pub(super) origin: u32,
 }
 
-/// What the feeds say about an address in one direction.
+/// What the feeds say about the far end of a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hit {
-    /// Deny if any feed denies.
+    /// Deny if any feed denies, and as many agree as the consensus asks for.
     pub action: Action,
-    /// The most specific prefix of the feeds that decided.
-    pub indicator: Prefix,
-    /// Every feed that lists the address, sorted, without duplicates.
+    /// The most specific entry of the feeds that decided, as its feed wrote it.
+    pub indicator: Indicator,
+    /// Every feed that lists it, sorted, without duplicates.
     pub feeds: Vec<FeedName>,
     /// Highest severity among them.
     pub severity: Severity,
@@ -39,8 +41,8 @@ pub struct Hit {
 pub struct Listing {
     /// The feed.
     pub feed: FeedName,
-    /// The entry.
-    pub prefix: Prefix,
+    /// The entry, as the feed wrote it.
+    pub indicator: Indicator,
     /// What the feed does.
     pub action: Action,
     /// In which directions.
@@ -49,50 +51,117 @@ pub struct Listing {
     pub ignored: Option<&'static str>,
 }
 
+/// The far end of a flow: protocol and port there.
+pub type Port = Option<(Protocol, u16)>;
+
+/// How entries are weighed.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    pub(super) except: (RangeSet<u32>, RangeSet<u128>),
+    pub(super) private: PrivateNetworks,
+    /// Origins that must list an address before it is denied.
+    pub(super) deny_at: usize,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            except: Default::default(),
+            private: PrivateNetworks::Refuse,
+            deny_at: 1,
+        }
+    }
+}
+
 /// The index of one snapshot.
 #[derive(Debug, Default)]
 pub struct Index {
     feeds: Vec<Meta>,
-    v4: Forest<u32>,
-    v6: Forest<u128>,
-    except: (RangeSet<u32>, RangeSet<u128>),
-    private: Option<PrivateNetworks>,
+    whole: (Forest<u32, Tag>, Forest<u128, Tag>),
+    bound: (Forest<u32, BoundTag>, Forest<u128, BoundTag>),
+    /// Ranges that entries are pieces of; a tag's number counts from 1.
+    written: Vec<Span>,
+    rules: Rules,
+}
+
+/// Entries of all feeds on their way into an index.
+#[derive(Debug)]
+pub(super) struct Items<L> {
+    pub(super) v4: Vec<Item<u32, L>>,
+    pub(super) v6: Vec<Item<u128, L>>,
+}
+
+impl<L> Default for Items<L> {
+    fn default() -> Self {
+        Self {
+            v4: Vec::new(),
+            v6: Vec::new(),
+        }
+    }
+}
+
+impl<L: Copy + Ord> Items<L> {
+    pub(super) fn push(&mut self, prefix: &Prefix, tag: L) {
+        let len = prefix.len();
+        match prefix.addr() {
+            IpAddr::V4(first) => self.v4.push(Item {
+                first: first.into(),
+                len,
+                tag,
+            }),
+            IpAddr::V6(first) => self.v6.push(Item {
+                first: first.into(),
+                len,
+                tag,
+            }),
+        }
+    }
+
+    fn into_forests(self) -> (Forest<u32, L>, Forest<u128, L>) {
+        let mut v4 = Forest::new(self.v4);
+        v4.heads = heads(&v4.nodes);
+        (v4, Forest::new(self.v6))
+    }
 }
 
 impl Index {
     pub(super) fn new(
         feeds: Vec<Meta>,
-        v4: Vec<Item<u32>>,
-        v6: Vec<Item<u128>>,
-        except: (RangeSet<u32>, RangeSet<u128>),
-        private: PrivateNetworks,
+        whole: Items<Tag>,
+        bound: Items<BoundTag>,
+        written: Vec<Span>,
+        rules: Rules,
     ) -> Self {
-        let mut v4 = Forest::new(v4);
-        v4.heads = heads(&v4.nodes);
         Self {
             feeds,
-            v4,
-            v6: Forest::new(v6),
-            except,
-            private: Some(private),
+            whole: whole.into_forests(),
+            bound: bound.into_forests(),
+            written,
+            rules,
         }
     }
 
-    /// What the feeds say about `addr` when it is the far end of a flow in `direction`.
-    pub fn lookup(&self, addr: IpAddr, direction: Direction) -> Option<Hit> {
-        let mut best: Option<(Action, Prefix)> = None;
+    /// What the feeds say about `addr`, with `port` there, as the far end of a flow in `direction`.
+    pub fn lookup(&self, addr: IpAddr, port: Port, direction: Direction) -> Option<Hit> {
+        let mut best: Option<(Action, Indicator)> = None;
         let mut feeds: Vec<&Meta> = Vec::new();
-        self.visit(addr, |meta, prefix, action, ignored| {
-            if ignored.is_some() || !meta.scope.covers(direction) {
+        self.visit(addr, |meta, action, ignored, entry| {
+            let here = entry
+                .port
+                .is_none_or(|bound| port.is_some_and(|(proto, port)| meets(bound, proto, port)));
+            if ignored.is_some() || !here || !meta.scope.covers(direction) {
                 return;
             }
-            // The most specific prefix comes first, so it only gives way to a stronger action.
+            // The most specific entry comes first, so it only gives way to a stronger action.
             if best.is_none_or(|(strongest, _)| action > strongest) {
-                best = Some((action, prefix));
+                best = Some((action, entry));
             }
             feeds.push(meta);
         });
-        let (action, indicator) = best?;
+        let (mut action, indicator) = best?;
+        if self.rules.deny_at > 1 && origins(&feeds) < self.rules.deny_at {
+            action = Action::Alert;
+        }
         let severity = feeds.iter().map(|meta| meta.severity).max()?;
         let mut feeds: Vec<FeedName> = feeds.into_iter().map(|meta| meta.name.clone()).collect();
         feeds.sort_unstable();
@@ -105,13 +174,13 @@ impl Index {
         })
     }
 
-    /// Every entry that covers `addr`, most specific first, also those that do not count.
+    /// Every entry that covers `addr`, also those for one port and those that do not count.
     pub fn listings(&self, addr: IpAddr) -> Vec<Listing> {
         let mut out = Vec::new();
-        self.visit(addr, |meta, prefix, action, ignored| {
+        self.visit(addr, |meta, action, ignored, indicator| {
             out.push(Listing {
                 feed: meta.name.clone(),
-                prefix,
+                indicator,
                 action,
                 scope: meta.scope,
                 ignored,
@@ -120,54 +189,99 @@ impl Index {
         out
     }
 
+    /// Calls `each` for every entry that covers `addr`: those for one port first, each kind most specific first.
     fn visit<'a>(
         &'a self,
         addr: IpAddr,
-        mut each: impl FnMut(&'a Meta, Prefix, Action, Option<&'static str>),
+        mut each: impl FnMut(&'a Meta, Action, Option<&'static str>, Indicator),
     ) {
         let (excepted, private) = match addr {
             IpAddr::V4(addr) => (
-                self.except.0.contains(addr.into()),
+                self.rules.except.0.contains(addr.into()),
                 private4().contains(addr.into()),
             ),
             IpAddr::V6(addr) => (
-                self.except.1.contains(addr.into()),
+                self.rules.except.1.contains(addr.into()),
                 private6().contains(addr.into()),
             ),
         };
-        let mut visit = |feed: u32, prefix: Prefix| {
-            let Some(meta) = usize::try_from(feed).ok().and_then(|i| self.feeds.get(i)) else {
+        let mut visit = |tag: Tag, port: Option<PortMatch>, prefix: Prefix| {
+            let Some(meta) = self.feeds.get(usize::from(tag.feed)) else {
                 return;
             };
-            let (action, ignored) = match self.private {
-                _ if excepted => (meta.action, Some("exception")),
-                Some(PrivateNetworks::Refuse) if private && !prefix.is_host() => {
-                    (meta.action, Some("private network"))
+            let (action, ignored) = match self.rules.private {
+                _ if excepted => (tag.action, Some("exception")),
+                PrivateNetworks::Refuse if private && !prefix.is_host() => {
+                    (tag.action, Some("private network"))
                 }
-                Some(PrivateNetworks::AlertOnly) if private && !prefix.is_host() => {
-                    (Action::Alert, None)
-                }
-                _ => (meta.action, None),
+                PrivateNetworks::AlertOnly if private && !prefix.is_host() => (Action::Alert, None),
+                _ => (tag.action, None),
             };
-            each(meta, prefix, action, ignored);
+            let written = usize::try_from(tag.written)
+                .ok()
+                .and_then(|n| self.written.get(n.checked_sub(1)?));
+            let span = written.copied().unwrap_or(Span::from(prefix));
+            each(meta, action, ignored, Indicator { span, port });
         };
         match addr {
             IpAddr::V4(addr) => {
                 let addr = u32::from(addr);
-                self.v4
-                    .covering(addr, bucket(&self.v4.heads, addr), &mut visit);
+                let (bound, whole) = (&self.bound.0, &self.whole.0);
+                bound.covering(addr, bucket(&bound.heads, addr), &mut |tag, prefix| {
+                    visit(tag.tag, Some(tag.port), prefix)
+                });
+                whole.covering(addr, bucket(&whole.heads, addr), &mut |tag, prefix| {
+                    visit(tag, None, prefix)
+                });
             }
-            IpAddr::V6(addr) => self.v6.covering(addr.into(), None, &mut visit),
+            IpAddr::V6(addr) => {
+                let addr = u128::from(addr);
+                self.bound.1.covering(addr, None, &mut |tag, prefix| {
+                    visit(tag.tag, Some(tag.port), prefix)
+                });
+                self.whole
+                    .1
+                    .covering(addr, None, &mut |tag, prefix| visit(tag, None, prefix));
+            }
         }
     }
 }
 
-/// A prefix and the feed that lists it.
+/// What the kernel's port sets hold for an entry without a protocol: TCP and UDP.
+pub(super) fn meets(bound: PortMatch, proto: Protocol, port: u16) -> bool {
+    let any = matches!(proto, Protocol::TCP | Protocol::UDP);
+    bound.port == port && bound.proto.map_or(any, |mine| mine == proto)
+}
+
+fn origins(feeds: &[&Meta]) -> usize {
+    let mut origins: Vec<u32> = feeds.iter().map(|meta| meta.origin).collect();
+    origins.sort_unstable();
+    origins.dedup();
+    origins.len()
+}
+
+/// A feed's listing of a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Item<A> {
+pub(super) struct Tag {
+    pub(super) feed: u16,
+    pub(super) action: Action,
+    /// Number of the range it is a piece of; 0: it is the prefix itself.
+    pub(super) written: u32,
+}
+
+/// The same for one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct BoundTag {
+    pub(super) tag: Tag,
+    pub(super) port: PortMatch,
+}
+
+/// A prefix and who lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Item<A, L> {
     pub(super) first: A,
     pub(super) len: u8,
-    pub(super) feed: u32,
+    pub(super) tag: L,
 }
 
 #[derive(Debug)]
@@ -175,37 +289,37 @@ struct Node<A> {
     first: A,
     /// Index of the smallest node around this one; `NONE` for a root.
     parent: u32,
-    /// Where this node's feeds begin; they end where the next node's begin.
-    feeds: u32,
+    /// Where this node's listings begin; they end where the next node's begin.
+    tags: u32,
     len: u8,
 }
 
 const NONE: u32 = u32::MAX;
 
 #[derive(Debug)]
-struct Forest<A> {
+struct Forest<A, L> {
     nodes: Vec<Node<A>>,
-    feeds: Vec<u32>,
+    tags: Vec<L>,
     /// For each value of the first 16 bits of an IPv4 address: nodes that start below it.
     heads: Vec<u32>,
 }
 
-impl<A> Default for Forest<A> {
+impl<A, L> Default for Forest<A, L> {
     fn default() -> Self {
         Self {
             nodes: Vec::new(),
-            feeds: Vec::new(),
+            tags: Vec::new(),
             heads: Vec::new(),
         }
     }
 }
 
-impl<A: Address> Forest<A> {
-    fn new(mut items: Vec<Item<A>>) -> Self {
+impl<A: Address, L: Copy + Ord> Forest<A, L> {
+    fn new(mut items: Vec<Item<A, L>>) -> Self {
         items.sort_unstable();
         items.dedup();
         let mut nodes: Vec<Node<A>> = Vec::new();
-        let mut feeds = Vec::with_capacity(items.len());
+        let mut tags = Vec::with_capacity(items.len());
         let mut open: Vec<(u32, A)> = Vec::new();
         for item in items {
             if nodes
@@ -213,7 +327,7 @@ impl<A: Address> Forest<A> {
                 .is_none_or(|node| (node.first, node.len) != (item.first, item.len))
             {
                 // Feed limits keep both counts far below 2^32; past it entries would be ignored, not misread.
-                let (Ok(at), Ok(start)) = (u32::try_from(nodes.len()), u32::try_from(feeds.len()))
+                let (Ok(at), Ok(start)) = (u32::try_from(nodes.len()), u32::try_from(tags.len()))
                 else {
                     break;
                 };
@@ -222,27 +336,27 @@ impl<A: Address> Forest<A> {
                 nodes.push(Node {
                     first: item.first,
                     parent,
-                    feeds: start,
+                    tags: start,
                     len: item.len,
                 });
                 open.push((at, item.first.filled(item.len)));
             }
-            feeds.push(item.feed);
+            tags.push(item.tag);
         }
         nodes.shrink_to_fit();
         Self {
             nodes,
-            feeds,
+            tags,
             heads: Vec::new(),
         }
     }
 
-    /// Calls `each` with (feed, prefix) for every node that covers `addr`, most specific first.
+    /// Calls `each` with every listing of a prefix that covers `addr`, most specific first.
     fn covering(
         &self,
         addr: A,
         bucket: Option<std::ops::Range<usize>>,
-        each: &mut impl FnMut(u32, Prefix),
+        each: &mut impl FnMut(L, Prefix),
     ) {
         let bucket = bucket.unwrap_or(0..self.nodes.len());
         let within = self.nodes.get(bucket.clone()).unwrap_or_default();
@@ -250,7 +364,7 @@ impl<A: Address> Forest<A> {
         let mut at = after.checked_sub(1);
         while let Some((i, node)) = at.and_then(|i| Some((i, self.nodes.get(i)?))) {
             if addr.masked(node.len) == node.first {
-                self.each_feed(i, node, each);
+                self.each_tag(i, node, each);
             }
             at = (node.parent != NONE)
                 .then_some(node.parent)
@@ -258,16 +372,21 @@ impl<A: Address> Forest<A> {
         }
     }
 
-    fn each_feed(&self, i: usize, node: &Node<A>, each: &mut impl FnMut(u32, Prefix)) {
+    fn each_tag(&self, i: usize, node: &Node<A>, each: &mut impl FnMut(L, Prefix)) {
         let Ok(prefix) = Prefix::new(node.first.ip(), node.len) else {
             return;
         };
-        let end = self.nodes.get(i + 1).map_or(self.feeds.len(), |next| {
-            usize::try_from(next.feeds).unwrap_or(usize::MAX)
-        });
-        let start = usize::try_from(node.feeds).unwrap_or(usize::MAX);
-        for feed in self.feeds.get(start..end).unwrap_or_default() {
-            each(*feed, prefix);
+        let next = self
+            .nodes
+            .get(i + 1)
+            .map(|next| usize::try_from(next.tags).unwrap_or(usize::MAX));
+        let start = usize::try_from(node.tags).unwrap_or(usize::MAX);
+        for tag in self
+            .tags
+            .get(start..next.unwrap_or(self.tags.len()))
+            .unwrap_or_default()
+        {
+            each(*tag, prefix);
         }
     }
 }

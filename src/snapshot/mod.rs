@@ -4,18 +4,22 @@
 //! from the old one to the new one.
 
 mod build;
+mod classes;
 mod coarse;
 mod delta;
 mod index;
+mod report;
 mod sets;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
-pub use build::{Input, build};
+pub use build::{Input, Options, build};
 pub use coarse::{BLOCK4, BLOCK6};
 pub use delta::{Delta, Elements, SetDelta};
-pub use index::{Hit, Index, Listing};
-pub use sets::{Class, Content, Kind, SetName, Sets};
+pub use index::{Hit, Index, Listing, Port};
+pub use sets::{Class, Content, Kind, PortElement, SetName, Sets};
 
 use crate::{feed::FeedName, prefix::Prefix};
 
@@ -55,6 +59,8 @@ pub struct FeedReport {
     pub merged: usize,
     /// Addresses covered, as text: IPv6 does not fit a JSON number.
     pub addresses: String,
+    /// Entries with a port that cover more than 256 addresses: left out.
+    pub wide_bound: usize,
     /// Entries touched by an exception: how many, and the first few with the reason.
     pub excepted: usize,
     /// Examples of the above: `192.0.2.1: own address on eth0`.

@@ -23,6 +23,8 @@ pub enum Kind {
     Hosts,
     /// Ranges in an interval set.
     Nets,
+    /// Single addresses with a protocol and a port, in a hash set.
+    Ports,
 }
 
 /// The name of a set of addresses.
@@ -87,15 +89,14 @@ impl fmt::Display for SetName {
                 let kind = match kind {
                     Kind::Hosts => "hosts",
                     Kind::Nets => "nets",
+                    Kind::Ports => "ports",
                 };
                 write!(f, "{class}{scope}_{kind}{family}")
             }
             Self::Coarse {
-                kind: Kind::Hosts, ..
-            } => write!(f, "coarse{family}"),
-            Self::Coarse {
                 kind: Kind::Nets, ..
             } => write!(f, "coarse_nets{family}"),
+            Self::Coarse { .. } => write!(f, "coarse{family}"),
         }
     }
 }
@@ -107,6 +108,21 @@ pub enum Content {
     V4(Vec<Range<u32>>),
     /// IPv6; in a hash set every range is a single address.
     V6(Vec<Range<u128>>),
+    /// IPv4 addresses with a port.
+    Ports4(Vec<PortElement<u32>>),
+    /// IPv6 addresses with a port.
+    Ports6(Vec<PortElement<u128>>),
+}
+
+/// An address with a protocol and the port at that address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortElement<A> {
+    /// The address.
+    pub addr: A,
+    /// IP protocol number.
+    pub proto: u8,
+    /// The port at the address.
+    pub port: u16,
 }
 
 impl Content {
@@ -115,6 +131,8 @@ impl Content {
         match self {
             Self::V4(ranges) => ranges.len(),
             Self::V6(ranges) => ranges.len(),
+            Self::Ports4(elements) => elements.len(),
+            Self::Ports6(elements) => elements.len(),
         }
     }
 
@@ -151,6 +169,24 @@ impl Sets {
             .filter(|(name, _)| matches!(name, SetName::Class { .. }))
             .map(|(_, content)| content.len())
             .sum()
+    }
+
+    /// The sets that deny, without the prefilter: what must be in force first.
+    pub fn denied(&self) -> Self {
+        let is_denied = |name: &SetName| {
+            matches!(
+                name,
+                SetName::Class {
+                    class: Class::Deny,
+                    ..
+                }
+            )
+        };
+        let sets = self.0.iter().filter(|(name, _)| is_denied(name));
+        Self(
+            sets.map(|(name, content)| (*name, content.clone()))
+                .collect(),
+        )
     }
 
     pub(super) fn put(&mut self, name: SetName, content: Content) {

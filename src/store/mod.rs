@@ -56,6 +56,9 @@ pub struct LastGood {
     pub source: String,
 }
 
+/// Counters of the kernel that were reported last.
+const REPORTED: &str = "reported";
+
 /// An open state folder, locked for as long as this lives.
 #[derive(Debug)]
 pub struct Store {
@@ -141,6 +144,20 @@ impl Store {
         }
         names.sort();
         Ok(names)
+    }
+
+    /// Stores the counters that were reported last, as [`Self::reported`] gives them back.
+    pub fn save_reported(&self, counters: (u64, u64)) -> Result<(), StoreError> {
+        let _turn = self.turn();
+        let text = format!("{} {}\n", counters.0, counters.1);
+        file::replace(&self.state, REPORTED, &[text.as_bytes()])
+    }
+
+    /// The counters that were reported last; zeros when nothing sound is stored.
+    pub fn reported(&self) -> (u64, u64) {
+        let text = std::fs::read_to_string(self.state.join(REPORTED)).unwrap_or_default();
+        let mut numbers = text.split_whitespace().map_while(|word| word.parse().ok());
+        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
     }
 
     /// Replaces `sets.nft`, which an admin's ruleset includes at boot.

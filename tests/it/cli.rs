@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{Conf, Daemon, Lab, feedgate, privileged};
 
@@ -128,27 +128,59 @@ fn the_reading_commands_tell_what_the_daemon_does() {
     let json =
         |arguments: &[&str]| -> Value { serde_json::from_str(&daemon.ok(arguments)).unwrap() };
 
-    let status = json(&["status", "--json"]).to_string();
-    assert!(
-        status.contains("block") && status.contains("watch"),
-        "{status}"
-    );
-    assert!(daemon.ok(&["status"]).contains("block"));
+    let status = json(&["status", "--json"]);
+    assert_eq!(status["protected"], true, "{status}");
+    assert_eq!(status["problems"], json!([]), "{status}");
+    assert_eq!(status["table"]["state"], "present", "{status}");
+    assert_eq!(status["table"]["elements"], 3, "{status}");
+    let feed = |name: &str, entries: u64| json!({ "name": name, "entries": entries });
+    let feeds: Vec<Value> = status["feeds"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|f| json!({ "name": f["name"], "entries": f["entries"] }))
+        .collect();
+    assert_eq!(feeds, [feed("block", 2), feed("watch", 1)]);
+    let said = daemon.ok(&["status"]);
+    assert!(said.starts_with("PROTECTED"), "{said}");
+    assert!(said.lines().count() <= 10, "ten lines must do: {said}");
 
-    let listed = json(&["lookup", "203.0.113.1", "--json"]).to_string();
-    for word in ["block", "watch", "deny", "203.0.113.0/24", "203.0.113.1"] {
-        assert!(listed.contains(word), "{word} in {listed}");
+    let listed = json(&["lookup", "203.0.113.1", "--json"]);
+    for direction in ["egress", "ingress"] {
+        assert_eq!(listed[direction]["action"], "deny", "{listed}");
+        assert_eq!(
+            listed[direction]["feeds"],
+            json!(["block", "watch"]),
+            "{listed}"
+        );
+        assert_eq!(listed[direction]["indicator"], "203.0.113.0/24", "{listed}");
     }
-    let unlisted = json(&["lookup", "198.51.100.9", "--json"]).to_string();
-    assert!(!unlisted.contains("block"), "{unlisted}");
-    let six = json(&["lookup", "2001:db8:bad::1", "--json"]).to_string();
-    assert!(six.contains("block"), "{six}");
+    assert_eq!(
+        listed["listings"][0]["indicator"], "203.0.113.1",
+        "most specific first: {listed}"
+    );
+    let unlisted = json(&["lookup", "198.51.100.9", "--json"]);
+    assert_eq!(
+        (&unlisted["egress"], &unlisted["listings"]),
+        (&Value::Null, &json!([]))
+    );
+    let six = json(&["lookup", "2001:db8:bad::1", "--json"]);
+    assert_eq!(six["egress"]["feeds"], json!(["block"]), "{six}");
     assert_eq!(
         daemon.ctl(&["lookup", "not-an-address"]).status.code(),
         Some(2)
     );
 
     let rules = daemon.ok(&["nft", "print"]);
-    assert!(rules.contains("table inet feedgate"), "{rules}");
-    assert!(rules.contains("203.0.113.0/24"), "{rules}");
+    for part in [
+        "table inet feedgate",
+        "set deny_nets4",
+        "chain inspect_output",
+        "queue num",
+    ] {
+        assert!(rules.contains(part), "{part} in {rules}");
+    }
+    let elements = daemon.ok(&["nft", "print", "--elements"]);
+    assert!(elements.starts_with(&rules), "{elements}");
+    assert!(elements.contains("203.0.113.0/24"), "{elements}");
 }

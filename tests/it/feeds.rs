@@ -168,11 +168,19 @@ fn exceptions_and_own_addresses_are_never_denied() {
     assert!(crate::support::ping(&lab.host, "192.0.2.1"), "the gateway");
 }
 
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_set_is_never_empty_while_feeds_change() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let feed = FeedServer::start(&lab.host, "203.0.113.1\n203.0.113.8/31\n");
+    let feed = FeedServer::start(&lab.host, "203.0.113.1\n203.0.113.8/31\n198.51.100.0/24\n");
     let conf = Conf::new(&lab).feed_over_http("block", "deny");
     let daemon = Daemon::start(&lab, &lab.host, &conf);
     let (stop, tries) = (AtomicBool::new(false), AtomicU32::new(0));
@@ -194,6 +202,8 @@ fn a_set_is_never_empty_while_feeds_change() {
                 .unwrap()
             })
         });
+        // A panic below must not leave them running: the scope waits for them.
+        let _guard = StopOnDrop(&stop);
         // Each change also regroups the prefixes that contain the two addresses.
         let others = [
             "203.0.113.0/30",
@@ -204,7 +214,7 @@ fn a_set_is_never_empty_while_feeds_change() {
         for round in 0..20 {
             let other = others[round % others.len()];
             feed.serve(Response::text(format!(
-                "203.0.113.1\n203.0.113.8/31\n{other}\n"
+                "203.0.113.1\n203.0.113.8/31\n198.51.100.0/24\n{other}\n"
             )));
             daemon.ok(&["refresh"]);
         }

@@ -11,12 +11,16 @@
 
 mod attribution;
 mod cli;
+mod coexist;
 mod containers;
 mod demo;
 mod feeds;
 mod forward;
+mod heal;
 mod inbound;
+mod include;
 mod lifecycle;
+mod live;
 mod local;
 mod support;
 mod syslog;

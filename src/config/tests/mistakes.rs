@@ -126,8 +126,8 @@ fn mistakes_are_placed_exactly() {
             "2:8 feed[0].name: a feed name has 1 to 128 characters of A-Z a-z 0-9 . _ - and starts with a letter or digit",
         ),
         (
-            "[[feed]]\nname='a'\npreset = 'ipsum'",
-            "1:1 feed[0].url: missing",
+            "[[feed]]\nname='a'\npreset = 'ipsun'",
+            "3:10 feed[0].preset: \"ipsun\" is not a preset; known are feodo, sslbl, spamhaus-drop, spamhaus-drop6, firehol-level1, dshield, et-block, cins, blocklist-de, tor-exit, ipsum, greensnow",
         ),
         (
             "[[feed]]\nname='a'\nurl = 'example.org/x'",
@@ -172,6 +172,42 @@ fn mistakes_are_placed_exactly() {
         (
             "[[feed]]\nname='a'\nmin-score=2\ndeny-score=1",
             "4:12 feed[0].deny-score: must not be below min-score",
+        ),
+        (
+            "[[feed]]\nname='a'\npreset='ipsum'\ndeny-score=1",
+            "4:12 feed[0].deny-score: must not be below min-score (3)",
+        ),
+        (
+            "[[feed]]\nname='a'\nmin-score=1.5",
+            "3:11 feed[0].min-score: expected an integer, found a number",
+        ),
+        (
+            "[[feed]]\nname='a'\nformat='jsonl'",
+            "3:8 feed[0].format: needs the path to the addresses",
+        ),
+        (
+            "[[feed]]\nname='a'\n[feed.json]\npath='ips'",
+            "4:6 feed[0].json.path: not a JSONPath: at position 0, parser error; it starts with $, as in $.ips[*] (RFC 9535)",
+        ),
+        (
+            "[[feed]]\nname='a'\n[feed.json]\nport-key='x'",
+            "4:10 feed[0].json.port-key: needs address-key",
+        ),
+        (
+            "[[feed]]\nname='a'\n[feed.csv]\nfield-num=1\nfield-name='x'",
+            "5:12 feed[0].csv.field-name: excludes field-num",
+        ),
+        (
+            "[[feed]]\nname='a'\n[feed.csv]\nfield-name='x'\nheader=false",
+            "5:8 feed[0].csv.header: a column is found by its name only in a header",
+        ),
+        (
+            "[[feed]]\nname='a'\n[feed.csv]\nrecord-size=1\ndisable-record-size-validation=true",
+            "5:32 feed[0].csv.disable-record-size-validation: excludes record-size",
+        ),
+        (
+            "[[feed]]\nname='a'\n[feed.csv]\ncolumn-delimiter='::'",
+            "4:18 feed[0].csv.column-delimiter: must be one ASCII character, and no quote or line end",
         ),
         (
             "[[feed]]\nname='a'\nformat='cvs'",

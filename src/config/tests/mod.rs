@@ -8,7 +8,10 @@ mod round_trip;
 use proptest::prelude::*;
 
 use super::*;
-use crate::feed::{Action, Scope, Severity};
+use crate::feed::{
+    Action, Preset, Scope, Severity,
+    formats::{Column, CsvOptions, JsonOptions, RecordSize},
+};
 
 /// Every key of DESIGN.md section 3.
 const FULL: &str = r#"
@@ -20,6 +23,7 @@ on-daemon-down = "deny"
 mode = "own"
 family = "inet"
 table = "gate"
+owner = false
 hooks = ["forward"]
 queue-first = 100
 queue-count = 4
@@ -43,7 +47,7 @@ stale-after = "5h"
 expire-after = "never"
 format = "plain"
 min-score = 2
-deny-score = 7.5
+deny-score = 7
 origin = "someone"
 labels = { kind = "botnet" }
 severity = "critical"
@@ -58,8 +62,21 @@ allow-empty = true
 min-prefix4 = 16
 min-prefix6 = 32
 [feed.csv]
-column = 1
+field-name = "ip"
+header = true
+column-delimiter = "\t"
+comment-delimiter = ""
+disable-record-size-validation = true
+port-column = 3
+score-column = "confidence"
+tag-column = "4"
+only = { status = "online" }
 [feed.json]
+path = "$.list[*]"
+address-key = "ip"
+port-key = "port"
+score-key = "score"
+tag-key = "tag"
 [consensus]
 deny-at = 2
 [attribution]
@@ -128,6 +145,7 @@ fn every_key_is_read() {
             mode: Mode::Own,
             family: "inet".into(),
             table: "gate".into(),
+            owner: false,
             hooks: vec![Hook::Forward],
             queue_first: 100,
             queue_count: 4,
@@ -146,12 +164,35 @@ fn every_key_is_read() {
     let [feed] = &config.feeds[..] else { panic!() };
     let expect = Feed {
         name: "first".parse().unwrap(),
+        preset: Preset::find("ipsum"),
         url: Some("https://lists.example.org/a.txt".parse().unwrap()),
         action: Action::Deny,
         scope: Scope::In,
         period: Duration::from_secs(90 * 60),
         stale_after: Duration::from_secs(5 * 3600),
+        expire_after: None,
         format: Format::Plain,
+        csv: CsvOptions {
+            column: Column::Name("ip".into()),
+            header: true,
+            delimiter: b'\t',
+            comment: None,
+            record_size: RecordSize::Any,
+            port: Some(Column::Number(3)),
+            score: Some(Column::Name("confidence".into())),
+            tag: Some(Column::Number(4)),
+            only: [("status".into(), "online".into())].into(),
+        },
+        json: JsonOptions {
+            path: Some("$.list[*]".parse().unwrap()),
+            address: Some("ip".into()),
+            port: Some("port".into()),
+            score: Some("score".into()),
+            tag: Some("tag".into()),
+        },
+        min_score: Some(2),
+        deny_score: Some(7),
+        origin: Some("someone".into()),
         severity: Severity::Critical,
         labels: [("kind".into(), "botnet".into())].into(),
         headers: [
@@ -165,6 +206,8 @@ fn every_key_is_read() {
         enabled: false,
         max_entries: 5,
         max_bytes: 1024,
+        max_shrink: 0.5,
+        max_growth: 2.5,
         max_bad: 0.125,
         allow_empty: true,
         min_prefix4: 16,
@@ -203,24 +246,17 @@ fn keys_not_in_effect_warn_once_each() {
 }
 
 #[test]
-fn the_same_key_in_several_feeds_warns_once() {
-    let text = "\
-[[feed]]
-name = 'a'
-stale-after = '2h'
-[[feed]]
-name = 'b'
-stale-after = '3h'
-[[feed]]
-name = 'c'
-stale-after = '4h'
-";
+fn the_same_word_in_several_tables_warns_once() {
+    let target = "[[alerts.syslog]]\naddress = 'udp:192.0.2.1:514'\nformat = 'cef'\n";
+    let text = target.repeat(3);
     assert_eq!(
-        warnings(text),
-        ["3:1 feed.stale-after: not in effect in this version"]
+        warnings(&text),
+        [
+            r#"3:10 alerts.syslog.format: not in effect in this version: "cef"; the target gets the default format of its address"#
+        ]
     );
-    let help = parse(text, "f").diagnostics[0].help.clone();
-    assert_eq!(help.as_deref(), Some("also in lines 6, 9"));
+    let help = parse(&text, "f").diagnostics[0].help.clone();
+    assert!(help.is_some_and(|help| help.contains("lines 6, 9")));
 }
 
 #[test]
@@ -229,9 +265,6 @@ fn words_not_in_effect_warn_and_say_what_happens() {
 [nftables]
 mode = 'include'
 family = 'ip'
-[[feed]]
-name = 'a'
-format = 'csv'
 [alerts]
 json-format = 'eve'
 [[alerts.syslog]]
@@ -243,15 +276,12 @@ format = 'cef'
     assert_eq!(
         warnings(text),
         [
-            r#"2:8 nftables.mode: not in effect in this version: "include""#,
-            r#"6:10 feed.format: not in effect in this version: "csv"; the feed is treated as disabled"#,
-            r#"8:15 alerts.json-format: not in effect in this version: "eve"; the file gets "ecs""#,
-            r#"10:11 alerts.syslog.address: not in effect in this version: "tls"; the target is left out"#,
-            r#"13:10 alerts.syslog.format: not in effect in this version: "cef"; the target gets the default format of its address"#,
+            r#"5:15 alerts.json-format: not in effect in this version: "eve"; the file gets "ecs""#,
+            r#"7:11 alerts.syslog.address: not in effect in this version: "tls"; the target is left out"#,
+            r#"10:10 alerts.syslog.format: not in effect in this version: "cef"; the target gets the default format of its address"#,
         ]
     );
     let config = good(text);
-    assert!(!config.feeds[0].enabled);
     assert_eq!(config.alerts.syslog.len(), 1);
     assert_eq!(config.alerts.syslog[0].format, SyslogFormat::Rfc5424);
 }
@@ -277,6 +307,9 @@ fn every_key_checks_its_type() {
             "feed" if key == "name" => "[[feed]]".to_owned(),
             "feed" if key == "url" => "[[feed]]\nname = 'a'".to_owned(),
             "feed" => "[[feed]]\nname = 'a'\nurl = 'file:///a'".to_owned(),
+            "feed.csv" => "[[feed]]\nname = 'a'\n[feed.csv]".to_owned(),
+            "feed.json" if key == "address-key" => "[[feed]]\nname = 'a'\n[feed.json]".to_owned(),
+            "feed.json" => "[[feed]]\nname = 'a'\n[feed.json]\naddress-key = 'ip'".to_owned(),
             "alerts.syslog" if key == "address" => "[[alerts.syslog]]".to_owned(),
             "alerts.syslog" => "[[alerts.syslog]]\naddress = 'unix:/dev/log'".to_owned(),
             _ => format!("[{table}]"),

@@ -1,7 +1,7 @@
 //! What is printed parses back.
 
 use super::*;
-use crate::prefix::Prefix;
+use crate::{feed::presets, prefix::Prefix};
 
 fn path() -> impl Strategy<Value = PathBuf> {
     "/[ -~ä\"\\\\]{0,60}".prop_map(PathBuf::from)
@@ -28,11 +28,13 @@ prop_compose! {
         queue_max_len in 1..=u32::MAX,
         bits in (0u32..31, 0u32..32),
         reject: bool,
+        owner: bool,
     ) -> Nftables {
         Nftables {
             mode: if include { Mode::Include } else { Mode::Own },
             family: if include { ip } else { "inet" }.to_owned(),
             table,
+            owner,
             hooks,
             queue_first,
             queue_count: 1,
@@ -44,8 +46,74 @@ prop_compose! {
     }
 }
 
+fn column() -> impl Strategy<Value = Column> {
+    // A name of digits only would be a number.
+    prop_oneof![
+        any::<usize>().prop_map(Column::Number),
+        "[ -~ä]{0,9}[a-z]".prop_map(Column::Name),
+    ]
+}
+
+prop_compose! {
+    fn csv()(
+        column in column(),
+        delimiter in prop::sample::select(vec![b',', b'\t', b'|']),
+        comment in prop::option::of(prop::sample::select(vec![b'#', b'\\'])),
+        record_size in prop_oneof![
+            Just(RecordSize::First),
+            Just(RecordSize::Any),
+            (1..=usize::MAX).prop_map(RecordSize::Exactly),
+        ],
+        optional in prop::array::uniform3(prop::option::of(column())),
+        only in labels(),
+        header: bool,
+    ) -> CsvOptions {
+        let [port, score, tag] = optional;
+        let header = header || matches!(column, Column::Name(_));
+        CsvOptions { column, header, delimiter, comment, record_size, port, score, tag, only }
+    }
+}
+
+prop_compose! {
+    fn json()(
+        address in prop::option::of("[ -~ä]{1,9}"),
+        keys in prop::array::uniform3(prop::option::of("[ -~ä]{1,9}")),
+    ) -> JsonOptions {
+        let [port, score, tag] = if address.is_some() { keys } else { [None, None, None] };
+        JsonOptions { path: "$.a[?@.b == 'c']".parse().ok(), address, port, score, tag }
+    }
+}
+
+prop_compose! {
+    /// A feed's format, a preset, and the keys that go with them.
+    fn source()(
+        preset in prop::option::of(prop::sample::select(presets().iter().collect::<Vec<_>>())),
+        format in prop::sample::select(words::FORMATS),
+        csv in csv(),
+        json in json(),
+        scores in (any::<u32>(), prop::option::of(any::<u32>())),
+        origin in "[ -~ä]{1,9}",
+        expire_after in prop::option::of(duration(60)),
+        change in (0u32..=100, 1u32..1000),
+    ) -> Feed {
+        Feed {
+            preset,
+            format: format.1,
+            csv, json,
+            min_score: Some(scores.0),
+            deny_score: scores.1.map(|score| score.max(scores.0)),
+            origin: Some(origin),
+            expire_after,
+            max_shrink: f64::from(change.0) / 100.0,
+            max_growth: f64::from(change.1) / 8.0 + 1.0,
+            ..Feed::new("x".parse().unwrap())
+        }
+    }
+}
+
 prop_compose! {
     fn feed()(
+        source in source(),
         url in prop_oneof![Just(None), "https://u:p@[a-z]{1,9}/[a-z?=]{0,9}".prop_map(|url| url.parse().ok())],
         action in prop::sample::select(vec![Action::Alert, Action::Deny]),
         scope in prop::sample::select(vec![Scope::Both, Scope::Out, Scope::In]),
@@ -64,13 +132,15 @@ prop_compose! {
         lengths in (0u8..=32, 0u8..=128),
     ) -> Feed {
         Feed {
-            url, action, scope, period, stale_after, severity, labels, headers,
+            // A preset has a URL unless another one is written.
+            url: url.or_else(|| source.preset?.url.parse().ok()),
+            action, scope, period, stale_after, severity, labels, headers,
             enabled: flags.0,
             allow_empty: flags.1,
             max_entries, max_bytes, max_bad,
             min_prefix4: lengths.0,
             min_prefix6: lengths.1,
-            ..Feed::new("x".parse().unwrap())
+            ..source
         }
     }
 }
@@ -133,6 +203,7 @@ prop_compose! {
                 name: format!("feed{i}").parse().unwrap(),
                 ..feed
             }).collect(),
+            consensus: Consensus { deny_at: 2 },
             attribution: Attribution { timeout, clients: [(mac, "a \"b\"".to_owned())].into() },
             alerts: Alerts { suppress, json_file, syslog },
         }
@@ -151,9 +222,15 @@ proptest! {
 #[test]
 fn the_default_prints_every_key_in_effect_without_warnings() {
     let mut config = Config::default();
+    let full = good(FULL).feeds.remove(0);
+    config.feeds.push(full);
+    // Two pairs of keys exclude each other.
     config.feeds.push(Feed {
-        url: "https://example.org/".parse().ok(),
-        ..Feed::new("a".parse().unwrap())
+        csv: CsvOptions {
+            record_size: RecordSize::Exactly(3),
+            ..CsvOptions::default()
+        },
+        ..Feed::new("second".parse().unwrap())
     });
     let text = to_toml(&config);
     assert_eq!(warnings(&text), Vec::<String>::new());
@@ -164,9 +241,22 @@ fn the_default_prints_every_key_in_effect_without_warnings() {
             .any(|line| line.starts_with(&format!("{key} = ")));
         assert!(shown || !keys::in_effect(path), "{path}\n{text}");
     }
-    assert!(text.contains("period = \"24h\""), "{text}");
-    assert!(text.contains("max-bytes = \"64MiB\""), "{text}");
-    assert!(text.contains("max-bad = \"5%\""), "{text}");
+}
+
+#[test]
+fn numbers_print_as_people_write_them() {
+    let mut config = Config::default();
+    config.feeds.push(Feed::new("a".parse().unwrap()));
+    let text = to_toml(&config);
+    for line in [
+        "period = \"24h\"",
+        "max-bytes = \"64MiB\"",
+        "max-bad = \"5%\"",
+        "max-growth = \"10x\"",
+        "expire-after = \"never\"",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
 }
 
 #[test]

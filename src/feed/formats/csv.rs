@@ -1,11 +1,15 @@
 //! Delimited columns with quotes (RFC 4180), with the options of Calico's GlobalThreatFeed.
 
+use std::collections::BTreeMap;
+
 use csv::{ByteRecord, Reader, ReaderBuilder};
 
 use super::take;
 use crate::feed::{
     Limits, Parsed, Refusal,
-    collect::{Collector, Line, without_mark},
+    collect::{Collector, Extra, Line, without_mark},
+    header,
+    plain::score,
 };
 
 /// Lines that one record may span. A quote that is never closed swallows the rest of the text:
@@ -26,9 +30,17 @@ pub struct CsvOptions {
     pub comment: Option<u8>,
     /// How many columns a record has.
     pub record_size: RecordSize,
+    /// The column with the port of each entry; an empty one means all ports.
+    pub port: Option<Column>,
+    /// The column with the score of each entry.
+    pub score: Option<Column>,
+    /// The column with a word for each entry.
+    pub tag: Option<Column>,
+    /// Only records with these values in these columns, upper and lower case alike.
+    pub only: BTreeMap<String, String>,
 }
 
-/// Which column.
+/// Which column. As text: a number of digits only is one, all else is a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Column {
     /// By number, from 0 (as Calico counts).
@@ -56,6 +68,10 @@ impl Default for CsvOptions {
             delimiter: b',',
             comment: Some(b'#'),
             record_size: RecordSize::First,
+            port: None,
+            score: None,
+            tag: None,
+            only: BTreeMap::new(),
         }
     }
 }
@@ -65,6 +81,7 @@ pub fn parse_csv(text: &[u8], options: &CsvOptions, limits: &Limits) -> Result<P
     let text = without_mark(text);
     let lines = text.iter().filter(|b| **b == b'\n').count() + 1;
     let mut out = Collector::new(limits, lines);
+    options.comments(text, &mut out);
     let mut reader = options.reader(text);
     let mut record = ByteRecord::new();
     let mut table = None;
@@ -125,12 +142,16 @@ fn next<'a>(
 }
 
 /// The shape of a text, known after its first record.
-struct Table {
+struct Table<'a> {
     column: usize,
     size: Option<usize>,
+    port: Option<usize>,
+    score: Option<usize>,
+    tag: Option<usize>,
+    only: Vec<(usize, &'a str)>,
 }
 
-impl Table {
+impl Table<'_> {
     fn read(&self, place: Place<'_>, record: &ByteRecord, out: &mut Collector<'_>) {
         let Place { line, span } = place;
         if span > MAX_SPAN {
@@ -140,10 +161,30 @@ impl Table {
             let has = record.len();
             return out.bad_lines(line, span, format_args!("{has} columns instead of {size}"));
         }
-        match record.get(self.column) {
-            Some(field) => take(line, field, out),
-            None => out.bad_lines(line, span, format_args!("no column {}", self.column)),
+        let Some(field) = record.get(self.column) else {
+            return out.bad_lines(line, span, format_args!("no column {}", self.column));
+        };
+        let wanted = self.only.iter().all(|(column, value)| {
+            let field = record.get(*column).unwrap_or_default();
+            field.trim_ascii().eq_ignore_ascii_case(value.as_bytes())
+        });
+        if !wanted {
+            return out.filtered();
         }
+        let value = |column: Option<usize>| Some(record.get(column?)?.trim_ascii());
+        let port = match value(self.port).filter(|port| !port.is_empty()) {
+            None => None,
+            Some(port) => match std::str::from_utf8(port).ok().and_then(|p| p.parse().ok()) {
+                Some(port) => Some(port),
+                None => return out.bad_lines(line, span, "not a port"),
+            },
+        };
+        let extra = Extra {
+            port,
+            score: value(self.score).and_then(score),
+            tag: value(self.tag),
+        };
+        take(line, field, extra, out);
     }
 }
 
@@ -157,31 +198,73 @@ impl CsvOptions {
             .from_reader(text)
     }
 
+    /// What the comments say about the whole.
+    fn comments(&self, text: &[u8], out: &mut Collector<'_>) {
+        let Some(comment) = self.comment else { return };
+        let lines = text.split(|b| *b == b'\n');
+        for line in lines.filter(|line| line.first() == Some(&comment)) {
+            let start = line.iter().position(|b| *b != comment);
+            header::read(start.and_then(|at| line.get(at..)).unwrap_or_default(), out);
+        }
+    }
+
     /// The shape of `text`, and whether its first record is a header.
-    fn table(&self, first: &ByteRecord, text: &[u8]) -> Result<(Table, bool), Refusal> {
+    fn table(&self, first: &ByteRecord, text: &[u8]) -> Result<(Table<'_>, bool), Refusal> {
         let size = match self.record_size {
             RecordSize::First => Some(first.len()),
             RecordSize::Exactly(size) => Some(size),
             RecordSize::Any => None,
         };
-        let name = match &self.column {
-            Column::Number(column) => {
-                let column = *column;
-                return Ok((Table { column, size }, self.header));
-            }
-            Column::Name(name) => name,
+        let names = self.names();
+        let (names, is_header) = match names.first() {
+            None => (None, self.header),
+            Some(name) if find(first, name).is_some() => (Some(first.clone()), true),
+            Some(name) => match self.header_in_comments(text, name) {
+                Some(header) => (Some(header), false),
+                None => return Err(no_column(name)),
+            },
         };
-        if let Some(column) = find(first, name) {
-            return Ok((Table { column, size }, true));
-        }
-        match self.find_in_comments(text, name) {
-            Some(column) => Ok((Table { column, size }, false)),
-            None => Err(Refusal::NoColumn { name: name.clone() }),
-        }
+        let place = |column: &Column| match column {
+            Column::Number(number) => Ok(*number),
+            Column::Name(name) => names
+                .as_ref()
+                .and_then(|header| find(header, name))
+                .ok_or_else(|| no_column(name)),
+        };
+        let optional = |column: &Option<Column>| column.as_ref().map(place).transpose();
+        let only = self.only.iter().map(|(column, value)| {
+            let column = place(&Column::from(column.as_str()))?;
+            Ok((column, value.as_str()))
+        });
+        let table = Table {
+            column: place(&self.column)?,
+            size,
+            port: optional(&self.port)?,
+            score: optional(&self.score)?,
+            tag: optional(&self.tag)?,
+            only: only.collect::<Result<_, Refusal>>()?,
+        };
+        Ok((table, is_header))
     }
 
-    /// The column `name` in the last fitting comment in front of the first record.
-    fn find_in_comments(&self, text: &[u8], name: &str) -> Option<usize> {
+    /// All names of columns, the one of the entries first.
+    fn names(&self) -> Vec<String> {
+        let columns = [Some(&self.column), self.port.as_ref()].into_iter();
+        let columns = columns.chain([self.score.as_ref(), self.tag.as_ref()]);
+        let only = self.only.keys().map(|key| Column::from(key.as_str()));
+        columns
+            .flatten()
+            .cloned()
+            .chain(only)
+            .filter_map(|column| match column {
+                Column::Name(name) => Some(name),
+                Column::Number(_) => None,
+            })
+            .collect()
+    }
+
+    /// The last comment in front of the first record that has a column `name`.
+    fn header_in_comments(&self, text: &[u8], name: &str) -> Option<ByteRecord> {
         let comment = self.comment?;
         let lines = text.split(|b| *b == b'\n').map(<[u8]>::trim_ascii);
         lines
@@ -191,9 +274,34 @@ impl CsvOptions {
                 let mut header = ByteRecord::new();
                 let mut reader = self.reader(line.get(end..)?.trim_ascii());
                 reader.read_byte_record(&mut header).ok()?;
-                find(&header, name)
+                find(&header, name).is_some().then_some(header)
             })
             .last()
+    }
+}
+
+impl From<&str> for Column {
+    fn from(text: &str) -> Self {
+        let digits = text.bytes().all(|b| b.is_ascii_digit());
+        match text.parse() {
+            Ok(number) if digits => Self::Number(number),
+            _ => Self::Name(text.to_owned()),
+        }
+    }
+}
+
+impl std::fmt::Display for Column {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+fn no_column(name: &str) -> Refusal {
+    Refusal::NoColumn {
+        name: name.to_owned(),
     }
 }
 

@@ -3,22 +3,41 @@
 //! What the path matches must be text. An array it matches stands for its items, one level deep,
 //! since Calico's `$.ips` means the same as RFC 9535's `$.ips[*]`.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use serde_json::Value;
 
-use super::take;
+use super::{MAX_MEMORY, memory, not_json, refuse_memory, take};
 use crate::feed::{
     Limits, Parsed, Refusal,
-    collect::{Collector, Line, printable, without_mark},
+    collect::{Collector, Extra, Line, without_mark},
+    date,
+    plain::score,
 };
 
-/// Memory a document may take, in bytes, as [`memory`] estimates it. `{},` takes two hundred times
-/// its text, so that the size of the text alone bounds nothing.
-const MAX_MEMORY: usize = 512 << 20;
+/// Where the entries of a document are.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct JsonOptions {
+    /// What leads to the entries: their texts, arrays of them, or, with `address`, objects.
+    pub path: Option<JsonPath>,
+    /// The member of a matched object that holds the address.
+    pub address: Option<String>,
+    /// The member with the port.
+    pub port: Option<String>,
+    /// The member with the score.
+    pub score: Option<String>,
+    /// The member with a word for the entry.
+    pub tag: Option<String>,
+}
 
-/// Characters of an error text that are shown.
-const SHOWN: usize = 200;
+impl From<JsonPath> for JsonOptions {
+    fn from(path: JsonPath) -> Self {
+        Self {
+            path: Some(path),
+            ..Self::default()
+        }
+    }
+}
 
 /// A path to the entries of a document, or of each line.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,21 +66,21 @@ impl fmt::Display for JsonPath {
 }
 
 /// Reads one document. Refused lines are numbered by their place among the matches.
-pub fn parse_json(text: &[u8], path: &JsonPath, limits: &Limits) -> Result<Parsed, Refusal> {
+pub fn parse_json(text: &[u8], options: &JsonOptions, limits: &Limits) -> Result<Parsed, Refusal> {
+    let Some(path) = &options.path else {
+        return Err(Refusal::NoPath { format: "json" });
+    };
     let text = without_mark(text);
     let mut out = Collector::new(limits, 0);
     if text.trim_ascii().is_empty() {
         return Ok(out.finish());
     }
-    if memory(text) > MAX_MEMORY {
-        return Err(Refusal::TooManyValues);
-    }
-    let document: Value = serde_json::from_slice(text).map_err(|error| Refusal::NotJson {
-        cause: printable(error.to_string().as_bytes(), SHOWN),
-    })?;
+    refuse_memory(text)?;
+    let document: Value = serde_json::from_slice(text).map_err(|error| not_json(&error))?;
+    super::warninglist::refuse(&document)?;
     let matches = path.0.query(&document);
     for (index, value) in matches.iter().flat_map(|value| items(value)).enumerate() {
-        take_value(value, index + 1, &mut out);
+        options.take(value, index + 1, &mut out);
         if out.full() {
             break;
         }
@@ -69,9 +88,13 @@ pub fn parse_json(text: &[u8], path: &JsonPath, limits: &Limits) -> Result<Parse
     Ok(out.finish())
 }
 
-/// Reads one document a line; blank lines are skipped. A line in which the path matches nothing
-/// (Spamhaus ends its lists with one of metadata) counts as one without address.
-pub fn parse_jsonl(text: &[u8], path: &JsonPath, limits: &Limits) -> Parsed {
+/// Reads one document a line; blank lines are skipped. An object with `"type": "metadata"` says how
+/// many there are and when they were written (Spamhaus). Any other line in which the path matches
+/// nothing counts as one without address.
+pub fn parse_jsonl(text: &[u8], options: &JsonOptions, limits: &Limits) -> Result<Parsed, Refusal> {
+    let Some(path) = &options.path else {
+        return Err(Refusal::NoPath { format: "jsonl" });
+    };
     let text = without_mark(text);
     let mut out = Collector::new(limits, 0);
     for (index, text) in text.split(|b| *b == b'\n').enumerate() {
@@ -79,51 +102,95 @@ pub fn parse_jsonl(text: &[u8], path: &JsonPath, limits: &Limits) -> Parsed {
             number: index + 1,
             text,
         };
-        read_line(line, path, &mut out);
+        options.read_line(line, path, &mut out);
         if out.full() {
             break;
         }
     }
-    out.finish()
+    Ok(out.finish())
 }
 
-fn read_line(line: Line<'_>, path: &JsonPath, out: &mut Collector<'_>) {
-    let text = line.text.trim_ascii();
-    if text.is_empty() {
-        return;
+impl JsonOptions {
+    fn read_line(&self, line: Line<'_>, path: &JsonPath, out: &mut Collector<'_>) {
+        let text = line.text.trim_ascii();
+        if text.is_empty() {
+            return;
+        }
+        if memory(text) > MAX_MEMORY {
+            return out.bad(line, "too many values in one line");
+        }
+        let Ok(document) = serde_json::from_slice::<Value>(text) else {
+            return out.bad(line, "not JSON");
+        };
+        if document.get("type").and_then(Value::as_str) == Some("metadata") {
+            return metadata(&document, out);
+        }
+        let matches = path.0.query(&document);
+        if matches.is_empty() {
+            return out.not_address(line, "the path matches nothing");
+        }
+        for value in matches.iter().flat_map(|value| items(value)) {
+            self.take(value, line.number, out);
+            if out.full() {
+                break;
+            }
+        }
     }
-    if memory(text) > MAX_MEMORY {
-        return out.bad(line, "too many values in one line");
-    }
-    let Ok(document) = serde_json::from_slice::<Value>(text) else {
-        return out.bad(line, "not JSON");
-    };
-    let matches = path.0.query(&document);
-    if matches.is_empty() {
-        return out.not_address(line, "the path matches nothing");
-    }
-    for value in matches.iter().flat_map(|value| items(value)) {
-        take_value(value, line.number, out);
-        if out.full() {
-            break;
+
+    fn take(&self, value: &Value, number: usize, out: &mut Collector<'_>) {
+        let member = |key: &Option<String>| value.get(key.as_deref()?);
+        let (address, extra) = match &self.address {
+            None => (Some(value), Extra::default()),
+            Some(_) => {
+                let port = member(&self.port).filter(|port| !port.is_null());
+                let port = match port.map(|port| plain(port).parse()) {
+                    None => None,
+                    Some(Ok(port)) => Some(port),
+                    Some(Err(_)) => return out.bad(shown(number, value), "not a port"),
+                };
+                let extra = Extra {
+                    port,
+                    score: member(&self.score).and_then(|value| score(plain(value).as_bytes())),
+                    tag: member(&self.tag).and_then(Value::as_str).map(str::as_bytes),
+                };
+                (member(&self.address), extra)
+            }
+        };
+        match address {
+            Some(Value::String(text)) => {
+                let text = text.as_bytes();
+                take(Line { number, text }, text, extra, out);
+            }
+            Some(other) => out.bad(shown(number, other), "the path must lead to text"),
+            None => out.bad(shown(number, value), "no member of that name"),
         }
     }
 }
 
-fn take_value(value: &Value, number: usize, out: &mut Collector<'_>) {
+/// What stands for a value in a message: its text may be large.
+fn shown(number: usize, value: &Value) -> Line<'static> {
+    Line {
+        number,
+        text: kind(value).as_bytes(),
+    }
+}
+
+fn metadata(document: &Value, out: &mut Collector<'_>) {
+    let number = |key| document.get(key).and_then(Value::as_u64);
+    if let Some(records) = number("records").and_then(|records| usize::try_from(records).ok()) {
+        out.declare(records);
+    }
+    if let Some(time) = number("timestamp").and_then(date::unix) {
+        out.made_at(time);
+    }
+}
+
+/// A text without its quotes, or a number.
+fn plain(value: &Value) -> Cow<'_, str> {
     match value {
-        Value::String(text) => {
-            let text = text.as_bytes();
-            take(Line { number, text }, text, out);
-        }
-        // The text of a large value would be work for nothing.
-        other => out.bad(
-            Line {
-                number,
-                text: kind(other).as_bytes(),
-            },
-            "the path must lead to text",
-        ),
+        Value::String(text) => Cow::Borrowed(text.trim()),
+        Value::Number(number) => Cow::Owned(number.to_string()),
+        _ => Cow::Borrowed(""),
     }
 }
 
@@ -146,18 +213,6 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// At least the memory that the values of `text` take, in bytes: an object is a B-tree node of 632
-/// bytes, and another one for every five keys or more; a value in a growing array has twice its 32
-/// bytes; strings are no longer than their text.
-fn memory(text: &[u8]) -> usize {
-    let values = text.iter().map(|b| match b {
-        b'{' => 640,
-        b',' | b':' | b'[' => 64,
-        _ => 1,
-    });
-    values.fold(64, usize::saturating_add)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -165,11 +220,13 @@ mod tests {
     use super::*;
 
     fn read(text: impl AsRef<[u8]>, path: &str) -> Result<Parsed, Refusal> {
-        parse_json(text.as_ref(), &path.parse().unwrap(), &Limits::default())
+        let path: JsonPath = path.parse().unwrap();
+        parse_json(text.as_ref(), &path.into(), &Limits::default())
     }
 
     fn read_lines(text: impl AsRef<[u8]>, path: &str) -> Parsed {
-        parse_jsonl(text.as_ref(), &path.parse().unwrap(), &Limits::default())
+        let path: JsonPath = path.parse().unwrap();
+        parse_jsonl(text.as_ref(), &path.into(), &Limits::default()).unwrap()
     }
 
     fn entries(parsed: &Parsed) -> Vec<String> {
@@ -206,7 +263,8 @@ mod tests {
             r#"{"ips": ["192.0.2.1", 7, null, "", "a.example", "192.0.2.1:80", " 192.0.2.2 "]}"#;
         let parsed = read(text, "$.ips").unwrap();
         assert_eq!(entries(&parsed), ["192.0.2.1", "192.0.2.2"]);
-        assert_eq!((parsed.bad.count, parsed.not_address.count), (4, 1));
+        assert_eq!((parsed.bad.count, parsed.not_address.count), (3, 1));
+        assert_eq!(parsed.bound.len(), 1);
         assert_eq!(
             parsed.bad.examples[0].to_string(),
             "line 2: a number (the path must lead to text)"
@@ -239,7 +297,8 @@ mod tests {
             entries(&parsed),
             ["192.0.2.0/25", "2001:db8::/32", "198.51.100.0/24"]
         );
-        assert_eq!((parsed.bad.count, parsed.not_address.count), (0, 1));
+        assert_eq!((parsed.lines(), parsed.declared), (3, Some(3)));
+        assert!(parsed.updated.is_some());
         let parsed = read_lines("{\"cidr\":\"192.0.2.1\"}\r\n\r\noops\r\n", "$.cidr");
         assert_eq!(entries(&parsed), ["192.0.2.1"]);
         assert_eq!(

@@ -8,7 +8,7 @@ mod files;
 mod routes;
 mod servers;
 
-use std::{io, net::IpAddr, path::PathBuf, time::Duration};
+use std::{collections::HashSet, io, net::IpAddr, path::PathBuf, time::Duration};
 
 use nix::{ifaddrs, net::if_::InterfaceFlags, sys::socket::SockaddrStorage};
 
@@ -132,6 +132,13 @@ pub fn own(roots: &Roots) -> Lifelines {
         found.add(resolvers(file));
     }
     found.sorted()
+}
+
+/// This host's own addresses now; none when the kernel does not list them.
+pub fn local() -> HashSet<IpAddr> {
+    let list = ifaddrs::getifaddrs().into_iter().flatten();
+    list.filter_map(|interface| interface.address.as_ref().and_then(ip))
+        .collect()
 }
 
 fn interfaces() -> Result<Vec<Exception>, LifelineError> {

@@ -23,6 +23,13 @@ pub(crate) use self::{
 /// The longest anything is waited for. Far above what it takes, so that a busy machine is no failure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A limit that the daemon has to keep; longer where `FEEDGATE_TEST_SLOWER` says that the machine is
+/// so many times slower than a real one (an emulated processor).
+pub(crate) fn within(limit: Duration) -> Duration {
+    let factor = std::env::var("FEEDGATE_TEST_SLOWER").ok();
+    limit * factor.and_then(|factor| factor.parse().ok()).unwrap_or(1)
+}
+
 /// Asks `look` again and again until it finds something; fails the test when it never does.
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {

@@ -1,23 +1,30 @@
-//! One address or prefix a line, with `#` and `;` comments and trailing columns.
+//! One address, prefix or range a line, with comments and trailing columns, in the dialects that
+//! real lists are written in.
 //!
 //! The rules, line by line:
 //! - Lines end with LF or CRLF; a UTF-8 byte order mark in front is skipped.
-//! - `#` and `;` start a comment anywhere in a line. Blank lines are skipped.
-//! - Columns are separated by spaces, tabs or commas; the first one is the entry, the others are not
-//!   read, with two exceptions that keep a network from being cut to its first address or a sink
-//!   from being listed:
-//!   - `start end length` (DShield) is that network; any other second address of the same family
-//!     makes the line bad, since it looks like a range.
+//! - `#` and `;` start a comment anywhere in a line. One behind an entry is its tag; one that has the
+//!   line to itself may say how many entries there are and when the list was made.
+//! - Columns are separated by spaces, tabs or commas; the first one is the entry. The second one is
+//!   its score where the feed is judged by score. Others are not read, with two exceptions that keep
+//!   a network from being cut to its first address or a sink from being listed:
+//!   - `start end length` (DShield) is that network, and the fourth column its score; `start - end`
+//!     is that range; any other second address of the same family makes the line bad.
 //!   - `0.0.0.0 name` (also 127.0.0.0/8, `::`, `::1`) is a line of a hosts file, never an entry.
 //! - What a column can be is decided in one place: strict addresses only, host bits are masked off
 //!   and counted, names and URLs count apart, everything else is malformed.
+//! - Lines of `ipset save`, of Tor's exit-addresses and of P2P lists are known by their first word or
+//!   their shape.
+
+mod dialect;
 
 use std::net::IpAddr;
 
 use super::{
-    Limits, Parsed,
-    collect::{Collector, Line, without_mark},
-    token::{Class, classify, is_hosts_name},
+    Limits, Parsed, Span,
+    collect::{Collector, Extra, Line, without_mark},
+    header,
+    token::{Class, address, classify, is_hosts_name},
 };
 use crate::prefix::Prefix;
 
@@ -26,84 +33,167 @@ use crate::prefix::Prefix;
 pub fn parse_plain(text: &[u8], limits: &Limits) -> Parsed {
     let text = without_mark(text);
     let lines = text.iter().filter(|b| **b == b'\n').count() + 1;
-    let mut out = Collector::new(limits, lines);
+    let mut reader = Reader {
+        out: Collector::new(limits, lines),
+        node: None,
+    };
     for (index, text) in text.split(|b| *b == b'\n').enumerate() {
-        let line = Line {
-            number: index + 1,
-            text,
-        };
-        read_line(line, &mut out);
-        if out.full() {
+        let number = index + 1;
+        reader.line(Line { number, text });
+        if reader.out.full() {
             break;
         }
     }
-    out.finish()
+    reader.out.finish()
 }
 
-fn read_line(line: Line<'_>, out: &mut Collector<'_>) {
-    let data = before_comment(line.text).trim_ascii();
-    if data.is_empty() {
-        return;
+struct Reader<'a> {
+    out: Collector<'a>,
+    /// The fingerprint of the Tor node whose addresses follow.
+    node: Option<&'a [u8]>,
+}
+
+impl<'a> Reader<'a> {
+    fn line(&mut self, line: Line<'a>) {
+        let (data, comment) = split_comment(line.text);
+        let data = data.trim_ascii();
+        if data.is_empty() {
+            if let Some(comment) = comment {
+                header::read(comment, &mut self.out);
+            }
+            return;
+        }
+        let (first, rest) = split_column(data);
+        if first.is_empty() {
+            return self.out.bad(line, "the first column is empty");
+        }
+        let class = classify(first);
+        match class {
+            Class::Prefix(prefix, host_bits) => {
+                let bare = comment.is_none() && !self.out.wants_score();
+                if rest.is_empty() && bare {
+                    return self.out.entry(line, prefix, host_bits);
+                }
+                self.columns(line, class, prefix, rest, comment);
+            }
+            Class::Span(..) => self.take(line, class, rest, comment),
+            Class::NotAddress(_) | Class::Bad(_) => {
+                if !self.dialect(line, data) {
+                    self.out.class(line, class, Extra::default());
+                }
+            }
+        }
     }
-    let (first, rest) = split_column(data);
-    if first.is_empty() {
-        return out.bad(line, "the first column is empty");
+
+    /// A prefix with more behind it.
+    fn columns(
+        &mut self,
+        line: Line<'_>,
+        class: Class,
+        first: Prefix,
+        rest: &[u8],
+        comment: Option<&[u8]>,
+    ) {
+        match with_columns(first, rest) {
+            Columns::Ignored => self.take(line, class, rest, comment),
+            Columns::Network(network, rest) => {
+                self.take(line, Class::Prefix(network, false), rest, comment);
+            }
+            Columns::Range(span) => self.take(line, Class::Span(span, None), &[], comment),
+            Columns::Unclear => self.out.bad(line, "a second address: a range?"),
+            Columns::Hosts => self.out.hosts_line(line),
+        }
     }
-    match classify(first) {
-        Class::Prefix(prefix, host_bits) if rest.is_empty() => out.entry(line, prefix, host_bits),
-        Class::Prefix(prefix, host_bits) => match with_columns(prefix, rest) {
-            Columns::Ignored => out.entry(line, prefix, host_bits),
-            Columns::Network(network) => out.entry(line, network, false),
-            Columns::Range => out.bad(line, "a second address: a range?"),
-            Columns::Hosts => out.hosts_line(line),
-        },
-        Class::NotAddress(what) => out.not_address(line, what),
-        Class::Bad(why) => out.bad(line, why),
+
+    fn take(&mut self, line: Line<'_>, class: Class, rest: &[u8], comment: Option<&[u8]>) {
+        let score = if self.out.wants_score() {
+            score(split_column(rest).0)
+        } else {
+            None
+        };
+        let extra = Extra {
+            port: None,
+            score,
+            tag: comment.and_then(tag),
+        };
+        self.out.class(line, class, extra);
     }
 }
 
 /// What the columns behind the first one make of a line.
-enum Columns {
+enum Columns<'a> {
     /// Nothing.
     Ignored,
-    /// The network of a DShield line.
-    Network(Prefix),
-    /// A range.
-    Range,
+    /// The network of a DShield line, and the columns behind its length.
+    Network(Prefix, &'a [u8]),
+    /// `start - end`.
+    Range(Span),
+    /// A second address that makes no sense.
+    Unclear,
     /// A line of a hosts file.
     Hosts,
 }
 
-fn with_columns(first: Prefix, rest: &[u8]) -> Columns {
+fn with_columns(first: Prefix, rest: &[u8]) -> Columns<'_> {
     let (second, rest) = split_column(rest);
     if is_sink(first) && is_hosts_name(second) {
         return Columns::Hosts;
     }
-    match address(second) {
+    if second == b"-" {
+        let last = dotted(split_column(rest).0).filter(|_| first.is_host());
+        let span = last.and_then(|last| Span::new(first.addr(), last));
+        return span.map_or(Columns::Unclear, Columns::Range);
+    }
+    match dotted(second) {
         Some(end) if first.is_host() && end.is_ipv4() == first.addr().is_ipv4() => {
-            network(first.addr(), end, rest).map_or(Columns::Range, Columns::Network)
+            network(first.addr(), end, rest)
         }
         _ => Columns::Ignored,
     }
 }
 
 /// The network of `start end length`, if the three agree.
-fn network(start: IpAddr, end: IpAddr, rest: &[u8]) -> Option<Prefix> {
-    let (length, _) = split_column(rest);
-    let length = std::str::from_utf8(length).ok()?.parse().ok()?;
-    Prefix::new(start, length)
+fn network(start: IpAddr, end: IpAddr, rest: &[u8]) -> Columns<'_> {
+    let (length, rest) = split_column(rest);
+    std::str::from_utf8(length)
         .ok()
+        .and_then(|length| Prefix::new(start, length.parse().ok()?).ok())
         .filter(|prefix| prefix.addr() == start && prefix.last() == end)
+        .map_or(Columns::Unclear, |prefix| Columns::Network(prefix, rest))
 }
 
-fn address(token: &[u8]) -> Option<IpAddr> {
+fn dotted(token: &[u8]) -> Option<IpAddr> {
     // Most second columns are words and numbers: do not even try them.
     let digits = token.first().is_some_and(u8::is_ascii_hexdigit) || token.starts_with(b":");
     let dotted = token.contains(&b'.') || token.contains(&b':');
     if !(digits && dotted) {
         return None;
     }
-    std::str::from_utf8(token).ok()?.parse().ok()
+    address(std::str::from_utf8(token).ok()?)
+}
+
+/// A number, rounded down: thresholds are whole numbers, so nothing is lost.
+pub(super) fn score(token: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(token).ok()?.trim();
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if !(digits(whole) && digits(fraction)) {
+        return None;
+    }
+    Some(whole.parse().unwrap_or(u32::MAX))
+}
+
+/// The tag in the comment behind an entry. AlienVault separates its columns by `#`: there it is the
+/// fourth, the kind of activity.
+fn tag(comment: &[u8]) -> Option<&[u8]> {
+    let spaced = comment.first().is_none_or(u8::is_ascii_whitespace);
+    let mut columns = comment.split(|b| *b == b'#');
+    let tag = match columns.nth(2) {
+        Some(activity) if !spaced && columns.next().is_some() => activity,
+        _ => comment,
+    };
+    let tag = tag.trim_ascii();
+    (!tag.is_empty()).then_some(tag)
 }
 
 /// Addresses that hosts files send unwanted names to.
@@ -111,11 +201,19 @@ fn is_sink(prefix: Prefix) -> bool {
     prefix.is_host() && (prefix.addr().is_loopback() || prefix.addr().is_unspecified())
 }
 
-fn before_comment(line: &[u8]) -> &[u8] {
-    match line.iter().position(|b| matches!(b, b'#' | b';')) {
-        Some(end) => line.get(..end).unwrap_or_default(),
-        None => line,
-    }
+/// A line before its comment, and the comment without its marks.
+fn split_comment(line: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let Some(end) = line.iter().position(|b| is_mark(*b)) else {
+        return (line, None);
+    };
+    let (data, comment) = line.split_at_checked(end).unwrap_or((line, &[]));
+    let start = comment.iter().position(|b| !is_mark(*b));
+    let comment = start.and_then(|start| comment.get(start..));
+    (data, Some(comment.unwrap_or_default()))
+}
+
+fn is_mark(byte: u8) -> bool {
+    matches!(byte, b'#' | b';')
 }
 
 /// The first column and what is behind its separators.
@@ -194,6 +292,7 @@ mod tests {
             ";1.2.3.4",
             "   ; x",
             "\u{feff}",
+            "Start\tEnd\tNetmask",
         ] {
             assert_eq!(parse(line), Parsed::default(), "{line}");
         }
@@ -205,9 +304,11 @@ mod tests {
             ",1.2.3.4",
             "garbage 1.2.3.4",
             "\"1.2.3.4\",\"80\"",
-            "Start\tEnd\tNetmask",
-            "1.2.3.4:80",
-            "1.2.3.4-1.2.3.9",
+            "Starts\tEnd\tNetmask",
+            "1.2.3.4:80x",
+            "1.2.3.9-1.2.3.4",
+            "1.2.3.9 - 1.2.3.4",
+            "1.2.3.0/24 - 1.2.3.4",
             "1.2.3.4 1.2.3.9",
             // The three do not agree.
             "5.188.86.0\t5.188.86.255\t25",

@@ -1,0 +1,203 @@
+//! Commands about feeds: presets, push, accept, preview, lint.
+
+#![allow(clippy::indexing_slicing)] // a missing key of a serde_json value reads as null
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use serde_json::{Value, json};
+
+use super::{Failure, ask};
+use crate::{
+    config,
+    control::{self, MAX_BODY, Request},
+    feed::{self, Finding, Known, formats::parse_warninglist},
+};
+
+pub(super) fn presets_list() -> Value {
+    let row = |p: &feed::Preset| {
+        json!({ "name": p.name, "about": p.about, "url": p.url, "licence": p.licence, "note": p.note,
+            "period-seconds": p.period })
+    };
+    feed::presets().iter().map(row).collect()
+}
+
+pub(super) fn presets(json: bool) -> Result<(), Failure> {
+    if json {
+        ask::print_json(&presets_list());
+        return Ok(());
+    }
+    for preset in feed::presets() {
+        println!("{:<18} {}", preset.name, preset.about);
+        println!("{:18} {}", "", preset.url);
+        println!("{:18} licence: {}", "", preset.licence);
+        if !preset.note.is_empty() {
+            println!("{:18} note: {}", "", preset.note);
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn accept(config: &Path, feed: String) -> Result<(), Failure> {
+    let value = ask::daemon(config, &Request::Accept { feed })?;
+    println!(
+        "{}: accepted, in the kernel, {} entries",
+        ask::text(&value["feed"]),
+        value["entries"]
+    );
+    Ok(())
+}
+
+pub(super) fn push(config: &Path, feed: &str, file: &Path) -> Result<(), Failure> {
+    let text = read(file)?;
+    let value = control::push(&ask::socket(config)?, feed, &text).map_err(ask::failure)?;
+    println!(
+        "{}: taken, in the kernel, {} entries",
+        ask::text(&value["feed"]),
+        value["entries"]
+    );
+    Ok(())
+}
+
+pub(super) fn preview(config: &Path, feed: Option<String>, json: bool) -> Result<(), Failure> {
+    let value = ask::daemon(
+        config,
+        &Request::Refresh {
+            feed,
+            dry_run: true,
+        },
+    )?;
+    if json {
+        ask::print_json(&value);
+        return Ok(());
+    }
+    for row in value.as_array().into_iter().flatten() {
+        println!(
+            "{}: {} entries; nothing was changed",
+            ask::text(&row["feed"]),
+            row["entries"]
+        );
+        if let Some(why) = row["refused"].as_str() {
+            println!("  held back: {why}");
+        }
+        for (key, sign) in [("added", '+'), ("removed", '-')] {
+            let examples = ask::list(&row[format!("{key}_examples")]);
+            let such = if examples.is_empty() {
+                String::new()
+            } else {
+                format!(": {examples}")
+            };
+            println!("  {sign} {} entries{such}", row[key]);
+        }
+        println!(
+            "  kernel: {} elements come, {} go",
+            row["elements_added"], row["elements_removed"]
+        );
+        for finding in row["findings"].as_array().into_iter().flatten() {
+            let who = finding["who"]
+                .as_str()
+                .map(|who| format!(" {who}"))
+                .unwrap_or_default();
+            println!(
+                "  {}{who}: {} ({})",
+                ask::text(&finding["kind"]),
+                finding["count"],
+                ask::list(&finding["examples"])
+            );
+        }
+        for flow in row["flows"]["examples"].as_array().into_iter().flatten() {
+            let action = if flow["action"] == "deny" {
+                "would be cut"
+            } else {
+                "would be alerted"
+            };
+            println!(
+                "  established flow {action}: {} ({})",
+                ask::text(&flow["flow"]),
+                ask::text(&flow["indicator"])
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Lints a configured feed in the daemon, or a file here.
+pub(super) fn lint(
+    config: &Path,
+    target: &str,
+    known: &[PathBuf],
+    json: bool,
+) -> Result<(), Failure> {
+    let file = Path::new(target);
+    let (findings, lines) = if target == "-" || target.contains('/') || file.is_file() {
+        lint_file(file, known)?
+    } else {
+        let value = ask::daemon(
+            config,
+            &Request::Lint {
+                feed: Some(target.to_owned()),
+            },
+        )?;
+        let row = &value[0];
+        let lines = row["lines"].as_array().into_iter().flatten();
+        (
+            row["findings"].clone(),
+            lines.filter_map(|l| Some(l.as_str()?.to_owned())).collect(),
+        )
+    };
+    if json {
+        ask::print_json(&findings);
+    } else if lines.is_empty() {
+        println!("{target}: nothing odd");
+    } else {
+        for line in lines {
+            println!("{line}");
+        }
+    }
+    Ok(())
+}
+
+fn lint_file(file: &Path, known: &[PathBuf]) -> Result<(Value, Vec<String>), Failure> {
+    let text = read(file)?;
+    let name = "file".parse().map_err(Failure::failed)?;
+    let mut feed = config::Feed::new(name);
+    feed.allow_empty = true;
+    let mut good = Known::embedded();
+    for list in known {
+        let list = parse_warninglist(&read(list)?)
+            .map_err(|e| Failure::failed(format!("{}: {e}", list.display())))?;
+        good.warninglist(&list);
+    }
+    let parsed = feed::read(&text, &feed, SystemTime::now(), None)
+        .map_err(|e| Failure::failed(format!("{}: {e}", file.display())))?;
+    let findings: Vec<Finding> = feed::lint(&parsed, &[], &good);
+    let lines = std::iter::once(format!(
+        "{}: {} entries in {} lines",
+        file.display(),
+        parsed.count(),
+        parsed.lines()
+    ))
+    .chain(findings.iter().map(ToString::to_string))
+    .collect();
+    Ok((json!(findings), lines))
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Failure> {
+    let mut text = Vec::new();
+    let result = if file == Path::new("-") {
+        std::io::stdin().take(MAX_BODY + 1).read_to_end(&mut text)
+    } else {
+        std::fs::File::open(file).and_then(|file| file.take(MAX_BODY + 1).read_to_end(&mut text))
+    };
+    result.map_err(|e| Failure::failed(format!("cannot read {}: {e}", file.display())))?;
+    if u64::try_from(text.len()).is_ok_and(|len| len > MAX_BODY) {
+        return Err(Failure::failed(format!(
+            "{} has more than {MAX_BODY} bytes",
+            file.display()
+        )));
+    }
+    Ok(text)
+}

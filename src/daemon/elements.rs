@@ -1,0 +1,125 @@
+//! `sets.nft` in the state folder: the last good elements, for an include at boot.
+//!
+//! Rendered and written off the lock, at most once a minute and when the daemon stops.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use super::{Shared, core::Core, engine::lock};
+use crate::{
+    ruleset::{self, MAX_ELEMENTS, Options, Shape, TableFamily, full},
+    snapshot::{SetName, Snapshot},
+};
+
+/// The shortest time between two files.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// What was written last.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    snapshot: Weak<Snapshot>,
+    sets: BTreeMap<SetName, Shape>,
+    at: Option<Instant>,
+    failed: bool,
+}
+
+/// Writes the file if the kernel holds something else than it; `now`: also within the pause.
+pub(super) fn keep(shared: &Shared, now: bool) {
+    let mut written = lock(&shared.elements);
+    if !now && written.at.is_some_and(|at| at.elapsed() < PAUSE) {
+        return;
+    }
+    let Some((options, snapshot, sets)) = good(&lock(&shared.core)) else {
+        return;
+    };
+    if Weak::ptr_eq(&written.snapshot, &Arc::downgrade(&snapshot)) && written.sets == sets {
+        return;
+    }
+    let start = Instant::now();
+    let text = text(&options, &snapshot, &sets);
+    match shared.store.save_elements(&text) {
+        Ok(()) => {
+            tracing::debug!("sets.nft: {} bytes in {:?}", text.len(), start.elapsed());
+            written.failed = false;
+        }
+        Err(e) if !written.failed => {
+            tracing::warn!("the elements for an include at boot are not stored: {e}");
+            written.failed = true;
+        }
+        Err(_) => {}
+    }
+    written.at = Some(Instant::now());
+    if !written.failed {
+        written.snapshot = Arc::downgrade(&snapshot);
+        written.sets = sets;
+    }
+}
+
+/// What the kernel holds, if that is good enough to begin with after a boot.
+fn good(core: &Core) -> Option<(Options, Arc<Snapshot>, BTreeMap<SetName, Shape>)> {
+    if core.inherited || core.broken.is_some() || core.applied.is_none() {
+        return None;
+    }
+    let snapshot = core.path.view.previous_or_current();
+    let waiting = core
+        .feeds
+        .values()
+        .any(|feed| feed.config.enabled && feed.data.is_none());
+    // An older file is better than an empty one.
+    if snapshot.sets.elements() == 0 && waiting {
+        return None;
+    }
+    let sets = sets(core);
+    (!sets.is_empty()).then(|| (core.kernel.options().clone(), snapshot, sets))
+}
+
+/// The sets to write: those of `nft/base.nft`, or those that the admin's table has.
+fn sets(core: &Core) -> BTreeMap<SetName, Shape> {
+    match core.kernel.included() {
+        Some(seen) => seen.sets,
+        None => full()
+            .into_iter()
+            .map(|name| (name, Shape::usual(name)))
+            .collect(),
+    }
+}
+
+fn text(options: &Options, snapshot: &Snapshot, sets: &BTreeMap<SetName, Shape>) -> String {
+    ruleset::elements(
+        (options.include.unwrap_or(TableFamily::Inet), &options.table),
+        &snapshot.sets,
+        sets,
+        options.include.is_none(),
+        MAX_ELEMENTS,
+    )
+}
+
+/// For `nft print`: the rules that the kernel has of the daemon's, and with `elements` what they hold.
+pub(super) fn print(core: &Core, elements: bool) -> String {
+    let snapshot = core.path.view.current();
+    let options = core.kernel.options();
+    let (mut out, there) = match core.kernel.included() {
+        Some(seen) => (
+            format!(
+                "# mode include: the rules of table {} are yours; the daemon fills its sets {}\n",
+                seen.table,
+                super::include::sets(&seen).join(", ")
+            ),
+            seen.sets,
+        ),
+        None => {
+            let names = snapshot.sets.names();
+            (
+                core.kernel.ruleset(&snapshot.sets).to_string(),
+                names.map(|name| (name, Shape::usual(name))).collect(),
+            )
+        }
+    };
+    if elements {
+        out.push_str(&text(options, &snapshot, &there));
+    }
+    out
+}

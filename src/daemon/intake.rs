@@ -1,0 +1,316 @@
+//! A feed's text on its way in: read, judged, enforced, stored. Or held back, or only looked at.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use serde::Serialize;
+
+use super::{Shared, engine::lock, lastgood};
+use crate::{
+    config::{self, Format},
+    feed::{
+        FeedData, FeedName, Finding, Indicator, Known, Limits, Parsed, Refusal,
+        formats::CrowdsecState, judge, lint, read, unpack,
+    },
+    fetch::Validators,
+    snapshot::Delta,
+};
+
+/// Examples shown of entries that come or go.
+const EXAMPLES: usize = 5;
+
+/// A text as it came.
+pub(super) struct Body {
+    pub(super) bytes: Vec<u8>,
+    pub(super) validators: Validators,
+    /// For a CrowdSec stream: it starts anew instead of going on.
+    pub(super) startup: bool,
+}
+
+impl Body {
+    /// A text without validators: pushed.
+    pub(super) fn pushed(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            validators: Validators::default(),
+            startup: true,
+        }
+    }
+}
+
+/// An update that is sound in itself and differs too much from the last good data.
+#[derive(Debug)]
+pub(super) struct Quarantined {
+    pub(super) body: Arc<Vec<u8>>,
+    pub(super) validators: Validators,
+    pub(super) why: String,
+    pub(super) since: SystemTime,
+}
+
+/// A text that may be enforced.
+struct Good {
+    parsed: Parsed,
+    /// The stream's new state, for format crowdsec.
+    stream: Option<CrowdsecState>,
+}
+
+/// Reads and judges a text against the data in force.
+fn examine(
+    body: &Body,
+    feed: &config::Feed,
+    stream: &CrowdsecState,
+    now: SystemTime,
+    previous: Option<&FeedData>,
+) -> Result<Good, Refusal> {
+    if feed.format != Format::Crowdsec {
+        return Ok(Good {
+            parsed: read(&body.bytes, feed, now, previous)?,
+            stream: None,
+        });
+    }
+    let limits = Limits::from(feed);
+    let text = unpack(&body.bytes, &limits)?;
+    let mut stream = if body.startup {
+        CrowdsecState::default()
+    } else {
+        stream.clone()
+    };
+    stream.apply(&text, now, &limits)?;
+    stream.prune(now);
+    let parsed = judge(stream.parsed(now, &limits), &text, &limits, previous)?;
+    Ok(Good {
+        parsed,
+        stream: Some(stream),
+    })
+}
+
+/// Reads, judges, enforces and stores one text. `accept`: also one that differs much from the last good data.
+pub(super) fn take(
+    shared: &Shared,
+    feed: &config::Feed,
+    body: Body,
+    accept: bool,
+) -> Result<(), String> {
+    let (previous, stream) = {
+        let core = lock(&shared.core);
+        let Some(state) = core.feeds.get(&feed.name) else {
+            return Err(format!("feed {} is gone", feed.name));
+        };
+        (state.data.clone(), state.stream.clone())
+    };
+    let now = SystemTime::now();
+    let against = if accept { None } else { previous.as_deref() };
+    let good = match examine(&body, feed, &stream, now, against) {
+        Ok(good) => good,
+        Err(refusal) if refusal.can_be_accepted() => {
+            return Err(quarantine(shared, feed, body, &refusal, now));
+        }
+        Err(refusal) => return Err(refusal.to_string()),
+    };
+    let findings = findings(shared, &feed.name, &good.parsed);
+    let size = u64::try_from(body.bytes.len()).unwrap_or(u64::MAX);
+    let data = FeedData {
+        parsed: good.parsed,
+        pulled: now,
+        bytes: size,
+    };
+    let kept = good
+        .stream
+        .as_ref()
+        .map(|stream| stream.to_stream(now).into_bytes())
+        .unwrap_or(body.bytes);
+    {
+        let mut core = lock(&shared.core);
+        // A reload may have taken the feed away or changed how it is read while it was pulled.
+        if core
+            .feeds
+            .get(&feed.name)
+            .is_none_or(|state| state.config != *feed)
+        {
+            return Err("the configuration changed during the pull".into());
+        }
+        core.accept(&feed.name, data).map_err(|e| e.to_string())?;
+        if let Some(state) = core.feeds.get_mut(&feed.name) {
+            state.validators = Some(body.validators.clone());
+            state.stream = good.stream.unwrap_or_default();
+            state.quarantine = None;
+            state.findings = findings;
+        }
+    }
+    lastgood::keep(&shared.store, feed, kept, &body.validators, now);
+    Ok(())
+}
+
+fn quarantine(
+    shared: &Shared,
+    feed: &config::Feed,
+    body: Body,
+    refusal: &Refusal,
+    now: SystemTime,
+) -> String {
+    let name = &feed.name;
+    let why = format!(
+        "{refusal}; look at it with `feedgate refresh {name} --dry-run`, take it with `feedgate feeds accept {name}`"
+    );
+    if let Some(state) = lock(&shared.core).feeds.get_mut(name)
+        && feed.format != Format::Crowdsec
+    {
+        let body = Quarantined {
+            body: Arc::new(body.bytes),
+            validators: body.validators,
+            why: refusal.to_string(),
+            since: now,
+        };
+        state.quarantine = Some(body);
+    }
+    why
+}
+
+/// What is odd about a feed's entries, beside the other feeds.
+fn findings(shared: &Shared, name: &FeedName, parsed: &Parsed) -> Vec<Finding> {
+    let others: Vec<(FeedName, Arc<FeedData>)> = {
+        let core = lock(&shared.core);
+        let others = core
+            .feeds
+            .values()
+            .filter(|state| state.config.name != *name);
+        others
+            .filter_map(|s| Some((s.config.name.clone(), Arc::clone(s.data.as_ref()?))))
+            .collect()
+    };
+    let others: Vec<(&str, &Parsed)> = others
+        .iter()
+        .map(|(name, data)| (name.as_str(), &data.parsed))
+        .collect();
+    lint(parsed, &others, &Known::embedded())
+}
+
+/// What an update would change.
+#[derive(Debug, Serialize)]
+pub(super) struct Preview {
+    feed: FeedName,
+    /// Why it would be refused, or held back.
+    refused: Option<String>,
+    /// Entries it has.
+    entries: usize,
+    added: usize,
+    added_examples: Vec<Indicator>,
+    removed: usize,
+    removed_examples: Vec<Indicator>,
+    /// Elements that come and go in the kernel.
+    elements_added: usize,
+    elements_removed: usize,
+    /// What lint says of it, known-good addresses first.
+    findings: Vec<Finding>,
+    /// Established flows of this host that would be alerted or cut.
+    flows: super::flows::Touched,
+}
+
+/// Looks at a text and changes nothing.
+pub(super) fn preview(
+    shared: &Shared,
+    feed: &config::Feed,
+    body: &Body,
+) -> Result<Preview, String> {
+    let now = SystemTime::now();
+    let (previous, stream) = {
+        let core = lock(&shared.core);
+        let Some(state) = core.feeds.get(&feed.name) else {
+            return Err(format!("feed {} is gone", feed.name));
+        };
+        (state.data.clone(), state.stream.clone())
+    };
+    let (good, refused) = match examine(body, feed, &stream, now, previous.as_deref()) {
+        Ok(good) => (good, None),
+        Err(refusal) if refusal.can_be_accepted() => (
+            examine(body, feed, &stream, now, None).map_err(|e| e.to_string())?,
+            Some(refusal.to_string()),
+        ),
+        Err(refusal) => return Err(refusal.to_string()),
+    };
+    let all = |parsed: &Parsed| -> BTreeSet<Indicator> {
+        parsed.items().map(|item| item.indicator()).collect()
+    };
+    let new = all(&good.parsed);
+    let old = previous
+        .as_ref()
+        .map(|data| all(&data.parsed))
+        .unwrap_or_default();
+    let findings = findings(shared, &feed.name, &good.parsed);
+    let entries = good.parsed.count();
+    let (next, hooks) = {
+        let core = lock(&shared.core);
+        let data = FeedData {
+            parsed: good.parsed,
+            pulled: now,
+            bytes: 0,
+        };
+        (
+            core.snapshot_with(&feed.name, data),
+            core.kernel.options().hooks.clone(),
+        )
+    };
+    let current = shared.path.view.current();
+    let (elements_added, elements_removed) = Delta::between(&current.sets, &next.sets)
+        .map_or((0, 0), |delta| delta.elements(&current.sets, &next.sets));
+    let flows = super::flows::touched(&current, &next, &hooks).map_err(|e| e.to_string())?;
+    Ok(Preview {
+        feed: feed.name.clone(),
+        refused,
+        entries,
+        added: new.difference(&old).count(),
+        added_examples: new.difference(&old).take(EXAMPLES).copied().collect(),
+        removed: old.difference(&new).count(),
+        removed_examples: old.difference(&new).take(EXAMPLES).copied().collect(),
+        elements_added,
+        elements_removed,
+        findings,
+        flows,
+    })
+}
+
+/// Takes away what has run out by `now`: a feed's entries that say so themselves.
+pub(super) fn expire_entries(
+    shared: &Shared,
+    feed: &config::Feed,
+    now: SystemTime,
+) -> Result<(), String> {
+    let limits = Limits::from(feed);
+    let (stream, previous) = {
+        let core = lock(&shared.core);
+        let Some(state) = core.feeds.get(&feed.name) else {
+            return Ok(());
+        };
+        let Some(data) = state.data.clone() else {
+            return Ok(());
+        };
+        (state.stream.clone(), data)
+    };
+    let parsed = if feed.format == Format::Crowdsec {
+        stream.parsed(now, &limits)
+    } else {
+        match lastgood::recall(&shared.store, feed, now) {
+            Some(recalled) => recalled.data.parsed,
+            None => return Ok(()),
+        }
+    };
+    let data = FeedData {
+        parsed,
+        pulled: previous.pulled,
+        bytes: previous.bytes,
+    };
+    lock(&shared.core)
+        .accept(&feed.name, data)
+        .map_err(|e| e.to_string())
+}
+
+/// Time until a feed's entries change by themselves.
+pub(super) fn next_expiry(data: Option<&FeedData>, now: SystemTime) -> Option<Duration> {
+    data?
+        .parsed
+        .next_expiry
+        .map(|at| at.duration_since(now).unwrap_or_default())
+}

@@ -1,0 +1,327 @@
+//! Flows that are established already when a feed begins to list their far end.
+//!
+//! The packet path only sees first packets. After each change of the sets the conntrack table is
+//! searched: what is listed now and was not before is alerted (`method="live-flow"`); what is denied
+//! gets the cut bit in its mark, which the first rule of the inspect chains drops, in both
+//! directions. A flow whose far end is denied no longer loses the bit. Deleting the connection
+//! instead would be no cut: its next packet makes a new one.
+
+use std::{
+    collections::HashSet,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{
+    Shared,
+    engine::{Path, lock},
+};
+use crate::{
+    alert::Alert,
+    attribution::{Attributor, Clues, Source},
+    config::Hook,
+    conntrack::{Conntrack, ConntrackError, Entry, Handle},
+    feed::Action,
+    host::addresses,
+    packet::Flow,
+    policy::{Decision, decide},
+    snapshot::Snapshot,
+};
+
+/// How long the thread waits before it looks whether it is to end.
+const TURN: Duration = Duration::from_millis(200);
+/// A search that takes longer ends with what it found: half a million connections take about a second.
+pub(super) const SEARCH: Duration = Duration::from_secs(5);
+/// Time for looking up processes in one search: a flow must not live on while others are looked up.
+const ATTRIBUTE: Duration = Duration::from_millis(500);
+/// Flows handled in one pass. More that are to be cut are found by the next pass, which follows at
+/// once; more that are only watched are counted.
+const AT_ONCE: usize = 16_384;
+/// Passes for one change, in case marks do not stick.
+const PASSES: usize = 64;
+
+/// Searches after each change until `stop`, and once at the start.
+pub(super) fn run(
+    shared: &Shared,
+    changed: &Receiver<()>,
+    attributor: Attributor,
+    stop: &AtomicBool,
+) {
+    let mut search = Search {
+        path: Arc::clone(&shared.path),
+        known: Arc::default(),
+        attributor,
+        silent: false,
+    };
+    search.catch_up(shared);
+    while !stop.load(Ordering::Relaxed) {
+        match changed.recv_timeout(TURN) {
+            Ok(()) => search.catch_up(shared),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// After `down` no rule asks for the cut bit any more: it is taken off what still has it.
+pub(super) fn release_all(cut_mask: u32) {
+    let deadline = Instant::now() + SEARCH;
+    let released = Conntrack::open().and_then(|mut table| table.unmark_all(cut_mask, deadline));
+    match released {
+        Ok(0) => {}
+        Ok(count) => tracing::info!("{count} flows are no longer cut"),
+        Err(e) => tracing::debug!("{e}"),
+    }
+}
+
+struct Search {
+    path: Arc<Path>,
+    /// What live flows were searched for last.
+    known: Arc<Snapshot>,
+    attributor: Attributor,
+    /// An error was told already.
+    silent: bool,
+}
+
+/// A flow to act on.
+struct Found {
+    handle: Handle,
+    filtered: Flow,
+    sent: Flow,
+    hook: Hook,
+    act: Act,
+}
+
+/// What becomes of a live flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Act {
+    /// Alert, and cut what is denied.
+    Alert(Decision),
+    /// It is denied no longer.
+    Release,
+}
+
+#[derive(Default)]
+struct Done {
+    alerted: u64,
+    cut: u64,
+    released: u64,
+}
+
+impl Search {
+    /// Searches for what the snapshot in force lists and the one before did not.
+    fn catch_up(&mut self, shared: &Shared) {
+        let current = self.path.view.current();
+        if Arc::ptr_eq(&current, &self.known)
+            || (current.sets.elements() == 0 && self.known.sets.elements() == 0)
+        {
+            return;
+        }
+        let options = lock(&shared.core).kernel.options().clone();
+        for _ in 0..PASSES {
+            match self.search(&current, &options.hooks, options.cut_mask) {
+                Ok(complete) => {
+                    self.silent = false;
+                    if complete {
+                        break;
+                    }
+                }
+                Err(e) => {
+                    if !std::mem::replace(&mut self.silent, true) {
+                        tracing::error!(
+                            "established flows are not searched for listed addresses: {e}"
+                        );
+                    }
+                    break;
+                }
+            }
+        }
+        self.known = current;
+    }
+
+    /// One pass; false when there was more than fits one.
+    fn search(
+        &mut self,
+        current: &Snapshot,
+        hooks: &[Hook],
+        cut_mask: u32,
+    ) -> Result<bool, ConntrackError> {
+        let start = Instant::now();
+        let mut table = Conntrack::open()?;
+        let own = addresses::local();
+        let mut found: Vec<Found> = Vec::new();
+        let (mut searched, mut left_over, mut uncounted) = (0u64, false, 0u64);
+        table.list(None, start + SEARCH, |entry| {
+            searched += 1;
+            let Some(hook) = hook(entry, &own).filter(|hook| hooks.contains(hook)) else {
+                return;
+            };
+            let Some(act) = act(entry, hook, &self.known, current, cut_mask) else {
+                return;
+            };
+            if found.len() >= AT_ONCE {
+                if is_marking(&act) {
+                    left_over = true;
+                } else {
+                    uncounted += 1;
+                }
+                return;
+            }
+            found.push(Found {
+                handle: entry.handle(),
+                filtered: entry.filtered(),
+                sent: entry.sent(),
+                hook,
+                act,
+            });
+        })?;
+        let listed = start.elapsed();
+        let mut done = Done::default();
+        let attribute_until = Instant::now() + ATTRIBUTE;
+        for flow in found {
+            self.handle(&mut table, flow, cut_mask, attribute_until, &mut done)?;
+        }
+        if done.alerted + done.cut + done.released > 0 {
+            tracing::info!(
+                "{searched} connections searched in {listed:?}: {} to listed addresses alerted, {} cut, \
+                 {} released, in {:?}",
+                done.alerted,
+                done.cut,
+                done.released,
+                start.elapsed()
+            );
+        }
+        if uncounted > 0 && !left_over {
+            let what = "established flows to watched addresses were too many to alert one by one";
+            tracing::warn!("{uncounted} {what}");
+            self.path.sinks.load().report(uncounted, what);
+        }
+        Ok(!left_over)
+    }
+
+    fn handle(
+        &mut self,
+        table: &mut Conntrack,
+        found: Found,
+        cut_mask: u32,
+        attribute_until: Instant,
+        done: &mut Done,
+    ) -> Result<(), ConntrackError> {
+        let decision = match &found.act {
+            Act::Release => {
+                done.released += u64::from(table.mark(&found.handle, cut_mask, false)?);
+                return Ok(());
+            }
+            Act::Alert(decision) => decision.clone(),
+        };
+        let source = self.attribute(&found, &decision, attribute_until);
+        // The daemon must reach its feeds and logs whatever they list.
+        if source.pid == Some(self.path.own_pid) && found.hook == Hook::Output {
+            return Ok(());
+        }
+        let action = decision.action();
+        self.path
+            .report(&alert(found.filtered, decision, source), Instant::now());
+        done.alerted += 1;
+        let counts = &self.path.counts;
+        counts.live.fetch_add(1, Ordering::Relaxed);
+        if action == Action::Deny && table.mark(&found.handle, cut_mask, true)? {
+            counts.cut.fetch_add(1, Ordering::Relaxed);
+            done.cut += 1;
+        }
+        Ok(())
+    }
+
+    fn attribute(&mut self, found: &Found, decision: &Decision, until: Instant) -> Source {
+        let mut source = match found.hook {
+            Hook::Forward => Source {
+                cause: Some(
+                    "forwarded, and there is no packet that shows its sender's card".into(),
+                ),
+                ..Source::default()
+            },
+            _ if Instant::now() >= until => Source {
+                cause: Some("too many live flows at once to look all of them up".into()),
+                ..Source::default()
+            },
+            // The socket knows the address it was connected to, not what NAT made of it.
+            Hook::Output => {
+                self.attributor
+                    .local(&found.sent, decision.direction, &Clues::default())
+            }
+            Hook::Input => {
+                self.attributor
+                    .local(&found.filtered, decision.direction, &Clues::default())
+            }
+        };
+        source.method = Some("live-flow");
+        source
+    }
+}
+
+/// Where the flow's first packet was filtered; `None` within this host.
+pub(super) fn hook(entry: &Entry<'_>, own: &HashSet<IpAddr>) -> Option<Hook> {
+    let is_own = |addr: IpAddr| addr.is_loopback() || own.contains(&addr);
+    match (is_own(entry.origin.src), is_own(entry.reply.src)) {
+        (true, true) => None,
+        (true, false) => Some(Hook::Output),
+        (false, true) => Some(Hook::Input),
+        (false, false) => Some(Hook::Forward),
+    }
+}
+
+/// What becomes of a flow between the `known` snapshot and `current`.
+pub(super) fn act(
+    entry: &Entry<'_>,
+    hook: Hook,
+    known: &Snapshot,
+    current: &Snapshot,
+    cut_mask: u32,
+) -> Option<Act> {
+    let flow = entry.filtered();
+    let is_cut = entry.mark & cut_mask != 0;
+    let now = decide(&current.index, &flow, hook);
+    let denied = now.as_ref().map(Decision::action) == Some(Action::Deny);
+    if is_cut && !denied {
+        return Some(Act::Release);
+    }
+    if is_cut || !entry.live {
+        return None;
+    }
+    let now = now?;
+    let is_news = decide(&known.index, &flow, hook).is_none();
+    (denied || is_news).then_some(Act::Alert(now))
+}
+
+/// True when the flow's mark changes, so that a further pass does not find it again.
+fn is_marking(act: &Act) -> bool {
+    match act {
+        Act::Release => true,
+        Act::Alert(decision) => decision.action() == Action::Deny,
+    }
+}
+
+fn alert(flow: Flow, decision: Decision, source: Source) -> Alert {
+    Alert {
+        id: uuid::Uuid::now_v7(),
+        time: SystemTime::now(),
+        action: decision.hit.action,
+        direction: decision.direction,
+        flow,
+        feeds: decision.hit.feeds,
+        indicator: decision.hit.indicator,
+        severity: decision.hit.severity,
+        policy: None,
+        iface: None,
+        source,
+        nat_dst: None,
+        count: 1,
+        window: None,
+        held: Duration::ZERO,
+    }
+}

@@ -1,0 +1,284 @@
+//! The sets of each class: feeds' entries by action and direction, merged, exceptions subtracted.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Class, Content, Index, Input, Kind, PortElement, SetName, Sets,
+    build::is_small,
+    index::{Rules, private4, private6},
+};
+use crate::{
+    config::PrivateNetworks,
+    feed::{Action, Direction, PortMatch, Scope},
+    packet::Protocol,
+    prefix::{Address, Prefix, Range, RangeSet},
+};
+
+/// All class sets.
+pub(super) fn sets(inputs: &[Input], index: &Index, rules: &Rules) -> Sets {
+    let mut sets = Sets::default();
+    let v4 = Family {
+        except: &rules.except.0,
+        reserved: private4(),
+        wrap: Content::V4,
+        ports: Content::Ports4,
+    };
+    let v6 = Family {
+        except: &rules.except.1,
+        reserved: private6(),
+        wrap: Content::V6,
+        ports: Content::Ports6,
+    };
+    v4.add(&mut sets, inputs, index, rules);
+    v6.add(&mut sets, inputs, index, rules);
+    sets
+}
+
+/// Entries of one class and scope, before merging.
+struct Pool<A> {
+    hosts: Vec<Range<A>>,
+    nets: Vec<Range<A>>,
+    ports: Vec<PortElement<A>>,
+}
+
+impl<A> Default for Pool<A> {
+    fn default() -> Self {
+        Self {
+            hosts: Vec::new(),
+            nets: Vec::new(),
+            ports: Vec::new(),
+        }
+    }
+}
+
+type Pools<A> = BTreeMap<(Class, Scope), Pool<A>>;
+
+/// What differs between IPv4 and IPv6.
+struct Family<'a, A> {
+    except: &'a RangeSet<A>,
+    reserved: &'a RangeSet<A>,
+    wrap: fn(Vec<Range<A>>) -> Content,
+    ports: fn(Vec<PortElement<A>>) -> Content,
+}
+
+impl<A: Address> Family<'_, A> {
+    fn add(&self, sets: &mut Sets, inputs: &[Input], index: &Index, rules: &Rules) {
+        let mut pools = self.pools(inputs, rules.private);
+        if rules.private == PrivateNetworks::AlertOnly {
+            self.move_private_to_watch(&mut pools);
+        }
+        if rules.deny_at > 1 {
+            pools = split_by_consensus(pools, inputs, index);
+        }
+        for ((class, scope), pool) in pools {
+            let nets = RangeSet::new(pool.nets);
+            let nets = if rules.private == PrivateNetworks::Refuse {
+                nets.subtract(self.reserved)
+            } else {
+                nets
+            };
+            let nets = nets.subtract(self.except);
+            let mut hosts = pool.hosts;
+            hosts.sort_unstable();
+            hosts.dedup();
+            hosts.retain(|host| !nets.contains(host.first) && !self.except.contains(host.first));
+            let mut ports = pool.ports;
+            ports.sort_unstable();
+            ports.dedup();
+            ports.retain(|element| !self.except.contains(element.addr));
+            let name = |kind| SetName::Class {
+                class,
+                scope,
+                kind,
+                family: A::FAMILY,
+            };
+            sets.put(name(Kind::Hosts), (self.wrap)(hosts));
+            sets.put(name(Kind::Nets), (self.wrap)(nets.ranges().to_vec()));
+            sets.put(name(Kind::Ports), (self.ports)(ports));
+        }
+    }
+
+    fn pools(&self, inputs: &[Input], private: PrivateNetworks) -> Pools<A> {
+        let mut pools = Pools::default();
+        for input in inputs {
+            for item in input.data.parsed.items() {
+                let Some(range) = A::bounds(&item.prefix) else {
+                    continue;
+                };
+                let class = class(input.action_for(item.score()));
+                match item.port {
+                    None => {
+                        let pool = pools.entry((class, input.scope)).or_default();
+                        if range.is_host() {
+                            pool.hosts.push(range)
+                        } else {
+                            pool.nets.push(range)
+                        }
+                    }
+                    Some(port) if is_small(&item.prefix) => {
+                        self.bound(
+                            &mut pools,
+                            (class, input.scope),
+                            &item.prefix,
+                            range,
+                            port,
+                            private,
+                        );
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        pools
+    }
+
+    /// An entry with a port, address by address.
+    fn bound(
+        &self,
+        pools: &mut Pools<A>,
+        (class, scope): (Class, Scope),
+        prefix: &Prefix,
+        range: Range<A>,
+        port: PortMatch,
+        private: PrivateNetworks,
+    ) {
+        let mut next = Some(range.first);
+        while let Some(addr) = next {
+            next = addr.next().filter(|next| *next <= range.last);
+            let class = match private {
+                PrivateNetworks::Refuse if !prefix.is_host() && self.reserved.contains(addr) => {
+                    continue;
+                }
+                PrivateNetworks::AlertOnly if !prefix.is_host() && self.reserved.contains(addr) => {
+                    Class::Watch
+                }
+                _ => class,
+            };
+            let pool = pools.entry((class, scope)).or_default();
+            let protocols: &[Protocol] = match &port.proto {
+                Some(proto) => std::slice::from_ref(proto),
+                None => &[Protocol::TCP, Protocol::UDP],
+            };
+            pool.ports.extend(protocols.iter().map(|proto| PortElement {
+                addr,
+                proto: proto.0,
+                port: port.port,
+            }));
+        }
+    }
+
+    fn move_private_to_watch(&self, pools: &mut Pools<A>) {
+        for scope in [Scope::Both, Scope::Out, Scope::In] {
+            let Some(deny) = pools.get_mut(&(Class::Deny, scope)) else {
+                continue;
+            };
+            let nets = RangeSet::new(std::mem::take(&mut deny.nets));
+            let public = nets.subtract(self.reserved);
+            let watched = nets.subtract(&public);
+            deny.nets = public.ranges().to_vec();
+            if !watched.is_empty() {
+                pools
+                    .entry((Class::Watch, scope))
+                    .or_default()
+                    .nets
+                    .extend_from_slice(watched.ranges());
+            }
+        }
+    }
+}
+
+/// Denied is only what enough origins list; the rest of the deny pools is watched. How many agree
+/// depends on the direction, so each direction gets pools of its own. The index answers for every
+/// address between two boundaries of entries, so both always agree.
+fn split_by_consensus<A: Address>(pools: Pools<A>, inputs: &[Input], index: &Index) -> Pools<A> {
+    let cuts = boundaries::<A>(inputs);
+    let mut out = Pools::default();
+    for ((of, scope), pool) in pools {
+        // An address of a watch pool is denied only with an entry of a deny pool, which covers it there.
+        if of == Class::Watch {
+            let watch = out.entry((of, scope)).or_default();
+            watch.hosts.extend(&pool.hosts);
+            watch.nets.extend(&pool.nets);
+        }
+        for (direction, narrow) in [
+            (Direction::Egress, Scope::Out),
+            (Direction::Ingress, Scope::In),
+        ] {
+            if !scope.covers(direction) {
+                continue;
+            }
+            let weigh = |addr: A, port| {
+                index
+                    .lookup(addr.ip(), port, direction)
+                    .map_or(Class::Watch, |hit| class(hit.action))
+            };
+            for element in &pool.ports {
+                let class = weigh(element.addr, Some((Protocol(element.proto), element.port)));
+                out.entry((class, narrow)).or_default().ports.push(*element);
+            }
+            if of == Class::Watch {
+                continue;
+            }
+            for host in &pool.hosts {
+                out.entry((weigh(host.first, None), narrow))
+                    .or_default()
+                    .hosts
+                    .push(*host);
+            }
+            for net in &pool.nets {
+                for piece in pieces(*net, &cuts) {
+                    out.entry((weigh(piece.first, None), narrow))
+                        .or_default()
+                        .nets
+                        .push(piece);
+                }
+            }
+        }
+    }
+    out
+}
+
+/// Every address at which the set of entries that cover it may change, sorted.
+fn boundaries<A: Address>(inputs: &[Input]) -> Vec<A> {
+    let mut cuts = Vec::new();
+    for input in inputs {
+        for entry in &input.data.parsed.entries {
+            if let Some(range) = A::bounds(&entry.prefix) {
+                cuts.push(range.first);
+                cuts.extend(range.last.next());
+            }
+        }
+    }
+    cuts.sort_unstable();
+    cuts.dedup();
+    cuts
+}
+
+fn pieces<A: Address>(range: Range<A>, cuts: &[A]) -> Vec<Range<A>> {
+    let from = cuts.partition_point(|cut| *cut <= range.first);
+    let inside = cuts
+        .get(from..)
+        .unwrap_or_default()
+        .iter()
+        .take_while(|cut| **cut <= range.last);
+    let mut first = range.first;
+    let mut out = Vec::new();
+    for cut in inside {
+        if let Some(last) = cut.prev() {
+            out.push(Range { first, last });
+        }
+        first = *cut;
+    }
+    out.push(Range {
+        first,
+        last: range.last,
+    });
+    out
+}
+
+fn class(action: Action) -> Class {
+    match action {
+        Action::Deny => Class::Deny,
+        Action::Alert => Class::Watch,
+    }
+}

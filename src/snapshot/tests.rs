@@ -1,0 +1,293 @@
+//! The snapshot as a whole: what the kernel would do from its sets alone is what the index says.
+
+use std::{net::IpAddr, sync::Arc, time::SystemTime};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    config::PrivateNetworks,
+    feed::{Action, Direction, FeedData, FeedName, Limits, Scope, Severity, parse_plain},
+    packet::Protocol,
+    prefix::{Address, Family, Range},
+};
+
+fn input(name: &str, action: Action, scope: Scope, prefixes: &[&str]) -> Input {
+    let parsed = parse_plain(
+        prefixes.join("\n").as_bytes(),
+        &Limits {
+            min_prefix4: 1,
+            min_prefix6: 1,
+            ..Limits::default()
+        },
+    );
+    assert_eq!(parsed.good, prefixes.len(), "{prefixes:?}");
+    let data = Arc::new(FeedData {
+        parsed,
+        pulled: SystemTime::UNIX_EPOCH,
+        bytes: 0,
+    });
+    let (deny_score, severity, origin) = (None, Severity::Medium, name.to_owned());
+    Input {
+        name: name.parse().unwrap(),
+        action,
+        deny_score,
+        scope,
+        severity,
+        origin,
+        data,
+    }
+}
+
+fn except(prefix: &str) -> Exception {
+    Exception {
+        prefix: prefix.parse().unwrap(),
+        why: "test".into(),
+    }
+}
+
+fn options(private: PrivateNetworks, deny_at: usize) -> Options {
+    Options { private, deny_at }
+}
+
+/// What the kernel would do, from its sets alone.
+fn kernel(
+    sets: &Sets,
+    addr: IpAddr,
+    (proto, port): (Protocol, u16),
+    direction: Direction,
+) -> Option<Action> {
+    fn holds<A: Address>(ranges: &[Range<A>], addr: A) -> bool {
+        ranges.iter().any(|r| r.first <= addr && addr <= r.last)
+    }
+    let inside = |content: &Content| match (content, addr) {
+        (Content::V4(ranges), IpAddr::V4(a)) => holds(ranges, a.into()),
+        (Content::V6(ranges), IpAddr::V6(a)) => holds(ranges, a.into()),
+        (Content::Ports4(list), IpAddr::V4(a)) => list.contains(&PortElement {
+            addr: a.into(),
+            proto: proto.0,
+            port,
+        }),
+        (Content::Ports6(list), IpAddr::V6(a)) => list.contains(&PortElement {
+            addr: a.into(),
+            proto: proto.0,
+            port,
+        }),
+        _ => false,
+    };
+    let in_block = |content: &Content| match (content, addr) {
+        (Content::V4(r), IpAddr::V4(a)) => r.contains(&Range::host(u32::from(a).masked(BLOCK4))),
+        (Content::V6(r), IpAddr::V6(a)) => r.contains(&Range::host(u128::from(a).masked(BLOCK6))),
+        _ => false,
+    };
+    let (mut filtered, mut passes, mut action) = (false, false, None);
+    for (name, content) in sets
+        .iter()
+        .filter(|(n, _)| (n.family() == Family::V4) == addr.is_ipv4())
+    {
+        match name {
+            SetName::Coarse { kind, .. } => {
+                filtered = true;
+                passes |= if kind == Kind::Hosts {
+                    in_block(content)
+                } else {
+                    inside(content)
+                };
+            }
+            SetName::Class { class, scope, .. } if scope.covers(direction) && inside(content) => {
+                let this = if class == Class::Deny {
+                    Action::Deny
+                } else {
+                    Action::Alert
+                };
+                action = action.max(Some(this));
+            }
+            SetName::Class { .. } => {}
+        }
+    }
+    action.filter(|_| passes || !filtered)
+}
+
+fn scope() -> impl Strategy<Value = Scope> {
+    prop_oneof![Just(Scope::Both), Just(Scope::Out), Just(Scope::In)]
+}
+
+fn entry() -> impl Strategy<Value = String> {
+    prop_oneof![
+        (0u8..4, 0u8..4, 14u8..=32).prop_map(|(a, b, len)| format!("10.{a}.0.{b}/{len}")),
+        (0u8..4, 0u8..4, 14u8..=32).prop_map(|(a, b, len)| format!("203.{a}.0.{b}/{len}")),
+        (0u8..4, 28u8..=128).prop_map(|(a, len)| format!("2001:db8::{a}/{len}")),
+        (0u8..4, 0u8..4, 0u8..4).prop_map(|(a, b, n)| format!("203.{a}.0.{b}-203.{a}.1.{n}")),
+        (0u8..4, 0u8..4, 79u16..82).prop_map(|(a, b, port)| format!("203.{a}.0.{b}:{port}")),
+        (0u8..4, 0u8..4, 22u8..=32).prop_map(|(a, b, len)| format!("10.{a}.0.{b}/{len}:80/tcp")),
+        (0u8..4).prop_map(|a| format!("[2001:db8::{a}]:80")),
+    ]
+}
+
+fn feeds() -> impl Strategy<Value = Vec<(bool, Scope, Vec<String>)>> {
+    proptest::collection::vec(
+        (
+            any::<bool>(),
+            scope(),
+            proptest::collection::vec(entry(), 0..6),
+        ),
+        1..5,
+    )
+}
+
+fn prefix() -> impl Strategy<Value = String> {
+    entry().prop_filter("a prefix", |text| {
+        text.parse::<crate::prefix::Prefix>().is_ok()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn kernel_and_index_agree(
+        feeds in feeds(),
+        exceptions in proptest::collection::vec(prefix(), 0..3),
+        mode in 0usize..3,
+        deny_at in 1usize..4,
+        a in 0u8..5, b in 0u8..5, port in 79u16..82,
+    ) {
+        let mode = [PrivateNetworks::Refuse, PrivateNetworks::AlertOnly, PrivateNetworks::Keep][mode];
+        let inputs: Vec<Input> = feeds.iter().enumerate().map(|(i, (deny, scope, list))| {
+            let list: Vec<&str> = list.iter().map(String::as_str).collect();
+            input(&format!("f{i}"), if *deny { Action::Deny } else { Action::Alert }, *scope, &list)
+        }).collect();
+        let exceptions: Vec<Exception> = exceptions.iter().map(|p| except(p)).collect();
+        let snapshot = build(&inputs, &exceptions, options(mode, deny_at));
+        for addr in [format!("10.{a}.0.{b}"), format!("203.{a}.0.{b}"), format!("203.{a}.1.{b}"), format!("2001:db8::{a}"), format!("2001:db9::{b}")] {
+            let addr: IpAddr = addr.parse().unwrap();
+            for direction in [Direction::Egress, Direction::Ingress] {
+                for proto in [Protocol::TCP, Protocol::UDP, Protocol::ICMP] {
+                    let index = snapshot.index.lookup(addr, Some((proto, port)), direction).map(|hit| hit.action);
+                    let sets = kernel(&snapshot.sets, addr, (proto, port), direction);
+                    prop_assert_eq!(sets, index, "{} {} {}:{}", addr, direction, proto, port);
+                }
+            }
+        }
+    }
+}
+
+fn seen(snapshot: &Snapshot, addr: &str, direction: Direction) -> Option<(Action, String)> {
+    let hit = snapshot
+        .index
+        .lookup(addr.parse().unwrap(), None, direction)?;
+    Some((hit.action, hit.indicator.to_string()))
+}
+
+#[test]
+fn deny_wins_and_both_feeds_are_named() {
+    let inputs = [
+        input("watch", Action::Alert, Scope::Both, &["203.0.113.7"]),
+        input("deny", Action::Deny, Scope::Out, &["203.0.113.0/24"]),
+    ];
+    let snapshot = build(&inputs, &[], Options::default());
+    let hit = snapshot
+        .index
+        .lookup("203.0.113.7".parse().unwrap(), None, Direction::Egress)
+        .unwrap();
+    assert_eq!(hit.action, Action::Deny);
+    assert_eq!(hit.indicator.to_string(), "203.0.113.0/24");
+    assert_eq!(
+        hit.feeds.iter().map(FeedName::as_str).collect::<Vec<_>>(),
+        ["deny", "watch"]
+    );
+    assert_eq!(
+        seen(&snapshot, "203.0.113.7", Direction::Ingress),
+        Some((Action::Alert, "203.0.113.7".into()))
+    );
+}
+
+#[test]
+fn private_networks_are_refused_and_the_single_host_kept() {
+    let inputs = [input(
+        "lab",
+        Action::Deny,
+        Scope::Both,
+        &["10.0.0.0/8", "172.0.0.0/8", "10.48.255.194"],
+    )];
+    let snapshot = build(&inputs, &[], Options::default());
+    let act = |addr: &str| seen(&snapshot, addr, Direction::Egress).map(|(action, _)| action);
+    assert_eq!(act("10.48.255.194"), Some(Action::Deny));
+    assert_eq!(act("10.1.1.1"), None);
+    assert_eq!(act("172.16.1.1"), None);
+    assert_eq!(act("172.1.1.1"), Some(Action::Deny));
+    let report = &snapshot.report.feeds[&"lab".parse().unwrap()];
+    assert_eq!((report.private, report.merged), (2, 2));
+}
+
+#[test]
+fn exceptions_are_reported_with_their_reason() {
+    let inputs = [input(
+        "a",
+        Action::Deny,
+        Scope::Both,
+        &["203.0.113.0/24", "198.51.100.9"],
+    )];
+    let snapshot = build(&inputs, &[except("203.0.113.1")], Options::default());
+    assert!(seen(&snapshot, "203.0.113.1", Direction::Egress).is_none());
+    assert!(seen(&snapshot, "203.0.113.2", Direction::Egress).is_some());
+    let report = &snapshot.report.feeds[&"a".parse().unwrap()];
+    assert_eq!(
+        report.excepted_examples,
+        ["203.0.113.0/24: test (203.0.113.1)"]
+    );
+}
+
+#[test]
+fn a_range_is_named_as_it_was_written() {
+    let inputs = [input(
+        "r",
+        Action::Deny,
+        Scope::Both,
+        &["203.0.113.1-203.0.113.9"],
+    )];
+    let snapshot = build(&inputs, &[], Options::default());
+    assert_eq!(
+        seen(&snapshot, "203.0.113.5", Direction::Egress),
+        Some((Action::Deny, "203.0.113.1-203.0.113.9".into()))
+    );
+    assert!(seen(&snapshot, "203.0.113.10", Direction::Egress).is_none());
+}
+
+#[test]
+fn origins_that_agree_deny_and_a_copy_does_not_count() {
+    let one = input("one", Action::Deny, Scope::Both, &["203.0.113.0/24"]);
+    let mut copy = input("copy", Action::Deny, Scope::Both, &["203.0.113.0/24"]);
+    copy.origin = "one".into();
+    let two = input("two", Action::Deny, Scope::Out, &["203.0.113.128/25"]);
+    let snapshot = build(&[one, copy, two], &[], options(PrivateNetworks::Refuse, 2));
+    let act = |addr: &str, direction| seen(&snapshot, addr, direction).map(|(action, _)| action);
+    assert_eq!(act("203.0.113.1", Direction::Egress), Some(Action::Alert));
+    assert_eq!(act("203.0.113.200", Direction::Egress), Some(Action::Deny));
+    assert_eq!(
+        act("203.0.113.200", Direction::Ingress),
+        Some(Action::Alert)
+    );
+}
+
+#[test]
+fn a_score_splits_one_feed() {
+    let parsed = crate::feed::parse_plain(
+        b"203.0.113.1\t9\n203.0.113.2\t3\n",
+        &Limits {
+            deny_score: Some(8),
+            ..Limits::default()
+        },
+    );
+    let mut scored = input("s", Action::Alert, Scope::Both, &[]);
+    scored.deny_score = Some(8);
+    scored.data = Arc::new(FeedData {
+        parsed,
+        pulled: SystemTime::UNIX_EPOCH,
+        bytes: 0,
+    });
+    let snapshot = build(&[scored], &[], Options::default());
+    let act = |addr: &str| seen(&snapshot, addr, Direction::Egress).map(|(action, _)| action);
+    assert_eq!(act("203.0.113.1"), Some(Action::Deny));
+    assert_eq!(act("203.0.113.2"), Some(Action::Alert));
+}

@@ -1,0 +1,531 @@
+//! The documents say what the code says: keys, defaults, fields, rulesets, messages, links.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // clippy.toml allows them in test functions only
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, SystemTime},
+};
+
+use feedgate::{
+    alert::{Alert, ecs, line},
+    attribution::{Grade, Source},
+    config::{self, Level},
+    feed::{Action, Direction, Severity},
+    packet::{Flow, Protocol, Transport},
+};
+
+/// The message of a key, or a word of it, whose feature is not built.
+const PENDING: &str = "not in effect in this version";
+
+// ---- docs/configuration.md ----
+
+/// A row of a table of keys.
+struct Row {
+    path: String,
+    kind: String,
+    default: String,
+    in_effect: String,
+}
+
+#[test]
+fn every_key_of_the_configuration_is_explained_and_no_other() {
+    let documented: BTreeSet<String> = rows().into_iter().map(|row| row.path).collect();
+    assert_eq!(documented, example_values().into_keys().collect());
+}
+
+#[test]
+fn the_defaults_are_those_of_the_shipped_file() {
+    let shipped = example_values();
+    for row in rows() {
+        let value = shipped.get(&row.path).unwrap();
+        match (value, row.default.as_str()) {
+            (Some(value), default) => assert_eq!(default, format!("`{value}`"), "{}", row.path),
+            (None, "none" | "required") => {}
+            // `""` is none as well: the file has an example in its place.
+            (None, default) => panic!("{}: the shipped file has no default {default}", row.path),
+        }
+    }
+}
+
+#[test]
+fn what_is_not_in_effect_is_marked() {
+    let text = uncommented();
+    let outcome = config::parse(&text, "example");
+    let pending: BTreeSet<String> = outcome
+        .diagnostics
+        .iter()
+        .inspect(|found| assert_eq!(found.level, Level::Warning, "{found}"))
+        .filter(|found| found.message.starts_with(PENDING))
+        .map(|found| found.key.replace("[0]", ""))
+        .collect();
+    for row in rows() {
+        let yes = row.in_effect.starts_with("yes");
+        assert_eq!(yes, !pending.contains(&row.path), "{}", row.path);
+    }
+}
+
+#[test]
+fn words_that_are_not_in_effect_are_marked() {
+    let lists = ["nftables.hooks", "feed.directions"];
+    let mut seen = 0;
+    for row in rows() {
+        let later = words(&row.in_effect);
+        for word in words(&row.kind) {
+            let value = if lists.contains(&row.path.as_str()) {
+                format!("[{word}]")
+            } else {
+                word.clone()
+            };
+            let pending = is_pending(&row.path, &value);
+            let all = !row.in_effect.starts_with("yes");
+            assert_eq!(
+                pending,
+                all || later.contains(&word),
+                "{} = {word}",
+                row.path
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "{seen} words were tried");
+}
+
+/// The rows of all tables of keys, with the path that their heading gives them.
+fn rows() -> Vec<Row> {
+    let text = document("docs/configuration.md");
+    let mut table = String::new();
+    let mut rows = Vec::new();
+    for line in text.lines() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            table = heading.trim_matches(['[', ']']).to_owned();
+        }
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        if let [key, kind, default, in_effect, _] = cells[..]
+            && let Some(key) = ticked(key)
+        {
+            rows.push(Row {
+                path: format!("{table}.{key}"),
+                kind: kind.to_owned(),
+                default: default.to_owned(),
+                in_effect: in_effect.to_owned(),
+            });
+        }
+    }
+    rows
+}
+
+fn ticked(cell: &str) -> Option<&str> {
+    cell.strip_prefix('`')?.strip_suffix('`')
+}
+
+/// The words `"like this"` of a cell, with their quotes.
+fn words(cell: &str) -> Vec<String> {
+    let ticked = cell.split('`').skip(1).step_by(2);
+    let quoted = ticked.filter(|word| word.len() > 2 && word.starts_with('"'));
+    quoted.map(str::to_owned).collect()
+}
+
+fn is_pending(path: &str, value: &str) -> bool {
+    let (table, key) = path.rsplit_once('.').unwrap();
+    let (header, rest) = match table {
+        "feed" => ("[[feed]]", "name = \"x\"\n"),
+        "alerts.syslog" if key == "address" => ("[[alerts.syslog]]", ""),
+        "alerts.syslog" => ("[[alerts.syslog]]", "address = \"unix:/dev/log\"\n"),
+        // Other families are for mode include.
+        "nftables" if key == "family" => ("[nftables]", "mode = \"include\"\n"),
+        _ => (&*format!("[{table}]"), ""),
+    };
+    let below = match path {
+        "feed.format" => "[feed.json]\npath = \"$.list\"\n",
+        _ => "",
+    };
+    let text = format!("{header}\n{rest}{key} = {value}\n{below}");
+    let found = config::parse(&text, "word").diagnostics;
+    assert!(
+        found.iter().all(|d| d.level == Level::Warning),
+        "{text}{found:?}"
+    );
+    let ours = |d: &&config::Diagnostic| d.key.replace("[0]", "") == path;
+    found
+        .iter()
+        .filter(ours)
+        .any(|d| d.message.starts_with(PENDING))
+}
+
+/// Keys of the shipped file and their defaults; `None` for a mere example.
+fn example_values() -> BTreeMap<String, Option<String>> {
+    let mut table = String::new();
+    let mut comment = String::new();
+    let mut done = false;
+    let mut values = BTreeMap::new();
+    for line in config::EXAMPLE.lines() {
+        let code = line.strip_prefix('#').unwrap_or(line);
+        if code.starts_with('[') {
+            table = code.trim_matches(['[', ']']).to_owned();
+            comment.clear();
+        } else if let Some((key, value)) = pair(code) {
+            let example =
+                comment.contains("(example)") || comment.contains("# Or ") || key == "name";
+            values.insert(
+                format!("{table}.{key}"),
+                (!example).then(|| value.to_owned()),
+            );
+            done = true;
+        } else {
+            // One comment may stand above several keys; the next one starts anew.
+            if std::mem::take(&mut done) {
+                comment.clear();
+            }
+            comment.push_str(line);
+        }
+    }
+    values
+}
+
+fn pair(line: &str) -> Option<(&str, &str)> {
+    let (key, value) = line.split_once(" = ")?;
+    let good = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    good.then_some((key, value))
+}
+
+/// The shipped file with every key in force.
+fn uncommented() -> String {
+    let mut last = "";
+    let lines = config::EXAMPLE.lines().map(|line| {
+        // The second of two keys that exclude each other stays out.
+        let or = std::mem::replace(&mut last, line).starts_with("# Or ");
+        let code = line.strip_prefix('#').unwrap_or(line);
+        if !or && (code.starts_with('[') || pair(code).is_some()) {
+            code
+        } else {
+            line
+        }
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+// ---- docs/alerts.md ----
+
+#[test]
+fn every_key_of_the_alert_line_is_explained_and_no_other() {
+    let mut written = BTreeSet::new();
+    for alert in [single(), summary()] {
+        let data = line::structured_data(&alert);
+        let pairs = data.trim_end_matches(']').split("\" ");
+        written.extend(pairs.map(|pair| {
+            let key = pair.split('=').next().unwrap();
+            key.trim_start_matches("[feedgate@32473 ").to_owned()
+        }));
+    }
+    // `id` stands behind the element's name.
+    let written: BTreeSet<String> = written
+        .into_iter()
+        .map(|key| key.rsplit(' ').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(first_cells("docs/alerts.md", "## Keys"), written);
+}
+
+#[test]
+fn every_field_of_the_json_event_is_named_and_no_other() {
+    let observer = ecs::Observer {
+        hostname: "gateway".into(),
+        version: "0".into(),
+    };
+    let mut written = BTreeSet::new();
+    let mut several = single();
+    several.feeds.push("other".parse().unwrap());
+    several.indicator = "203.0.113.7:443".parse().unwrap();
+    let mut network = single();
+    network.indicator = "203.0.113.0/24:443".parse().unwrap();
+    let mut echo = single();
+    echo.direction = Direction::Ingress;
+    echo.flow.proto = Protocol::ICMP;
+    echo.flow.transport = Transport::Icmp {
+        kind: 8,
+        code: 0,
+        id: Some(1),
+    };
+    let mut named = single();
+    named.source.mac = None;
+    named.source.container = Some("web".into());
+    named.source.image = Some("busybox:1".into());
+    for alert in [single(), summary(), several, network, echo, named] {
+        leaves("", &ecs::ecs(&alert, &observer), &mut written);
+    }
+    assert_eq!(first_cells("docs/alerts.md", "## The JSON file"), written);
+}
+
+/// Paths of all values that are no objects; those in lists of objects end in `[]`.
+fn leaves(path: &str, value: &serde_json::Value, out: &mut BTreeSet<String>) {
+    let join = |key: &str| {
+        if path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{path}.{key}")
+        }
+    };
+    match value {
+        serde_json::Value::Object(map) => map.iter().for_each(|(k, v)| leaves(&join(k), v, out)),
+        serde_json::Value::Array(list) if list.iter().any(serde_json::Value::is_object) => {
+            list.iter()
+                .for_each(|v| leaves(&format!("{path}[]"), v, out));
+        }
+        _ => {
+            out.insert(path.to_owned());
+        }
+    }
+}
+
+/// The first cell of each row of the tables below a heading.
+fn first_cells(file: &str, heading: &str) -> BTreeSet<String> {
+    let text = document(file);
+    let part = text.split_once(&format!("{heading}\n")).expect(heading).1;
+    cells(part.split("\n## ").next().unwrap())
+}
+
+/// The first cell of each row.
+fn cells(text: &str) -> BTreeSet<String> {
+    let cells = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    cells.map(str::to_owned).collect()
+}
+
+/// An alert with everything in it but a window.
+fn single() -> Alert {
+    let text = |text: &str| Some(text.to_owned());
+    Alert {
+        id: uuid::Uuid::from_u128(7),
+        time: SystemTime::UNIX_EPOCH,
+        action: Action::Deny,
+        direction: Direction::Egress,
+        flow: Flow {
+            src: "192.0.2.2".parse().unwrap(),
+            dst: "203.0.113.7".parse().unwrap(),
+            proto: Protocol::TCP,
+            transport: Transport::Ports {
+                src: 4711,
+                dst: 443,
+            },
+            fragment: false,
+        },
+        feeds: vec!["blocklist".parse().unwrap()],
+        indicator: "203.0.113.7".parse().unwrap(),
+        severity: Severity::Medium,
+        policy: text("policy"),
+        iface: text("eth0"),
+        source: Source {
+            labels: Default::default(),
+            grade: Grade::Likely,
+            method: Some("local-end"),
+            cause: text("cause"),
+            uid: Some(0),
+            user: text("root"),
+            pid: Some(2),
+            start: Some(3),
+            ppid: Some(1),
+            exe: text("/usr/bin/curl"),
+            comm: text("curl"),
+            unit: text("cron.service"),
+            container: text("0123456789ab"),
+            image: text("busybox"),
+            pod: text("pod"),
+            namespace: text("default"),
+            mac: text("00:00:5e:00:53:01"),
+            client: text("printer"),
+        },
+        nat_dst: Some(("198.51.100.7".parse().unwrap(), Some(8443))),
+        count: 1,
+        window: None,
+        held: Duration::from_micros(312),
+    }
+}
+
+/// A summary of repeats.
+fn summary() -> Alert {
+    let window = Some((SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH));
+    Alert {
+        count: 5,
+        window,
+        ..single()
+    }
+}
+
+// ---- docs/ruleset.md, and every example ----
+
+#[test]
+fn the_ruleset_shown_is_the_one_that_is_printed() {
+    let text = document("docs/ruleset.md");
+    let configuration = blocks(&text, "toml").remove(0);
+    let shown = blocks(&text, "nft").remove(0);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("feedgate.toml");
+    let socket = folder.path().join("none.sock");
+    let daemon = format!("[daemon]\ncontrol-socket = \"{}\"\n", socket.display());
+    fs::write(&file, daemon + &configuration).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_feedgate"))
+        .args(["nft", "print", "--config"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let mut lines = printed.lines().map(str::trim);
+    for line in shown
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.starts_with('#'))
+    {
+        assert!(
+            lines.any(|printed| printed == line),
+            "not printed, or not there: {line}"
+        );
+    }
+}
+
+#[test]
+fn every_configuration_shown_is_good() {
+    let mut seen = 0;
+    for file in documents() {
+        for example in blocks(&document(&file), "toml") {
+            let found = config::parse(&example, &file).diagnostics;
+            assert!(
+                found.is_empty(),
+                "{}",
+                config::render(&found, &example, &file, false)
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen >= 3, "{seen} examples");
+}
+
+// ---- docs/troubleshooting.md ----
+
+#[test]
+fn every_message_explained_is_one_of_the_code() {
+    let code = sources(Path::new("src"));
+    let mut seen = 0;
+    for cell in cells(&document("docs/troubleshooting.md")) {
+        for part in cell.split('…').map(str::trim).filter(|part| part.len() > 3) {
+            assert!(code.contains(part), "no source has: {part}");
+        }
+        seen += 1;
+    }
+    assert!(seen > 40, "{seen} messages");
+}
+
+/// All sources as one text; strings over several lines are one line.
+fn sources(folder: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(root().join(folder)).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            text += &sources(&path);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let mut pieces = fs::read_to_string(path).unwrap();
+            while let Some((head, tail)) = pieces.split_once("\\\n") {
+                pieces = format!("{head}{}", tail.trim_start());
+            }
+            text += &pieces.replace("\\\"", "\"");
+        }
+    }
+    text
+}
+
+// ---- systemd/feedgate.service ----
+
+#[test]
+fn the_unit_is_sound() {
+    let unit = document("systemd/feedgate.service");
+    let built = unit.replace("/usr/local/sbin/feedgate", env!("CARGO_BIN_EXE_feedgate"));
+    assert_ne!(unit, built);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("feedgate.service");
+    fs::write(&file, built).unwrap();
+    let Ok(output) = Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .arg(&file)
+        .output()
+    else {
+        eprintln!("skipped: there is no systemd-analyze");
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+#[test]
+fn the_capabilities_of_the_unit_are_those_of_the_readme() {
+    let unit = document("systemd/feedgate.service");
+    let line = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="))
+        .unwrap();
+    let text = document("README.md");
+    let part = text
+        .split("\n## Capabilities\n")
+        .nth(1)
+        .unwrap()
+        .split("\n## ")
+        .next()
+        .unwrap();
+    let named: BTreeSet<&str> = part
+        .lines()
+        .filter_map(|l| l.strip_prefix("| CAP_")?.split(' ').next())
+        .collect();
+    assert_eq!(
+        named,
+        line.split(' ')
+            .map(|name| name.trim_start_matches("CAP_"))
+            .collect()
+    );
+}
+
+// ---- links ----
+
+#[test]
+fn links_lead_somewhere() {
+    for file in documents() {
+        let folder = root().join(&file).parent().unwrap().to_owned();
+        let text = document(&file);
+        for link in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
+            if !link.contains("://") && !link.starts_with('#') {
+                let target = link.split('#').next().unwrap();
+                assert!(folder.join(target).exists(), "{file}: {link}");
+            }
+        }
+    }
+}
+
+fn documents() -> Vec<String> {
+    let mut files = vec!["README.md".to_owned()];
+    for entry in fs::read_dir(root().join("docs")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        files.extend(name.ends_with(".md").then(|| format!("docs/{name}")));
+    }
+    files
+}
+
+/// Fenced blocks of a language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let fence = format!("```{language}\n");
+    let fences = text.split(&fence).skip(1);
+    fences
+        .map(|rest| rest.split("```").next().unwrap().to_owned())
+        .collect()
+}
+
+fn document(file: &str) -> String {
+    fs::read_to_string(root().join(file)).expect(file)
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}

@@ -1,0 +1,201 @@
+//! Flows that are established when a feed begins, or ceases, to list their far end.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use feedgate::demo::Netns;
+
+use crate::support::{Alerts, Conf, Daemon, Lab, connect, echo, eventually, within};
+
+/// Sends every byte back, to everybody, on port 7 of `netns`; ends with the test process.
+fn echo_tcp(netns: &Netns) {
+    let listener = netns
+        .enter(|| TcpListener::bind("[::]:7"))
+        .unwrap()
+        .unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let (mut from, mut to) = (stream.try_clone().unwrap(), stream);
+                let _ = std::io::copy(&mut from, &mut to);
+            });
+        }
+    });
+}
+
+/// True when a byte comes back within a second.
+fn alive(stream: &mut TcpStream) -> bool {
+    alive_within(stream, Duration::from_secs(1))
+}
+
+fn alive_within(stream: &mut TcpStream, limit: Duration) -> bool {
+    stream.set_read_timeout(Some(within(limit))).unwrap();
+    stream.write_all(b"x").is_ok() && stream.read_exact(&mut [0]).is_ok()
+}
+
+/// Replaces a feed's list and has it pulled.
+fn relist(lab: &Lab, daemon: &Daemon<'_>, feed: &str, lines: &[&str]) {
+    fs::write(lab.path(&format!("{feed}.txt")), lines.join("\n") + "\n").unwrap();
+    daemon.ok(&["refresh", feed]);
+}
+
+const OTHERS: [&str; 3] = ["198.18.0.1", "198.18.0.2", "2001:db8:bad::77"];
+
+fn conf(lab: &Lab, alerts: &Alerts) -> Conf {
+    Conf::new(lab)
+        .alerts(alerts)
+        .feed("block", "deny", &OTHERS)
+        .feed("watch", "alert", &OTHERS)
+}
+
+#[test]
+fn a_stream_to_an_address_that_is_denied_later_is_cut_within_a_second() {
+    let Some(lab) = Lab::new() else { return };
+    let alerts = Alerts::listen(&lab);
+    echo_tcp(&lab.server);
+    let daemon = Daemon::start(&lab, &lab.host, &conf(&lab, &alerts));
+    let open = |address: &str| connect(&lab.host, address).unwrap();
+    let mut denied = open("203.0.113.1:7");
+    let mut denied6 = open("[2001:db8:bad::1]:7");
+    let mut watched = open("203.0.113.2:7");
+    let mut unrelated = open("203.0.113.200:7");
+    let streams = [&mut denied, &mut denied6, &mut watched, &mut unrelated];
+    assert!(streams.into_iter().all(alive));
+
+    let start = Instant::now();
+    let more = [&OTHERS[..], &["203.0.113.0/30", "2001:db8:bad::1"]].concat();
+    relist(&lab, &daemon, "block", &more);
+    let found = eventually("the cut is alerted", || {
+        let alerts = alerts.all();
+        alerts
+            .into_iter()
+            .find(|alert| alert.get("dst") == "203.0.113.1")
+    });
+    found.assert(&[
+        ("action", "deny"),
+        ("method", "live-flow"),
+        ("direction", "egress"),
+        ("feed", "block"),
+        ("indicator", "203.0.113.0/30"),
+        ("pid", &std::process::id().to_string()),
+        ("dpt", "7"),
+        ("spt", &denied.local_addr().unwrap().port().to_string()),
+    ]);
+    alerts.wait(&[("dst", "2001:db8:bad::1"), ("method", "live-flow")]);
+    assert!(
+        start.elapsed() < within(Duration::from_secs(1)),
+        "{:?}",
+        start.elapsed()
+    );
+    eventually("both are cut", || {
+        let status = daemon.ok(&["status", "--json"]);
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        (status["packets"]["cut_flows"] == 3).then_some(())
+    });
+    assert!(!alive(&mut denied) && !alive(&mut denied6));
+    assert!(alive(&mut unrelated));
+
+    // The list shrinks again: what it cut goes on, with the retransmission that is due.
+    relist(&lab, &daemon, "block", &OTHERS);
+    assert!(alive_within(&mut denied, Duration::from_secs(10)));
+    assert!(alive(&mut watched));
+}
+
+#[test]
+fn a_stream_to_an_address_that_is_watched_later_is_alerted_and_goes_on() {
+    let Some(lab) = Lab::new() else { return };
+    let alerts = Alerts::listen(&lab);
+    echo_tcp(&lab.server);
+    let daemon = Daemon::start(&lab, &lab.host, &conf(&lab, &alerts));
+    let mut watched = connect(&lab.host, "203.0.113.2:7").unwrap();
+    let mut unrelated = connect(&lab.host, "203.0.113.200:7").unwrap();
+    assert!(alive(&mut watched) && alive(&mut unrelated));
+    relist(
+        &lab,
+        &daemon,
+        "watch",
+        &[&OTHERS[..], &["203.0.113.2"]].concat(),
+    );
+    let alert = alerts.wait(&[("dst", "203.0.113.2"), ("method", "live-flow")]);
+    alert.assert(&[
+        ("action", "alert"),
+        ("pid", &std::process::id().to_string()),
+    ]);
+    // A further change that does not concern it says nothing more about it.
+    relist(
+        &lab,
+        &daemon,
+        "watch",
+        &[&OTHERS[..], &["203.0.113.2", "203.0.113.3"]].concat(),
+    );
+    assert!(alive(&mut watched) && alive(&mut unrelated));
+    assert_eq!(alerts.all().len(), 1, "{:?}", alerts.all());
+}
+
+#[test]
+fn a_forwarded_stream_is_cut_too() {
+    let Some(lab) = Lab::new() else { return };
+    let alerts = Alerts::listen(&lab);
+    echo_tcp(&lab.server);
+    let daemon = Daemon::start(&lab, &lab.gateway, &conf(&lab, &alerts));
+    let mut denied = connect(&lab.host, "203.0.113.1:7").unwrap();
+    assert!(alive(&mut denied));
+    relist(
+        &lab,
+        &daemon,
+        "block",
+        &[&OTHERS[..], &["203.0.113.1"]].concat(),
+    );
+    let alert = alerts.wait(&[("dst", "203.0.113.1"), ("method", "live-flow")]);
+    alert.assert(&[
+        ("src", "192.0.2.2"),
+        ("action", "deny"),
+        ("attribution", "unknown"),
+    ]);
+    eventually("it is cut", || (!alive(&mut denied)).then_some(()));
+}
+
+#[test]
+fn an_inbound_flow_is_cut_and_down_lets_it_go() {
+    let Some(lab) = Lab::new() else { return };
+    let alerts = Alerts::listen(&lab);
+    let _echo = echo(&lab.host, "192.0.2.2:53");
+    let daemon = Daemon::start(&lab, &lab.host, &conf(&lab, &alerts));
+    let socket = lab
+        .server
+        .enter(|| UdpSocket::bind("203.0.113.5:0"))
+        .unwrap()
+        .unwrap();
+    socket.connect("192.0.2.2:53").unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+    let answered = || socket.send(b"hello").is_ok() && socket.recv(&mut [0; 16]).is_ok();
+    assert!(answered() && answered());
+    relist(
+        &lab,
+        &daemon,
+        "block",
+        &[&OTHERS[..], &["203.0.113.5"]].concat(),
+    );
+    let alert = alerts.wait(&[("src", "203.0.113.5"), ("method", "live-flow")]);
+    alert.assert(&[
+        ("action", "deny"),
+        ("direction", "ingress"),
+        ("pid", &std::process::id().to_string()),
+    ]);
+    eventually("it is cut", || (!answered()).then_some(()));
+    daemon.ok(&["down"]);
+    eventually("no bit is left", || answered().then_some(()));
+    eventually("no mark is left", || {
+        let mut command = lab.host.command("cat");
+        let output = command.arg("/proc/self/net/nf_conntrack").output().unwrap();
+        let table = String::from_utf8(output.stdout).unwrap();
+        assert!(table.contains("203.0.113.5"), "{table}");
+        (!table.contains("mark=134217728")).then_some(())
+    });
+}
