@@ -20,10 +20,10 @@ KERNELS ?= 6.1
 
 EXAMPLE := src/config/feedgate.toml
 
-.PHONY: help deps test-deps build test test-kernels demo bench lint audit install clean
+.PHONY: help deps test-deps build test test-containers test-kernels demo bench lint audit install clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## install what building and running need (apt; only what is missing)
 	@$(call install_missing,$(BUILD_PACKAGES) $(RUN_PACKAGES))
@@ -42,6 +42,9 @@ test: test-deps ## run all tests (as root: the integration tests make network na
 	    echo "cargo-nextest is not installed (cargo install --locked cargo-nextest); using cargo test"; \
 	    set -x; $(CARGO) test --locked --lib --bins --tests; \
 	fi
+
+test-containers: deps ## name real containers of runc, podman, docker and containerd (root; installs them)
+	$(SUDO) tests/containers/run
 
 test-kernels: test-deps ## run the netfilter tests on real Debian kernels in virtual machines (KERNELS="6.1 6.12")
 	@$(call install_missing,$(VM_PACKAGES))

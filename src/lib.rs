@@ -11,7 +11,7 @@
 //! Pure modules know no operating system: [`prefix`], [`feed`], [`snapshot`], [`ruleset`],
 //! [`packet`], [`policy`], [`alert`], [`config`], [`netlink`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
 //! [`conntrack`], [`attribution`], [`sink`], [`store`], [`host`], [`control`]. Only [`daemon`] wires edges together.
-//! `tests/structure.rs` holds this.
+//! `route` is a socket that two of them use. `tests/structure.rs` holds this.
 
 pub mod alert;
 pub mod attribution;
@@ -31,6 +31,7 @@ pub mod packet;
 pub mod policy;
 pub mod prefix;
 pub mod queue;
+mod route;
 pub mod ruleset;
 pub mod sink;
 pub mod snapshot;

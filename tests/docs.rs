@@ -318,6 +318,7 @@ fn single() -> Alert {
         policy: text("policy"),
         iface: text("eth0"),
         source: Source {
+            labels: Default::default(),
             grade: Grade::Likely,
             method: Some("local-end"),
             cause: text("cause"),

@@ -1,26 +1,29 @@
 //! Flow to source, within a time limit.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    collections::BTreeMap,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
-    AttributionError, Grade, Roots, Source,
-    cgroup::identify,
+    AttributionError, Clues, Grade, Mac, Roots, Source,
     cgroup_tree::CgroupTree,
+    clients::Clients,
+    containers::{Containers, Identity},
+    finder::{Cause, Finder, Found, Question},
     holder::{Holders, Search},
-    inet_diag::{Answer, Ends},
-    proc_net::{self, Row},
-    process::Process,
-    sock_diag::{Failure, Fit, SockDiag, is_datagram},
+    namespaces::Namespaces,
+    process::{Process, cgroup_of},
+    relatives::Sharer,
+    sock_diag::SockDiag,
     users::Users,
 };
-use crate::{
-    feed::Direction,
-    packet::{Flow, Protocol, Transport},
-};
+use crate::{feed::Direction, packet::Flow};
+
+/// Holders of a shared socket named beside the likeliest.
+const MAX_SHARERS: usize = 4;
 
 /// Names the source of flows, one packet at a time; each queue thread has its own.
 ///
@@ -28,37 +31,24 @@ use crate::{
 /// - *exact*: sock_diag named the socket by the whole 5-tuple, or the one listening socket of an
 ///   incoming connection (`sock-diag-listener`), or an unconnected datagram socket that is the
 ///   only one on its local address and port; and the process that holds it, identified by pid and
-///   start time, was read while the packet was held.
-/// - *likely*: one candidate by less: one of several sockets on a local port, the local end alone
-///   (`local-end`; a destination rewritten by NAT, raw and ping sockets), or a user that differs
-///   from the queue's.
+///   start time, was read while the packet was held. The same inside the network namespace that a
+///   forwarded packet comes from, with `netns-` before the method.
+/// - *likely*: one candidate by less: one of several sockets on a local port, one of several
+///   processes that hold the socket, the local end alone (`local-end`; a destination rewritten by
+///   NAT, raw and ping sockets), a user that differs from the queue's, the container of a
+///   namespace (`netns`), or the network card of a forwarded packet (`forward`).
 /// - *unknown*: no process; `cause` says why. What is known (user, unit, container) is there.
 pub struct Attributor {
     proc: PathBuf,
     timeout: Duration,
-    diag: SockDiag,
+    finder: Finder,
     cgroups: CgroupTree,
     holders: Holders,
     users: Users,
+    containers: Containers,
+    clients: Clients,
+    namespaces: Namespaces,
 }
-
-/// The socket of a flow, and how it was found.
-struct Found {
-    socket: Socket,
-    grade: Grade,
-    method: &'static str,
-    cause: Option<String>,
-}
-
-#[derive(Clone, Copy)]
-struct Socket {
-    inode: u32,
-    uid: u32,
-    cgroup: Option<u64>,
-}
-
-/// Why there is no socket, in words.
-type Cause = String;
 
 impl Attributor {
     /// An attributor that takes at most `timeout` for a flow.
@@ -69,157 +59,122 @@ impl Attributor {
         Ok(Self {
             proc: roots.proc.clone(),
             timeout,
-            diag: SockDiag::open()?,
+            finder: Finder::new(roots.proc.clone(), SockDiag::open()?),
             cgroups: CgroupTree::new(&roots.cgroup, &roots.proc),
             holders: Holders::new(&roots.proc),
             users: Users::new(),
+            containers: Containers::new(roots),
+            clients: Clients::new(roots),
+            namespaces: Namespaces::new(&roots.proc),
         })
     }
 
+    /// The same with names for LAN clients by MAC address (`00:00:5e:00:53:01`), which count more
+    /// than those of lease files.
+    #[must_use]
+    pub fn with_clients(mut self, names: &BTreeMap<String, String>) -> Self {
+        self.clients.set_static(names);
+        self
+    }
+
     /// The process of this host that sent (egress) or would receive (ingress) the packet.
-    /// `nfqa_uid` is the user the queue named with it (NFQA_UID).
-    pub fn local(&mut self, flow: &Flow, direction: Direction, nfqa_uid: Option<u32>) -> Source {
-        let deadline = Instant::now() + self.timeout;
-        let mut source = match self.find_socket(flow, direction, nfqa_uid, deadline) {
-            Ok(found) => self.describe(found, nfqa_uid, deadline),
+    pub fn local(&mut self, flow: &Flow, direction: Direction, clues: &Clues) -> Source {
+        let question = self.question(flow, direction, clues.uid, clues.device(direction));
+        let mut source = match self.finder.find(&question) {
+            Ok(found) => self.describe(found, &question),
             Err(cause) => Source {
-                method: nfqa_uid.map(|_| "nfqa-uid"),
-                uid: nfqa_uid,
+                method: clues.uid.map(|_| "nfqa-uid"),
+                uid: clues.uid,
                 cause: Some(cause),
                 ..Source::default()
             },
         };
-        source.user = source.uid.and_then(|uid| self.users.name(uid, deadline));
+        self.add_user(&mut source, question.deadline);
+        self.add_client(&mut source, clues.mac, question.deadline);
         source
     }
 
-    /// The machine that sent a forwarded packet, as far as its network card tells.
-    pub fn forwarded(&mut self, mac: Option<[u8; 6]>) -> Source {
-        let cause = "forwarded, and the packet has no link-layer source address";
-        Source {
-            grade: if mac.is_some() {
-                Grade::Likely
-            } else {
-                Grade::Unknown
+    /// What sent (egress) or would receive (ingress) a forwarded packet: a process in another
+    /// network namespace of this host, or a machine of the LAN.
+    pub fn forwarded(&mut self, flow: &Flow, direction: Direction, clues: &Clues) -> Source {
+        let device = clues.peer.map_or(0, |peer| peer.device);
+        let question = self.question(flow, direction, None, device);
+        let mut source = match clues.peer {
+            Some(peer) => self.in_namespace(peer.nsid, &question),
+            None => machine(clues.mac),
+        };
+        if clues.peer.is_some() {
+            self.add_user(&mut source, question.deadline);
+        }
+        self.add_client(&mut source, clues.mac, question.deadline);
+        source
+    }
+
+    fn question<'a>(
+        &self,
+        flow: &'a Flow,
+        direction: Direction,
+        uid: Option<u32>,
+        device: u32,
+    ) -> Question<'a> {
+        Question {
+            flow,
+            direction,
+            uid,
+            device,
+            timeout: self.timeout,
+            deadline: Instant::now() + self.timeout,
+        }
+    }
+
+    /// The process in the namespace, else the container that the namespace is of.
+    fn in_namespace(&mut self, nsid: i32, question: &Question<'_>) -> Source {
+        let answer = match self.namespaces.find(nsid, question) {
+            Ok(answer) => answer,
+            Err(cause) => {
+                return Source {
+                    method: Some("netns"),
+                    cause: Some(cause),
+                    ..Source::default()
+                };
+            }
+        };
+        let mut source = match answer.found {
+            Ok(found) => self.describe(found, question),
+            Err(cause) => Source {
+                method: Some("netns"),
+                cause: Some(cause),
+                ..Source::default()
             },
-            method: Some("forward"),
-            cause: mac.is_none().then(|| cause.to_owned()),
-            mac: mac.map(format_mac),
-            ..Source::default()
-        }
-    }
-
-    fn find_socket(
-        &mut self,
-        flow: &Flow,
-        direction: Direction,
-        nfqa_uid: Option<u32>,
-        deadline: Instant,
-    ) -> Result<Found, Cause> {
-        let ends = ends(flow, direction);
-        match flow.transport {
-            _ if flow.fragment => Err("a later fragment carries no ports".to_owned()),
-            Transport::Ports { .. } => {
-                self.find_by_ports(flow.proto, ends, direction, nfqa_uid, deadline)
-            }
-            Transport::None if flow.proto.has_ports() => {
-                Err("the packet ends before its ports".to_owned())
-            }
-            Transport::Icmp { kind, .. } if is_kernels_own(flow, kind, direction, nfqa_uid) => Err(
-                format!("the kernel itself handles {} type {kind}", flow.proto),
-            ),
-            Transport::Icmp { id, .. } => self.find_raw(flow.proto, ends, id, nfqa_uid, deadline),
-            Transport::None => self.find_raw(flow.proto, ends, None, nfqa_uid, deadline),
-        }
-    }
-
-    fn find_by_ports(
-        &mut self,
-        proto: Protocol,
-        ends: Ends,
-        direction: Direction,
-        nfqa_uid: Option<u32>,
-        deadline: Instant,
-    ) -> Result<Found, Cause> {
-        let failure = match self.find_exactly(proto, ends, direction, deadline) {
-            Ok(Some(found)) => return Ok(found),
-            Ok(None) => None,
-            Err(Failure::Timeout) => return Err(self.timed_out()),
-            Err(Failure::Kernel(errno)) => Some(errno),
         };
-        let sends = direction == Direction::Egress;
-        let rows = proc_net::local_end(&self.proc, proto, ends, sends, deadline)
-            .map_err(|proc_net::Timeout| self.timed_out())?;
-        let none = || match (failure, direction) {
-            (Some(errno), _) => {
-                format!("sock_diag for {proto}: {errno}; no socket on the local end")
+        if source.container.is_none() && source.pod.is_none() {
+            let cgroup = cgroup_of(&self.proc, answer.member);
+            let identity = self.identity(cgroup.as_deref(), question.deadline);
+            // A pod's containers share the namespace: which of them it was is not known.
+            if identity.pod.is_some() {
+                source.pod.clone_from(&identity.pod);
+                source.namespace.clone_from(&identity.namespace);
+            } else {
+                source.container.clone_from(&identity.container);
+                source.image.clone_from(&identity.image);
             }
-            (None, Direction::Egress) => {
-                "no socket: the process closed it, or the kernel sent this".to_owned()
-            }
-            (None, Direction::Ingress) => format!(
-                "no socket of this host takes {proto} port {}",
-                ends.local.port()
-            ),
-        };
-        only_candidate(rows, nfqa_uid, none)
-    }
-
-    /// By sock_diag.
-    fn find_exactly(
-        &mut self,
-        proto: Protocol,
-        ends: Ends,
-        direction: Direction,
-        deadline: Instant,
-    ) -> Result<Option<Found>, Failure> {
-        let Some((answer, fit)) = self.diag.find(proto, ends, deadline)? else {
-            return Ok(None);
-        };
-        match fit {
-            Fit::Whole if answer.inode != 0 => Ok(Some(exact(answer, "sock-diag"))),
-            // A connection that is not accepted yet, or not any more.
-            Fit::Whole if !is_datagram(proto) => {
-                let listener = self.diag.listener(proto, ends, deadline)?;
-                Ok(listener.map(|answer| listening(answer, direction)))
-            }
-            Fit::Whole => Ok(None),
-            Fit::Listener => Ok(Some(listening(answer, direction))),
-            Fit::Unconnected => {
-                let mut found = exact(answer, "sock-diag");
-                if !self.diag.is_only_one(proto, ends, deadline)? {
-                    found.grade = Grade::Likely;
-                    found.cause =
-                        Some("several sockets share the local address and port".to_owned());
-                }
-                Ok(Some(found))
+            let known = source.pod.is_some() || source.container.is_some();
+            if known && source.grade == Grade::Unknown {
+                source.grade = Grade::Likely;
             }
         }
-    }
-
-    fn find_raw(
-        &mut self,
-        proto: Protocol,
-        ends: Ends,
-        id: Option<u16>,
-        nfqa_uid: Option<u32>,
-        deadline: Instant,
-    ) -> Result<Found, Cause> {
-        let rows = proc_net::raw(&self.proc, proto, ends, id, deadline)
-            .map_err(|proc_net::Timeout| self.timed_out())?;
-        only_candidate(rows, nfqa_uid, || {
-            format!("no ping or raw socket for {proto}: the kernel's own, or closed")
-        })
+        source
     }
 
     /// Adds the process, unit and container to a socket.
-    fn describe(&mut self, found: Found, nfqa_uid: Option<u32>, deadline: Instant) -> Source {
+    fn describe(&mut self, found: Found, question: &Question<'_>) -> Source {
         let Found {
             socket,
             grade,
             method,
             cause,
         } = found;
+        let deadline = question.deadline;
         let path = socket.cgroup.and_then(|id| self.cgroups.path(id, deadline));
         let members = || match &path {
             Some(path) => self.cgroups.processes(path),
@@ -235,23 +190,22 @@ impl Attributor {
             uid: Some(socket.uid),
             ..Source::default()
         };
+        let mut cgroup = path;
         match search {
-            Search::Found(process) => {
-                let own = process.cgroup.clone();
+            Search::Found(process, sharers) => {
+                cgroup = process.cgroup.clone().or(cgroup);
                 set_process(&mut source, process);
-                set_cgroup(&mut source, own.or(path).as_deref());
+                if !sharers.is_empty() {
+                    source.grade = source.grade.min(Grade::Likely);
+                    add_cause(&mut source, &also_held_by(&sharers));
+                }
             }
-            Search::Nobody { denied } => {
-                set_cgroup(&mut source, path.as_deref());
-                set_unknown(&mut source, no_holder(socket.inode, denied));
-            }
-            Search::Timeout => {
-                set_cgroup(&mut source, path.as_deref());
-                let cause = self.timed_out();
-                set_unknown(&mut source, cause);
-            }
+            Search::Nobody { denied } => set_unknown(&mut source, no_holder(socket.inode, denied)),
+            Search::Timeout => set_unknown(&mut source, question.timed_out()),
         }
-        if let Some(queue) = nfqa_uid.filter(|&uid| uid != socket.uid) {
+        let identity = self.identity(cgroup.as_deref(), deadline);
+        set_identity(&mut source, &identity);
+        if let Some(queue) = question.uid.filter(|&uid| uid != socket.uid) {
             source.grade = source.grade.min(Grade::Likely);
             let differs = format!(
                 "the queue names uid {queue}, the socket belongs to uid {}",
@@ -262,86 +216,32 @@ impl Attributor {
         source
     }
 
-    fn timed_out(&self) -> Cause {
-        format!("timeout after {}", humantime::format_duration(self.timeout))
+    fn identity(&mut self, cgroup: Option<&str>, deadline: Instant) -> Arc<Identity> {
+        cgroup.map_or_else(Arc::default, |path| self.containers.of(path, deadline))
+    }
+
+    fn add_user(&mut self, source: &mut Source, deadline: Instant) {
+        source.user = source.uid.and_then(|uid| self.users.name(uid, deadline));
+    }
+
+    fn add_client(&mut self, source: &mut Source, mac: Option<Mac>, deadline: Instant) {
+        source.mac = mac.map(format_mac);
+        source.client = mac.and_then(|mac| self.clients.name(mac, deadline));
     }
 }
 
-/// The flow seen from this host. Without ports they are 0.
-fn ends(flow: &Flow, direction: Direction) -> Ends {
-    let end = |ip: IpAddr, port: Option<u16>| SocketAddr::new(ip.to_canonical(), port.unwrap_or(0));
-    let sent = Ends {
-        local: end(flow.src, flow.src_port()),
-        remote: end(flow.dst, flow.dst_port()),
-    };
-    match direction {
-        Direction::Egress => sent,
-        Direction::Ingress => sent.swapped(),
-    }
-}
-
-/// The kernel answers echo requests and sends errors; a user named by the queue means that a
-/// process wrote the message.
-fn is_kernels_own(flow: &Flow, kind: u8, direction: Direction, nfqa_uid: Option<u32>) -> bool {
-    let (request, reply) = if flow.proto == Protocol::ICMPV6 {
-        (128, 129)
-    } else {
-        (8, 0)
-    };
-    match direction {
-        Direction::Egress => kind != request && nfqa_uid.is_none(),
-        Direction::Ingress => kind != reply,
-    }
-}
-
-fn exact(answer: Answer, method: &'static str) -> Found {
-    Found {
-        socket: Socket {
-            inode: answer.inode,
-            uid: answer.uid,
-            cgroup: answer.cgroup,
+/// The machine that sent a forwarded packet, as far as its network card tells.
+fn machine(mac: Option<Mac>) -> Source {
+    let cause = "forwarded, and the link-layer address of the machine is not known";
+    Source {
+        grade: if mac.is_some() {
+            Grade::Likely
+        } else {
+            Grade::Unknown
         },
-        grade: Grade::Exact,
-        method,
-        cause: None,
-    }
-}
-
-/// The listener is the target of what comes in; what goes out from its port is only likely its.
-fn listening(answer: Answer, direction: Direction) -> Found {
-    let mut found = exact(answer, "sock-diag-listener");
-    if direction == Direction::Egress {
-        found.grade = Grade::Likely;
-    }
-    found
-}
-
-/// The one socket among candidates of the local end.
-fn only_candidate(
-    mut rows: Vec<Row>,
-    nfqa_uid: Option<u32>,
-    none: impl FnOnce() -> Cause,
-) -> Result<Found, Cause> {
-    rows.retain(|row| row.inode != 0);
-    if let Some(uid) = nfqa_uid {
-        rows.retain(|row| row.uid == uid);
-    }
-    match rows.as_slice() {
-        [] => Err(none()),
-        [row] => Ok(Found {
-            socket: Socket {
-                inode: row.inode,
-                uid: row.uid,
-                cgroup: None,
-            },
-            grade: Grade::Likely,
-            method: "local-end",
-            cause: None,
-        }),
-        many => Err(format!(
-            "{} sockets may be its source, none by the whole flow",
-            many.len()
-        )),
+        method: Some("forward"),
+        cause: mac.is_none().then(|| cause.to_owned()),
+        ..Source::default()
     }
 }
 
@@ -356,11 +256,26 @@ fn set_process(source: &mut Source, process: Process) {
     source.exe = process.exe;
 }
 
-fn set_cgroup(source: &mut Source, path: Option<&str>) {
-    let identity = path.map(identify).unwrap_or_default();
-    source.unit = identity.unit;
-    source.container = identity.container.map(|id| id.as_str().to_owned());
-    source.pod = identity.pod_uid;
+fn set_identity(source: &mut Source, identity: &Identity) {
+    source.unit.clone_from(&identity.unit);
+    source.container.clone_from(&identity.container);
+    source.image.clone_from(&identity.image);
+    source.pod.clone_from(&identity.pod);
+    source.namespace.clone_from(&identity.namespace);
+    source.labels = Arc::clone(&identity.labels);
+}
+
+fn also_held_by(sharers: &[Sharer]) -> Cause {
+    let named: Vec<String> = sharers
+        .iter()
+        .take(MAX_SHARERS)
+        .map(|Sharer { process, .. }| format!("{} ({})", process.pid, process.comm))
+        .collect();
+    let more = sharers.len().saturating_sub(MAX_SHARERS);
+    match more {
+        0 => format!("also held by {}", named.join(", ")),
+        more => format!("also held by {} and {more} more", named.join(", ")),
+    }
 }
 
 fn set_unknown(source: &mut Source, cause: Cause) {
@@ -379,13 +294,14 @@ fn no_holder(inode: u32, denied: usize) -> Cause {
     match (inode, denied) {
         (0, _) => "the socket has no owner: the process closed it".to_owned(),
         (_, 0) => format!("socket inode {inode} has no visible holder (hidepid or exited)"),
-        (_, denied) => {
-            format!("no CAP_SYS_PTRACE: /proc/PID/fd of {denied} processes is not readable")
-        }
+        (_, denied) => format!(
+            "socket inode {inode} has no visible holder; /proc/PID/fd of {denied} processes is \
+             not readable (CAP_SYS_PTRACE)"
+        ),
     }
 }
 
-fn format_mac(mac: [u8; 6]) -> String {
+fn format_mac(mac: Mac) -> String {
     let [a, b, c, d, e, f] = mac;
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }

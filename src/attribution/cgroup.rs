@@ -40,7 +40,7 @@ impl ContainerId {
         self.runtime
     }
 
-    fn new(id: &str, runtime: Runtime) -> Option<Self> {
+    pub(super) fn new(id: &str, runtime: Runtime) -> Option<Self> {
         (!id.is_empty() && id.len() <= MAX_NAME).then(|| Self {
             id: id.to_owned(),
             runtime,
@@ -51,8 +51,10 @@ impl ContainerId {
 /// The container runtime, as far as the path tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Runtime {
-    /// A bare ID: runc by hand, or a kubelet with the cgroupfs driver.
+    /// A bare ID: a kubelet with the cgroupfs driver, or a runtime used by hand.
     Unknown,
+    /// runc by hand; known by its state file.
+    Runc,
     /// Docker.
     Docker,
     /// Podman (libpod).

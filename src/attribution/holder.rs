@@ -1,12 +1,12 @@
-//! Socket inode to the process that has it open.
+//! Socket inode to the processes that have it open.
 //!
 //! The kernel does not say this; /proc/PID/fd has to be searched. Processes that were right
 //! before are asked first, then those of the socket's cgroup, then all, then threads that do not
-//! share their process's table of open files.
+//! share their process's table of open files. Who was found is asked for relatives that inherited
+//! the socket.
 
 use std::{
     collections::{HashSet, VecDeque},
-    fs,
     io::ErrorKind,
     path::{Path, PathBuf},
     time::Instant,
@@ -14,11 +14,12 @@ use std::{
 
 use super::{
     kernel::share_files,
-    process::{Process, leads_to, read_while_held},
+    process::{Handle, Process, numbers},
+    relatives::{Relatives, Sharer},
 };
 
-/// Holders remembered.
-const MAX_RECENT: usize = 64;
+/// Holders remembered, with two open files each.
+const MAX_RECENT: usize = 32;
 /// Holders of the same cgroup whose likely descriptors are tried first.
 const MAX_GUESSES: usize = 8;
 /// Of those, how many have all their descriptors read before the cgroup's processes are listed.
@@ -29,7 +30,8 @@ const LINKS_PER_CHECK: usize = 64;
 /// How a search ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Search {
-    Found(Process),
+    /// The holder, or the likeliest of several with the others behind it.
+    Found(Process, Vec<Sharer>),
     Nobody {
         /// Processes whose descriptors may not be read.
         denied: usize,
@@ -42,16 +44,20 @@ pub(super) struct Holders {
     proc: PathBuf,
     /// Last one right first.
     recent: VecDeque<Recent>,
+    relatives: Relatives,
     fds: Vec<u32>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Recent {
-    pid: u32,
-    start: u64,
+    handle: Handle,
     /// Cgroup of the socket.
     cgroup: Option<u64>,
+    /// With a table of open files of its own.
+    thread: Option<u32>,
     fd: u32,
+    /// Processes it may share sockets with, as of a count of forks.
+    family: Option<(u64, Vec<u32>)>,
 }
 
 /// One search under way.
@@ -59,7 +65,8 @@ struct Goal {
     target: String,
     cgroup: Option<u64>,
     deadline: Instant,
-    denied: usize,
+    /// Processes whose descriptors may not be read.
+    denied: HashSet<u32>,
 }
 
 /// The deadline passed.
@@ -70,11 +77,12 @@ impl Holders {
         Self {
             proc: proc.to_owned(),
             recent: VecDeque::with_capacity(MAX_RECENT),
+            relatives: Relatives::new(proc),
             fds: Vec::new(),
         }
     }
 
-    /// The process that holds socket `inode`. `cgroup` is the socket's, `members` gives that
+    /// The processes that hold socket `inode`. `cgroup` is the socket's, `members` gives that
     /// cgroup's processes when they are needed.
     pub(super) fn find(
         &mut self,
@@ -87,12 +95,12 @@ impl Holders {
             target: format!("socket:[{inode}]"),
             cgroup,
             deadline,
-            denied: 0,
+            denied: HashSet::new(),
         };
         match self.search(&mut goal, members) {
-            Ok(Some(process)) => Search::Found(process),
+            Ok(Some(process)) => self.with_sharers(process, &goal),
             Ok(None) => Search::Nobody {
-                denied: goal.denied,
+                denied: goal.denied.len(),
             },
             Err(Timeout) => Search::Timeout,
         }
@@ -103,13 +111,16 @@ impl Holders {
         goal: &mut Goal,
         members: impl FnOnce() -> Vec<u32>,
     ) -> Result<Option<Process>, Timeout> {
+        goal.check_time()?;
         if let Some(process) = self.guess(goal) {
             return Ok(Some(process));
         }
         let rescans: Vec<u32> = self
-            .same_cgroup(goal)
+            .recent
+            .iter()
+            .filter(|recent| recent.cgroup == goal.cgroup)
             .take(MAX_RESCANS)
-            .map(|recent| recent.pid)
+            .map(|recent| recent.handle.pid())
             .collect();
         let mut tried = HashSet::new();
         if let Some(process) = self.scan_processes(goal, &rescans, &mut tried)? {
@@ -125,6 +136,32 @@ impl Holders {
         }
     }
 
+    /// Looks for others that hold the socket of the holder just found, which is the first of the
+    /// recent ones.
+    fn with_sharers(&mut self, process: Process, goal: &Goal) -> Search {
+        let Some(holder) = self.recent.front_mut() else {
+            return Search::Found(process, Vec::new());
+        };
+        let forks = self.relatives.forks();
+        if holder.family.as_ref().map(|(at, _)| Some(*at)) != Some(forks) {
+            let family = self.relatives.of(&holder.handle);
+            holder.family = Some((forks.unwrap_or_default(), family));
+        }
+        let family = holder.family.as_ref().map(|(_, family)| family.as_slice());
+        let sharers = self.relatives.sharers(
+            &holder.handle,
+            family.unwrap_or_default(),
+            holder.fd,
+            &goal.target,
+            goal.deadline,
+        );
+        if sharers.is_empty() {
+            return Search::Found(process, sharers);
+        }
+        let busy = holder.handle.is_busy_with(holder.fd);
+        likeliest_first(Sharer { process, busy }, sharers)
+    }
+
     fn scan_processes(
         &mut self,
         goal: &mut Goal,
@@ -133,7 +170,7 @@ impl Holders {
     ) -> Result<Option<Process>, Timeout> {
         for &pid in pids {
             if tried.insert(pid)
-                && let Some(process) = self.scan_process(goal, pid)?
+                && let Some(process) = self.scan_folder(goal, pid, None)?
             {
                 return Ok(Some(process));
             }
@@ -141,94 +178,107 @@ impl Holders {
         Ok(None)
     }
 
-    fn same_cgroup(&self, goal: &Goal) -> impl Iterator<Item = Recent> {
-        let cgroup = goal.cgroup;
-        self.recent
-            .iter()
-            .copied()
-            .filter(move |recent| recent.cgroup == cgroup)
-    }
-
     /// The descriptors next to the last one: a process that opens one connection after the other
     /// gets the same number, or the next.
     fn guess(&mut self, goal: &Goal) -> Option<Process> {
-        let candidates: Vec<Recent> = self.same_cgroup(goal).take(MAX_GUESSES).collect();
-        for recent in candidates {
-            let folder = self.proc.join(recent.pid.to_string()).join("fd");
-            if !folder.exists() {
-                self.recent.retain(|other| other.pid != recent.pid);
+        let mut at = 0;
+        let mut guesses = 0;
+        while let Some(recent) = self.recent.get_mut(at) {
+            if recent.cgroup != goal.cgroup {
+                at += 1;
                 continue;
             }
-            for fd in [
-                recent.fd,
-                recent.fd.saturating_add(1),
-                recent.fd.saturating_add(2),
-            ] {
-                let link = folder.join(fd.to_string());
-                if !leads_to(&link, &goal.target) {
-                    continue;
-                }
-                let start = Some(recent.start);
-                let process = read_while_held(&self.proc, recent.pid, &link, &goal.target, start);
-                if let Some(process) = process {
-                    self.remember(goal, &process, fd);
-                    return Some(process);
-                }
+            if guesses == MAX_GUESSES {
+                return None;
             }
+            guesses += 1;
+            let mut near = [0, 1, 2]
+                .map(|step| recent.fd.saturating_add(step))
+                .into_iter();
+            let hit = near.find(|&fd| {
+                let link = link(recent.thread, fd);
+                recent.handle.leads_to(&link, &goal.target)
+            });
+            let process = hit.and_then(|_| recent.handle.describe(Instant::now()));
+            if process.is_some() || recent.handle.comm().is_none() {
+                let found = self.recent.remove(at)?;
+                let Some(fd) = hit.filter(|_| process.is_some()) else {
+                    continue; // it has ended
+                };
+                self.recent.push_front(Recent { fd, ..found });
+                return process;
+            }
+            at += 1;
         }
         None
     }
 
-    fn scan_process(&mut self, goal: &mut Goal, pid: u32) -> Result<Option<Process>, Timeout> {
-        let folder = self.proc.join(pid.to_string()).join("fd");
-        self.scan_folder(goal, pid, &folder)
-    }
-
-    /// All descriptors of a folder, newest number first.
+    /// All descriptors of a process, or of a thread with its own, newest number first.
     fn scan_folder(
         &mut self,
         goal: &mut Goal,
         pid: u32,
-        folder: &Path,
+        thread: Option<u32>,
     ) -> Result<Option<Process>, Timeout> {
         goal.check_time()?;
-        let entries = match fs::read_dir(folder) {
-            Ok(entries) => entries,
+        let mut folder = self.proc.join(pid.to_string());
+        if let Some(thread) = thread {
+            folder.extend(["task".to_owned(), thread.to_string()]);
+        }
+        folder.push("fd");
+        match numbers(&folder) {
+            Ok(fds) => self.fds = fds,
             Err(error) => {
-                goal.denied += usize::from(error.kind() == ErrorKind::PermissionDenied);
+                if error.kind() == ErrorKind::PermissionDenied {
+                    goal.denied.insert(pid);
+                }
                 return Ok(None);
             }
-        };
-        self.fds.clear();
-        self.fds.extend(
-            entries
-                .flatten()
-                .filter_map(|entry| number(&entry.file_name())),
-        );
-        self.fds.sort_unstable_by(|a, b| b.cmp(a));
-        let Some(fd) = first_link(&self.fds, folder, goal)? else {
-            return Ok(None);
-        };
-        let link = folder.join(fd.to_string());
-        let process = read_while_held(&self.proc, pid, &link, &goal.target, None);
-        if let Some(process) = &process {
-            self.remember(goal, process, fd);
         }
-        Ok(process)
+        self.fds.sort_unstable_by(|a, b| b.cmp(a));
+        match first_link(&self.fds, &folder, goal)? {
+            Link::At(fd) => Ok(self.prove(goal, pid, thread, fd)),
+            Link::Denied => {
+                goal.denied.insert(pid);
+                Ok(None)
+            }
+            Link::None => Ok(None),
+        }
+    }
+
+    /// Opens the process, and reads the descriptor again through what was opened.
+    fn prove(&mut self, goal: &Goal, pid: u32, thread: Option<u32>, fd: u32) -> Option<Process> {
+        let mut handle = Handle::open(&self.proc, pid)?;
+        if !handle.leads_to(&link(thread, fd), &goal.target) {
+            return None;
+        }
+        let process = handle.describe(Instant::now())?;
+        self.recent.retain(|recent| recent.handle.pid() != pid);
+        self.recent.truncate(MAX_RECENT - 1);
+        self.recent.push_front(Recent {
+            handle,
+            cgroup: goal.cgroup,
+            thread,
+            fd,
+            family: None,
+        });
+        Some(process)
     }
 
     /// Threads with a table of their own (unshare(2), CLONE_FILES), and those that outlive the
     /// first thread of their process.
     fn scan_threads(&mut self, goal: &mut Goal, pids: &[u32]) -> Result<Option<Process>, Timeout> {
         for &pid in pids {
+            if goal.denied.contains(&pid) {
+                continue; // its threads are as closed
+            }
             goal.check_time()?;
             let tasks = self.proc.join(pid.to_string()).join("task");
-            for tid in numbers(&tasks) {
-                if tid == pid || share_files(pid, tid) {
+            for thread in numbers(&tasks).unwrap_or_default() {
+                if thread == pid || share_files(pid, thread) {
                     continue;
                 }
-                let folder = tasks.join(tid.to_string()).join("fd");
-                if let Some(process) = self.scan_folder(goal, pid, &folder)? {
+                if let Some(process) = self.scan_folder(goal, pid, Some(thread))? {
                     return Ok(Some(process));
                 }
             }
@@ -237,20 +287,9 @@ impl Holders {
     }
 
     fn all_processes(&self) -> Vec<u32> {
-        let mut pids = numbers(&self.proc);
+        let mut pids = numbers(&self.proc).unwrap_or_default();
         pids.sort_unstable_by(|a, b| b.cmp(a));
         pids
-    }
-
-    fn remember(&mut self, goal: &Goal, process: &Process, fd: u32) {
-        self.recent.retain(|recent| recent.pid != process.pid);
-        self.recent.truncate(MAX_RECENT - 1);
-        self.recent.push_front(Recent {
-            pid: process.pid,
-            start: process.start,
-            cgroup: goal.cgroup,
-            fd,
-        });
     }
 }
 
@@ -264,32 +303,51 @@ impl Goal {
     }
 }
 
-fn first_link(fds: &[u32], folder: &Path, goal: &Goal) -> Result<Option<u32>, Timeout> {
+/// Whoever is in a system call on the socket; then the newest: a socket is mostly opened to be
+/// handed to a child.
+fn likeliest_first(holder: Sharer, mut sharers: Vec<Sharer>) -> Search {
+    sharers.push(holder);
+    sharers.sort_by_key(|sharer| {
+        std::cmp::Reverse((sharer.busy, sharer.process.start, sharer.process.pid))
+    });
+    let first = sharers.remove(0);
+    Search::Found(first.process, sharers)
+}
+
+fn link(thread: Option<u32>, fd: u32) -> String {
+    match thread {
+        Some(thread) => format!("task/{thread}/fd/{fd}"),
+        None => format!("fd/{fd}"),
+    }
+}
+
+/// What a search through descriptors found.
+enum Link {
+    At(u32),
+    None,
+    /// The owner may list them, only CAP_SYS_PTRACE may see where they lead.
+    Denied,
+}
+
+fn first_link(fds: &[u32], folder: &Path, goal: &Goal) -> Result<Link, Timeout> {
     for chunk in fds.chunks(LINKS_PER_CHECK) {
         for &fd in chunk {
-            if leads_to(&folder.join(fd.to_string()), &goal.target) {
-                return Ok(Some(fd));
+            match std::fs::read_link(folder.join(fd.to_string())) {
+                Ok(found) if found.as_os_str() == goal.target.as_str() => return Ok(Link::At(fd)),
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    return Ok(Link::Denied);
+                }
+                Ok(_) | Err(_) => {}
             }
         }
         goal.check_time()?;
     }
-    Ok(None)
-}
-
-fn numbers(folder: &Path) -> Vec<u32> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| number(&entry.file_name()))
-        .collect()
-}
-
-fn number(name: &std::ffi::OsStr) -> Option<u32> {
-    name.to_str()?.parse().ok()
+    Ok(Link::None)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::symlink, time::Duration};
+    use std::{fs, os::unix::fs::symlink, time::Duration};
 
     use tempfile::TempDir;
 
@@ -311,6 +369,7 @@ mod tests {
             let stat =
                 format!("{pid} (p) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 {start} 1 1 1");
             fs::write(folder.join("stat"), stat).unwrap();
+            fs::write(folder.join("comm"), "p\n").unwrap();
         }
 
         fn socket(&self, folder: &str, fd: u32, inode: u32) {
@@ -330,7 +389,7 @@ mod tests {
 
     fn pid(search: &Search) -> Option<u32> {
         match search {
-            Search::Found(process) => Some(process.pid),
+            Search::Found(process, _) => Some(process.pid),
             _ => None,
         }
     }
@@ -369,8 +428,10 @@ mod tests {
         let unasked = || panic!("the guess must hit");
         assert_eq!(pid(&holders.find(11, Some(1), unasked, soon())), Some(P));
         // The pid is another process now: read anew, never with the old start.
+        fs::remove_dir_all(fixture.0.path().join(P.to_string())).unwrap();
         fixture.process(P, 6);
-        let Search::Found(process) = holders.find(11, Some(1), || vec![P], soon()) else {
+        fixture.socket(&P.to_string(), 4, 11);
+        let Search::Found(process, _) = holders.find(11, Some(1), || vec![P], soon()) else {
             panic!("not found");
         };
         assert_eq!(process.start, 6);
@@ -394,6 +455,35 @@ mod tests {
         fixture.process(P, 5);
         let found = fixture.holders().find(11, None, || vec![P], Instant::now());
         assert_eq!(found, Search::Timeout);
+    }
+
+    #[test]
+    fn who_inherited_it_is_named_too_the_busy_one_first() {
+        let fixture = Fixture::new();
+        for (at, start) in [(0, 5), (1, 6), (2, 7), (3, 8)] {
+            fixture.process(P + at, start);
+            fixture.socket(&(P + at).to_string(), 3, 10 + at / 3);
+        }
+        let children = format!("{P}/task/{P}");
+        fs::create_dir_all(fixture.0.path().join(&children)).unwrap();
+        let list = format!("{} {} {} ", P + 1, P + 2, P + 3);
+        fs::write(fixture.0.path().join(children).join("children"), list).unwrap();
+        let find = |holders: &mut Holders| match holders.find(10, None, || vec![P], soon()) {
+            Search::Found(process, others) => {
+                let others = others.iter().map(|other| other.process.pid);
+                (process.pid, others.collect::<Vec<_>>())
+            }
+            other => panic!("{other:?}"),
+        };
+        let mut holders = fixture.holders();
+        assert_eq!(find(&mut holders), (P + 2, vec![P + 1, P]));
+        let syscall = format!("{} 0x3 0x0", libc::SYS_connect);
+        fs::write(
+            fixture.0.path().join((P + 1).to_string()).join("syscall"),
+            syscall,
+        )
+        .unwrap();
+        assert_eq!(find(&mut holders), (P + 1, vec![P + 2, P]));
     }
 
     #[test]

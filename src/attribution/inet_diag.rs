@@ -57,7 +57,13 @@ impl Ends {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Query {
     /// The one socket the kernel looks up by these ends.
-    One(Ends),
+    One {
+        /// Local and remote end.
+        ends: Ends,
+        /// Index of the interface that the packet uses: sockets bound to another one are not
+        /// found, and with 0 none that is bound, as all with link-local addresses are.
+        device: u32,
+    },
     /// Every socket of this family with this local port.
     Port {
         /// IPv6, where sockets for both families live too.
@@ -95,9 +101,9 @@ pub(super) enum Message {
 
 /// The bytes of a request.
 pub(super) fn encode(query: Query, proto: Protocol, sequence: u32) -> [u8; REQUEST] {
-    let (v6, flags, ends) = match query {
-        Query::One(ends) => (ends.local.is_ipv6(), NLM_F_REQUEST, Some(ends)),
-        Query::Port { v6, .. } => (v6, NLM_F_REQUEST | NLM_F_DUMP, None),
+    let (v6, flags, interface) = match query {
+        Query::One { ends, device } => (ends.local.is_ipv6(), NLM_F_REQUEST, device),
+        Query::Port { v6, .. } => (v6, NLM_F_REQUEST | NLM_F_DUMP, 0),
     };
     let mut out = Writer::default();
     out.put(&72_u32.to_ne_bytes());
@@ -107,20 +113,19 @@ pub(super) fn encode(query: Query, proto: Protocol, sequence: u32) -> [u8; REQUE
     out.put(&[0; 4]); // port ID: the kernel fills it in
     out.put(&[if v6 { AF_INET6 } else { AF_INET }, proto.0, 0, 0]);
     out.put(&u32::MAX.to_ne_bytes()); // states: all
-    match (query, ends) {
-        (_, Some(ends)) => {
+    match query {
+        Query::One { ends, .. } => {
             out.put(&ends.local.port().to_be_bytes());
             out.put(&ends.remote.port().to_be_bytes());
             out.put(&address(ends.local.ip()));
             out.put(&address(ends.remote.ip()));
         }
-        (Query::Port { port, .. }, None) => {
+        Query::Port { port, .. } => {
             out.put(&port.to_be_bytes());
             out.put(&[0; 2 + 16 + 16]);
         }
-        (Query::One(_), None) => {}
     }
-    out.put(&[0; 4]); // interface: any
+    out.put(&interface.to_ne_bytes());
     out.put(&[0xff; 8]); // INET_DIAG_NOCOOKIE
     out.bytes
 }
@@ -270,6 +275,11 @@ mod tests {
         }
     }
 
+    fn one(local: &str, remote: &str, device: u32) -> Query {
+        let ends = ends(local, remote);
+        Query::One { ends, device }
+    }
+
     /// An answer as the kernel writes it, with a cgroup attribute behind another one.
     fn reply(family: u8, local: [u8; 16], remote: [u8; 16], sequence: u32) -> Vec<u8> {
         let mut body = vec![family, 1, 0, 0];
@@ -300,7 +310,7 @@ mod tests {
     #[test]
     fn a_request_is_full_to_the_last_byte() {
         for query in [
-            Query::One(ends("192.0.2.1:5", "198.51.100.1:80")),
+            one("192.0.2.1:5", "198.51.100.1:80", 7),
             Query::Port { v6: true, port: 53 },
         ] {
             let bytes = encode(query, Protocol::TCP, 9);
@@ -308,11 +318,8 @@ mod tests {
             assert_eq!(u32_at(&bytes, 0), Some(72));
             assert_eq!(u32_at(&bytes, 8), Some(9));
         }
-        let one = encode(
-            Query::One(ends("192.0.2.1:5", "198.51.100.1:80")),
-            Protocol::TCP,
-            9,
-        );
+        let one = encode(one("192.0.2.1:5", "198.51.100.1:80", 7), Protocol::TCP, 9);
+        assert_eq!(u32_at(&one, 60), Some(7));
         assert_eq!(one[16..18], [AF_INET, 6]);
         assert_eq!(one[24..28], [0, 5, 0, 80]);
         assert_eq!(one[28..32], [192, 0, 2, 1]);

@@ -3,19 +3,28 @@
 //!
 //! An answer that is not certain says so: unknown stays unknown, with a cause.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use nix::errno::Errno;
 use thiserror::Error;
 
+use crate::feed::Direction;
+
 mod attributor;
 pub mod cgroup;
 mod cgroup_tree;
+mod clients;
+pub mod containers;
+mod finder;
 mod holder;
 mod inet_diag;
 mod kernel;
+#[cfg(test)]
+mod namespace_tests;
+mod namespaces;
 mod proc_net;
 mod process;
+mod relatives;
 mod roots;
 mod sock_diag;
 #[cfg(test)]
@@ -34,6 +43,45 @@ pub enum AttributionError {
     /// The netlink socket does not reach the kernel.
     #[error("cannot connect the sock_diag netlink socket to the kernel: {0}")]
     Connect(Errno),
+}
+
+/// A link-layer address.
+pub type Mac = [u8; 6];
+
+/// What the queue and the host tell of a packet besides its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clues {
+    /// Owner of the sending socket (NFQA_UID).
+    pub uid: Option<u32>,
+    /// Index of the incoming interface.
+    pub indev: Option<u32>,
+    /// Index of the outgoing interface.
+    pub outdev: Option<u32>,
+    /// Link-layer address of the machine on this side: the sender (egress, and what comes in), or
+    /// the neighbour that a forwarded packet goes to (ingress).
+    pub mac: Option<Mac>,
+    /// The network namespace that a forwarded packet comes from or goes to.
+    pub peer: Option<Peer>,
+}
+
+impl Clues {
+    /// Index of the interface that the packet uses on its socket's host, 0: not known.
+    fn device(&self, direction: Direction) -> u32 {
+        let index = match direction {
+            Direction::Egress => self.outdev,
+            Direction::Ingress => self.indev,
+        };
+        index.unwrap_or(0)
+    }
+}
+
+/// The end of a virtual link in another network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Number of that namespace in the own one (IFLA_LINK_NETNSID).
+    pub nsid: i32,
+    /// Index of the interface there.
+    pub device: u32,
 }
 
 /// How sure an attribution is.
@@ -70,7 +118,8 @@ impl fmt::Display for Grade {
 pub struct Source {
     /// How sure.
     pub grade: Grade,
-    /// How it was found: `sock-diag`, `sock-diag-listener`, `local-end`, `nfqa-uid`, `forward`, `live-flow`, ...
+    /// How it was found: `sock-diag`, `sock-diag-listener`, `local-end`, `nfqa-uid`, `forward`, `netns`,
+    /// `netns-` before one of the first three, `live-flow`, ...
     pub method: Option<&'static str>,
     /// Why something is missing, in words.
     pub cause: Option<String>,
@@ -98,7 +147,10 @@ pub struct Source {
     pub pod: Option<String>,
     /// Kubernetes namespace.
     pub namespace: Option<String>,
-    /// Source MAC address of a forwarded or inbound packet, `00:00:5e:00:53:01`.
+    /// Labels of the container, for policies; not in the alert line.
+    pub labels: Arc<BTreeMap<String, String>>,
+    /// MAC address of the machine on this side of a forwarded packet, or of the sender of an
+    /// inbound one, `00:00:5e:00:53:01`.
     pub mac: Option<String>,
     /// Name of a LAN client.
     pub client: Option<String>,

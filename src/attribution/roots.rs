@@ -7,13 +7,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Folders that attribution reads.
+use super::{clients::ClientFiles, containers::RuntimeRoots};
+
+/// Folders and files that attribution reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roots {
     /// procfs.
     pub proc: PathBuf,
     /// cgroup2.
     pub cgroup: PathBuf,
+    /// Files of container runtimes.
+    pub runtimes: RuntimeRoots,
+    /// Files that name LAN clients.
+    pub clients: ClientFiles,
 }
 
 impl Roots {
@@ -24,6 +30,8 @@ impl Roots {
         Self {
             proc: proc.to_owned(),
             cgroup: cgroup2_mount(&mounts).unwrap_or_else(|| PathBuf::from("/sys/fs/cgroup")),
+            runtimes: RuntimeRoots::default(),
+            clients: ClientFiles::default(),
         }
     }
 }

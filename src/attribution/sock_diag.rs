@@ -72,11 +72,12 @@ impl SockDiag {
     }
 
     /// The socket of these ends. An answer that does not fit them is none: the kernel's lookup
-    /// falls back to wildcard sockets.
+    /// falls back to wildcard sockets. `device`: the interface that the packet uses, 0: not known.
     pub(super) fn find(
         &mut self,
         proto: Protocol,
         ends: Ends,
+        device: u32,
         deadline: Instant,
     ) -> Result<Option<(Answer, Fit)>, Failure> {
         // udp_dump_one takes the source of the request as the remote end; kernels before 5.8 did
@@ -87,7 +88,7 @@ impl SockDiag {
             &[ends]
         };
         for &order in orders {
-            let found = self.one(proto, order, deadline)?;
+            let found = self.one(proto, order, device, deadline)?;
             if let Some(fitting) = found.and_then(|answer| Some((answer, fit(&answer, ends)?))) {
                 return Ok(Some(fitting));
             }
@@ -100,9 +101,10 @@ impl SockDiag {
         &mut self,
         proto: Protocol,
         ends: Ends,
+        device: u32,
         deadline: Instant,
     ) -> Result<Option<Answer>, Failure> {
-        let found = self.one(proto, ends.listening(), deadline)?;
+        let found = self.one(proto, ends.listening(), device, deadline)?;
         Ok(found.filter(|answer| fit(answer, ends) == Some(Fit::Listener)))
     }
 
@@ -133,9 +135,10 @@ impl SockDiag {
         &mut self,
         proto: Protocol,
         ends: Ends,
+        device: u32,
         deadline: Instant,
     ) -> Result<Option<Answer>, Failure> {
-        match self.ask(Query::One(ends), proto, deadline) {
+        match self.ask(Query::One { ends, device }, proto, deadline) {
             Ok(answers) => Ok(answers.first().copied()),
             Err(Failure::Kernel(Errno::ENOENT)) => Ok(None),
             Err(failure) => Err(failure),
@@ -151,7 +154,7 @@ impl SockDiag {
         self.sequence = self.sequence.wrapping_add(1);
         let request = encode(query, proto, self.sequence);
         send(self.socket.as_raw_fd(), &request, MsgFlags::empty()).map_err(Failure::Kernel)?;
-        let single = matches!(query, Query::One(_));
+        let single = matches!(query, Query::One { .. });
         let mut answers = Vec::new();
         loop {
             let length = self.receive(deadline)?;
@@ -261,10 +264,13 @@ mod tests {
         let remote = "192.0.2.1:9".parse().unwrap();
         let local = late.local_addr().unwrap();
         let request = encode(
-            Query::One(Ends {
-                local: remote,
-                remote: local,
-            }),
+            Query::One {
+                ends: Ends {
+                    local: remote,
+                    remote: local,
+                },
+                device: 0,
+            },
             Protocol::UDP,
             99,
         );
@@ -274,7 +280,7 @@ mod tests {
             remote,
         };
         let deadline = Instant::now() + std::time::Duration::from_secs(5);
-        assert_eq!(diag.find(Protocol::TCP, ends, deadline), Ok(None));
+        assert_eq!(diag.find(Protocol::TCP, ends, 0, deadline), Ok(None));
     }
 
     #[test]

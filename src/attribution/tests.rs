@@ -42,6 +42,14 @@ fn flow(proto: Protocol, src: SocketAddr, dst: SocketAddr) -> Flow {
     }
 }
 
+/// The queue named this user.
+fn by(uid: u32) -> Clues {
+    Clues {
+        uid: Some(uid),
+        ..Clues::default()
+    }
+}
+
 fn addr(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
@@ -87,7 +95,7 @@ fn assert_tcp_is_mine(listen: &str, connect: &str) {
         client.local_addr().unwrap(),
         client.peer_addr().unwrap(),
     );
-    let source = attributor().local(&flow, Egress, None);
+    let source = attributor().local(&flow, Egress, &Clues::default());
     assert_me(&source, Grade::Exact, "sock-diag");
     assert_eq!(source.cause, None);
 }
@@ -117,7 +125,7 @@ fn the_user_has_a_name() {
         client.peer_addr().unwrap(),
     );
     let uid = nix::unistd::geteuid();
-    let source = attributor().local(&flow, Egress, Some(uid.as_raw()));
+    let source = attributor().local(&flow, Egress, &by(uid.as_raw()));
     let user = nix::unistd::User::from_uid(uid).unwrap();
     assert_eq!(source.user, user.map(|user| user.name));
     assert_me(&source, Grade::Exact, "sock-diag");
@@ -137,7 +145,7 @@ fn udp_connected_and_not() {
         sent_from.set_port(socket.local_addr().unwrap().port());
         let flow = flow(Protocol::UDP, sent_from, remote);
         assert_me(
-            &attributor().local(&flow, Egress, None),
+            &attributor().local(&flow, Egress, &Clues::default()),
             Grade::Exact,
             "sock-diag",
         );
@@ -151,14 +159,14 @@ fn udp_connected_and_not() {
             ..flow
         };
         assert_me(
-            &attributor().local(&back, Ingress, None),
+            &attributor().local(&back, Ingress, &Clues::default()),
             Grade::Exact,
             "sock-diag",
         );
         if local.contains("127.0.0.1") || local.contains("[::1]") {
             socket.connect(remote).unwrap();
             assert_me(
-                &attributor().local(&flow, Egress, None),
+                &attributor().local(&flow, Egress, &Clues::default()),
                 Grade::Exact,
                 "sock-diag",
             );
@@ -190,7 +198,7 @@ fn udp_sockets_on_one_port_are_only_likely() {
     let source = attributor().local(
         &flow(Protocol::UDP, local, addr("127.0.0.1:9")),
         Egress,
-        None,
+        &Clues::default(),
     );
     assert_me(&source, Grade::Likely, "sock-diag");
     assert!(source.cause.unwrap().contains("several sockets"));
@@ -205,7 +213,7 @@ fn a_listener_is_the_target_of_what_comes_in() {
         let source = attributor().local(
             &flow(Protocol::TCP, addr("203.0.113.7:5555"), to),
             Ingress,
-            None,
+            &Clues::default(),
         );
         assert_me(&source, Grade::Exact, "sock-diag-listener");
     }
@@ -221,7 +229,7 @@ fn a_connection_that_nobody_accepted_goes_to_the_listener() {
         client.peer_addr().unwrap(),
     );
     assert_me(
-        &attributor().local(&flow, Ingress, None),
+        &attributor().local(&flow, Ingress, &Clues::default()),
         Grade::Exact,
         "sock-diag-listener",
     );
@@ -237,7 +245,7 @@ fn a_rewritten_destination_is_likely_by_the_local_end() {
         addr("192.0.2.80:80"),
     );
     assert_me(
-        &attributor().local(&flow, Egress, None),
+        &attributor().local(&flow, Egress, &Clues::default()),
         Grade::Likely,
         "local-end",
     );
@@ -252,7 +260,7 @@ fn a_user_that_differs_is_not_exact() {
         client.local_addr().unwrap(),
         client.peer_addr().unwrap(),
     );
-    let source = attributor().local(&flow, Egress, Some(4242));
+    let source = attributor().local(&flow, Egress, &by(4242));
     assert_me(&source, Grade::Likely, "sock-diag");
     assert!(source.cause.unwrap().contains("uid 4242"));
 }
@@ -260,16 +268,16 @@ fn a_user_that_differs_is_not_exact() {
 #[test]
 fn a_flow_that_does_not_exist_stays_unknown() {
     let nobody = flow(Protocol::TCP, addr("127.0.0.1:1"), addr("192.0.2.1:80"));
-    let source = attributor().local(&nobody, Egress, Some(0));
+    let source = attributor().local(&nobody, Egress, &by(0));
     assert_eq!(
         (source.grade, source.method, source.uid),
         (Grade::Unknown, Some("nfqa-uid"), Some(0))
     );
     assert!(source.cause.unwrap().contains("no socket"));
-    let source = attributor().local(&nobody, Egress, None);
+    let source = attributor().local(&nobody, Egress, &Clues::default());
     assert_eq!((source.method, source.uid, source.pid), (None, None, None));
     let to_nobody = flow(Protocol::UDP, addr("192.0.2.1:80"), addr("127.0.0.1:1"));
-    let source = attributor().local(&to_nobody, Ingress, None);
+    let source = attributor().local(&to_nobody, Ingress, &Clues::default());
     assert_eq!(
         source.cause.as_deref(),
         Some("no socket of this host takes udp port 1")
@@ -280,7 +288,12 @@ fn a_flow_that_does_not_exist_stays_unknown() {
 fn what_has_no_ports_says_so() {
     let mut flow = flow(Protocol::UDP, addr("127.0.0.1:1"), addr("192.0.2.1:80"));
     flow.transport = Transport::None;
-    let cause = |flow: &Flow, direction| attributor().local(flow, direction, None).cause.unwrap();
+    let cause = |flow: &Flow, direction| {
+        attributor()
+            .local(flow, direction, &Clues::default())
+            .cause
+            .unwrap()
+    };
     assert!(cause(&flow, Egress).contains("ends before its ports"));
     flow.fragment = true;
     assert!(cause(&flow, Egress).contains("later fragment"));
@@ -308,7 +321,7 @@ fn the_time_limit_ends_the_search() {
         client.peer_addr().unwrap(),
     );
     let mut attributor = Attributor::new(&Roots::default(), Duration::ZERO).unwrap();
-    let source = attributor.local(&flow, Egress, None);
+    let source = attributor.local(&flow, Egress, &Clues::default());
     assert_eq!((source.grade, source.pid), (Grade::Unknown, None));
     assert_eq!(source.cause.as_deref(), Some("timeout after 0s"));
 }
@@ -326,10 +339,11 @@ fn a_hidden_process_is_not_guessed() {
     let roots = Roots {
         proc: empty.path().to_owned(),
         cgroup: empty.path().to_owned(),
+        ..Roots::default()
     };
     let source = Attributor::new(&roots, AMPLE)
         .unwrap()
-        .local(&flow, Egress, None);
+        .local(&flow, Egress, &Clues::default());
     assert_eq!((source.grade, source.pid), (Grade::Unknown, None));
     assert!(source.cause.unwrap().contains("no visible holder"));
     assert!(source.uid.is_some());
@@ -349,7 +363,7 @@ fn a_thread_with_its_own_files_is_found() {
     });
     let flow = flow(Protocol::TCP, receiver.recv().unwrap(), to);
     assert_me(
-        &attributor().local(&flow, Egress, None),
+        &attributor().local(&flow, Egress, &Clues::default()),
         Grade::Exact,
         "sock-diag",
     );
@@ -378,7 +392,7 @@ fn a_raw_socket_is_likely() {
         fragment: false,
     };
     assert_me(
-        &attributor().local(&flow, Egress, None),
+        &attributor().local(&flow, Egress, &Clues::default()),
         Grade::Likely,
         "local-end",
     );
@@ -386,13 +400,21 @@ fn a_raw_socket_is_likely() {
 
 #[test]
 fn a_forwarded_packet_has_a_network_card() {
-    let source = attributor().forwarded(Some([0, 0, 0x5e, 0, 0x53, 0xab]));
+    let flow = flow(Protocol::TCP, addr("192.0.2.2:5000"), addr("192.0.2.80:80"));
+    let clues = Clues {
+        mac: Some([0, 0, 0x5e, 0, 0x53, 0xab]),
+        ..Clues::default()
+    };
+    let names = [("00:00:5e:00:53:ab".to_owned(), "printer".to_owned())].into();
+    let mut attributor = attributor().with_clients(&names);
+    let source = attributor.forwarded(&flow, Egress, &clues);
     assert_eq!(source.mac.as_deref(), Some("00:00:5e:00:53:ab"));
+    assert_eq!(source.client.as_deref(), Some("printer"));
     assert_eq!(
         (source.grade, source.method, source.cause),
         (Grade::Likely, Some("forward"), None)
     );
-    let source = attributor().forwarded(None);
+    let source = attributor.forwarded(&flow, Egress, &Clues::default());
     assert_eq!(
         (source.grade, source.method, source.mac),
         (Grade::Unknown, Some("forward"), None)
@@ -464,11 +486,11 @@ fn processes_are_told_apart() {
     let (flow_one, flow_other) = (one.connect(&server), other.connect(&server));
     let mut attributor = attributor();
     for _ in 0..3 {
-        one.assert_source(&attributor.local(&flow_one, Egress, None));
-        other.assert_source(&attributor.local(&flow_other, Egress, None));
+        one.assert_source(&attributor.local(&flow_one, Egress, &Clues::default()));
+        other.assert_source(&attributor.local(&flow_other, Egress, &Clues::default()));
     }
     drop(one);
-    let source = attributor.local(&flow_one, Egress, None);
+    let source = attributor.local(&flow_one, Egress, &Clues::default());
     assert_eq!(
         (source.grade, source.pid),
         (Grade::Unknown, None),
@@ -519,7 +541,7 @@ fn a_process_in_a_cgroup_has_its_unit_and_container() {
     .unwrap();
     let flow = client.connect(&server);
     let mut attributor = attributor();
-    let source = attributor.local(&flow, Egress, None);
+    let source = attributor.local(&flow, Egress, &Clues::default());
     client.assert_source(&source);
     assert_eq!(source.unit, Some(format!("docker-{ID}.scope")));
     assert_eq!(source.container.as_deref(), Some(ID));
@@ -531,7 +553,7 @@ fn a_process_in_a_cgroup_has_its_unit_and_container() {
     };
     let hidden = Attributor::new(&roots, AMPLE)
         .unwrap()
-        .local(&flow, Egress, None);
+        .local(&flow, Egress, &Clues::default());
     assert_eq!((hidden.grade, hidden.pid), (Grade::Unknown, None));
     assert_eq!(hidden.container.as_deref(), Some(ID));
     drop(client);

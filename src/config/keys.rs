@@ -85,7 +85,7 @@ const ROWS: &[Row] = &[
     on("feed.min-prefix6"),
     on("consensus.deny-at"),
     on("attribution.timeout"),
-    off("attribution.clients"),
+    on("attribution.clients"),
     off("host.labels"),
     off("arm.after"),
     on("alerts.suppress"),

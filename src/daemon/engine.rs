@@ -16,10 +16,10 @@ use crate::{
         Alert,
         suppress::{Key, Outcome, Suppressor},
     },
-    attribution::{Attributor, Source},
+    attribution::{Attributor, Clues, Source},
     config::Hook,
     feed::{Action, Direction},
-    host::links,
+    host::{links, wires::Wires},
     packet::{Flow, decode},
     policy::Decision,
     queue::{Answer, Held},
@@ -107,11 +107,16 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 pub(super) struct Engine {
     path: Arc<Path>,
     attributor: Attributor,
+    wires: Wires,
 }
 
 impl Engine {
     pub(super) fn new(path: Arc<Path>, attributor: Attributor) -> Self {
-        Self { path, attributor }
+        Self {
+            path,
+            attributor,
+            wires: Wires::new(),
+        }
     }
 
     /// Answers for one packet; its alert is handed on before this returns.
@@ -144,15 +149,26 @@ impl Engine {
     }
 
     fn attribute(&mut self, packet: &Held<'_>, flow: &Flow, direction: Direction) -> Source {
-        match packet.hook {
-            Hook::Output => self.attributor.local(flow, direction, packet.uid),
-            Hook::Input => {
-                let mut source = self.attributor.local(flow, direction, packet.uid);
-                source.mac = self.attributor.forwarded(packet.mac).mac;
-                source
-            }
-            Hook::Forward => self.attributor.forwarded(packet.mac),
+        let mut clues = Clues {
+            uid: packet.uid,
+            indev: packet.indev,
+            outdev: packet.outdev,
+            mac: packet.mac,
+            peer: None,
+        };
+        if packet.hook != Hook::Forward {
+            return self.attributor.local(flow, direction, &clues);
         }
+        // The side of the LAN or the containers is the one that the feed does not list.
+        let device = match direction {
+            Direction::Egress => packet.indev,
+            Direction::Ingress => packet.outdev,
+        };
+        if direction == Direction::Ingress {
+            clues.mac = device.and_then(|device| self.wires.mac_of(device, flow.dst));
+        }
+        clues.peer = device.and_then(|device| self.wires.peer(device, clues.mac));
+        self.attributor.forwarded(flow, direction, &clues)
     }
 }
 

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     alert::Alert,
-    attribution::{Attributor, Source},
+    attribution::{Attributor, Clues, Source},
     config::Hook,
     conntrack::{Conntrack, ConntrackError, Entry, Handle},
     feed::Action,
@@ -250,10 +250,14 @@ impl Search {
                 ..Source::default()
             },
             // The socket knows the address it was connected to, not what NAT made of it.
-            Hook::Output => self.attributor.local(&found.sent, decision.direction, None),
-            Hook::Input => self
-                .attributor
-                .local(&found.filtered, decision.direction, None),
+            Hook::Output => {
+                self.attributor
+                    .local(&found.sent, decision.direction, &Clues::default())
+            }
+            Hook::Input => {
+                self.attributor
+                    .local(&found.filtered, decision.direction, &Clues::default())
+            }
         };
         source.method = Some("live-flow");
         source
@@ -326,34 +330,28 @@ fn alert(flow: Flow, decision: Decision, source: Source) -> Alert {
 mod tests {
     use super::*;
     use crate::{
-        config::PrivateNetworks,
+        config,
         conntrack::Entry,
-        feed::{self, FeedData, Parsed, Scope, Severity},
-        snapshot::{Input, build},
+        feed::{FeedData, Limits, parse_plain},
+        snapshot::{Input, Options, build},
     };
 
     const BIT: u32 = 0x0800_0000;
 
     fn listing(action: Action) -> Snapshot {
-        let parsed = Parsed {
-            entries: vec![feed::Entry {
-                prefix: "203.0.113.1".parse().unwrap(),
-            }],
-            ..Parsed::default()
-        };
+        let mut feed = config::Feed::new("f".parse().unwrap());
+        feed.action = action;
+        let parsed = parse_plain(b"203.0.113.1", &Limits::default());
         let data = FeedData {
             parsed,
             pulled: SystemTime::UNIX_EPOCH,
             bytes: 0,
         };
-        let input = Input {
-            name: "f".parse().unwrap(),
-            action,
-            scope: Scope::Both,
-            severity: Severity::Low,
-            data: Arc::new(data),
-        };
-        build(&[input], &[], PrivateNetworks::Refuse)
+        build(
+            &[Input::new(&feed, Arc::new(data))],
+            &[],
+            Options::default(),
+        )
     }
 
     fn entry(mark: u32, live: bool) -> Entry<'static> {

@@ -70,6 +70,10 @@ pub(super) fn check_capabilities() -> Result<(), RunError> {
             Capability::CAP_DAC_READ_SEARCH,
             "open files of other users' processes stay hidden: many flows have no pid",
         ),
+        (
+            Capability::CAP_SYS_ADMIN,
+            "network namespaces cannot be entered: containers are named, their processes not",
+        ),
     ];
     for (capability, effect) in wanted {
         if !has(capability) {
@@ -244,11 +248,11 @@ pub(super) struct Threads {
 
 impl Threads {
     pub(super) fn spawn(shared: &Arc<Shared>, queues: Vec<Queue>) -> Result<Self, RunError> {
-        let (options, timeout) = {
+        let (options, attribution) = {
             let core = super::lock(&shared.core);
             (
                 core.kernel.options().clone(),
-                core.config.attribution.timeout,
+                core.config.attribution.clone(),
             )
         };
         let marks = MarkBits {
@@ -260,7 +264,8 @@ impl Threads {
         let mut handles = Vec::new();
         for queue in queues {
             let number = queue.number();
-            let attributor = Attributor::new(&Roots::default(), timeout)?;
+            let attributor = Attributor::new(&Roots::default(), attribution.timeout)?
+                .with_clients(&attribution.clients);
             let mut engine = Engine::new(Arc::clone(&shared.path), attributor);
             let (stop, quit, failed) = (Arc::clone(&stop), shared.stop.clone(), Arc::clone(shared));
             let work = move || {

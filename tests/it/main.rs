@@ -9,8 +9,10 @@
     clippy::panic
 )] // clippy.toml allows them in test functions only; a helper of a test may stop at the first surprise too
 
+mod attribution;
 mod cli;
 mod coexist;
+mod containers;
 mod demo;
 mod feeds;
 mod forward;

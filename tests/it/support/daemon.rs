@@ -34,11 +34,29 @@ impl<'a> Daemon<'a> {
         }
     }
 
+    /// Starts `program`, which runs it with the arguments it is given, and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn start_as(program: &Path, lab: &Lab, netns: &'a Netns, conf: &Conf) -> Self {
+        match Self::spawn(program, lab, netns, conf) {
+            Ok(daemon) => daemon,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     /// Starts it and waits until it is ready, or has ended.
     pub(crate) fn try_start(lab: &Lab, netns: &'a Netns, conf: &Conf) -> Result<Self, DaemonError> {
+        Self::spawn(feedgate(), lab, netns, conf)
+    }
+
+    fn spawn(
+        program: &Path,
+        lab: &Lab,
+        netns: &'a Netns,
+        conf: &Conf,
+    ) -> Result<Self, DaemonError> {
         let config = lab.path("feedgate.toml");
         fs::write(&config, conf.text()).unwrap();
-        let mut inner = demo::Daemon::spawn(feedgate(), netns, &lab.dir, &config)?;
+        let mut inner = demo::Daemon::spawn(program, netns, &lab.dir, &config)?;
         inner.ready(within(PATIENCE), || true)?;
         Ok(Self {
             netns,

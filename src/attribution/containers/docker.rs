@@ -1,0 +1,42 @@
+//! Docker: `DATA-ROOT/containers/ID/config.v2.json`.
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde::Deserialize;
+
+use super::{Metadata, labels, read_json, text};
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct File {
+    /// With a slash in front.
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    config: Config,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Config {
+    #[serde(default)]
+    image: String,
+    /// `null` where there are none.
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+pub(super) fn metadata(root: &Path, id: &str) -> Option<Metadata> {
+    let file: File = read_json(&root.join("containers").join(id).join("config.v2.json"))?;
+    let all = file.config.labels.unwrap_or_default();
+    let label = |key: &str| all.get(key).and_then(|value| text(value));
+    Some(Metadata {
+        // What cri-dockerd calls k8s_NAME_... is NAME to its user.
+        name: label("io.kubernetes.container.name")
+            .or_else(|| text(file.name.trim_start_matches('/'))),
+        image: text(&file.config.image),
+        pod: label("io.kubernetes.pod.name"),
+        namespace: label("io.kubernetes.pod.namespace"),
+        labels: labels(&all),
+    })
+}

@@ -1,0 +1,185 @@
+//! Processes that inherited a socket: parent, children and siblings of its holder.
+//!
+//! A descriptor keeps its number through fork(2), so one link of each relative is read, and
+//! standard input, where servers such as inetd put it. A socket that was sent to a stranger
+//! (SCM_RIGHTS) is not seen here.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use super::process::{Handle, Process, numbers, parent_of, read_limited};
+
+/// Relatives asked.
+const MAX_RELATIVES: usize = 16;
+/// Threads of one process whose children are listed.
+const MAX_THREADS: usize = 64;
+/// Ancestors asked, as long as each holds the socket.
+const MAX_ANCESTORS: usize = 8;
+/// Most bytes read of a list of children.
+const MAX_CHILDREN: u64 = 4096;
+/// Where a child that was made to serve one connection has it.
+const STDIN: u32 = 0;
+/// Init, and the kernel's own parent; they share sockets with all or with none.
+const ROOTS: u32 = 2;
+
+/// One of several processes that hold a socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sharer {
+    pub(super) process: Process,
+    /// It is in a system call on the socket.
+    pub(super) busy: bool,
+}
+
+/// Asks a process table.
+pub(super) struct Relatives {
+    proc: PathBuf,
+    /// Its last field is the number of the newest process or thread.
+    loadavg: Option<File>,
+}
+
+impl Relatives {
+    pub(super) fn new(proc: &Path) -> Self {
+        Self {
+            proc: proc.to_owned(),
+            loadavg: File::open(proc.join("loadavg")).ok(),
+        }
+    }
+
+    /// A number that changes with each fork and each new thread of the host; `None`: not readable.
+    pub(super) fn forks(&self) -> Option<u64> {
+        let mut bytes = [0; 128];
+        let length = self.loadavg.as_ref()?.read_at(&mut bytes, 0).ok()?;
+        let text = std::str::from_utf8(bytes.get(..length)?).ok()?;
+        text.split_ascii_whitespace().last()?.parse().ok()
+    }
+
+    /// Parent, descendants and siblings of `holder`, at most 16.
+    pub(super) fn of(&self, holder: &Handle) -> Vec<u32> {
+        let mut found = Vec::new();
+        let parent = Some(holder.ppid()).filter(|&parent| parent > ROOTS);
+        found.extend(parent);
+        self.descendants(holder.pid(), holder.pid(), &mut found);
+        if let Some(parent) = parent {
+            self.descendants(parent, holder.pid(), &mut found);
+        }
+        found
+    }
+
+    /// Those of `family` that hold socket `target` too, and the ancestors of its parent that do.
+    pub(super) fn sharers(
+        &self,
+        holder: &Handle,
+        family: &[u32],
+        fd: u32,
+        target: &str,
+        deadline: Instant,
+    ) -> Vec<Sharer> {
+        let mut sharers = Vec::new();
+        for &pid in family {
+            if Instant::now() >= deadline {
+                break;
+            }
+            sharers.extend(self.sharer(pid, fd, target));
+        }
+        let mut pid = holder.ppid();
+        for _ in 0..MAX_ANCESTORS {
+            let holds = |sharer: &Sharer| sharer.process.pid == pid;
+            if !sharers.iter().any(holds) || Instant::now() >= deadline {
+                break;
+            }
+            let Some(parent) = parent_of(&self.proc, pid).filter(|&parent| parent > ROOTS) else {
+                break;
+            };
+            pid = parent;
+            if !family.contains(&pid) {
+                sharers.extend(self.sharer(pid, fd, target));
+            }
+        }
+        sharers
+    }
+
+    fn sharer(&self, pid: u32, fd: u32, target: &str) -> Option<Sharer> {
+        let folder = self.proc.join(pid.to_string()).join("fd");
+        let leads = |fd: u32| {
+            fs::read_link(folder.join(fd.to_string()))
+                .is_ok_and(|found| found.as_os_str() == target)
+        };
+        let fd = [fd, STDIN].into_iter().find(|&fd| leads(fd))?;
+        let mut handle = Handle::open(&self.proc, pid)?;
+        if !handle.leads_to(&format!("fd/{fd}"), target) {
+            return None;
+        }
+        let busy = handle.is_busy_with(fd);
+        let process = handle.describe(Instant::now())?;
+        Some(Sharer { process, busy })
+    }
+
+    fn descendants(&self, of: u32, but: u32, found: &mut Vec<u32>) {
+        let mut parents = vec![of];
+        while let Some(parent) = parents.pop() {
+            for child in self.children(parent) {
+                if found.len() >= MAX_RELATIVES {
+                    return;
+                }
+                if child != but && !found.contains(&child) {
+                    found.push(child);
+                    parents.push(child);
+                }
+            }
+        }
+    }
+
+    /// Empty on kernels without CONFIG_PROC_CHILDREN.
+    fn children(&self, pid: u32) -> Vec<u32> {
+        let tasks = self.proc.join(pid.to_string()).join("task");
+        let threads = numbers(&tasks).unwrap_or_default().into_iter();
+        threads
+            .take(MAX_THREADS)
+            .filter_map(|thread| {
+                read_limited(&tasks.join(format!("{thread}/children")), MAX_CHILDREN)
+            })
+            .flat_map(|list| {
+                let list = String::from_utf8_lossy(&list).into_owned();
+                let pids: Vec<u32> = list
+                    .split_ascii_whitespace()
+                    .filter_map(|pid| pid.parse().ok())
+                    .collect();
+                pids
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn each_fork_is_counted() {
+        let relatives = Relatives::new(Path::new("/proc"));
+        let before = relatives.forks().unwrap();
+        Command::new("true").status().unwrap();
+        assert_ne!(relatives.forks(), Some(before));
+        assert_eq!(Relatives::new(Path::new("/nowhere")).forks(), None);
+    }
+
+    #[test]
+    fn parent_and_children_are_relatives() {
+        let relatives = Relatives::new(Path::new("/proc"));
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let me = Handle::open(Path::new("/proc"), std::process::id()).unwrap();
+        assert!(relatives.children(me.pid()).contains(&child.id()));
+        let mine = relatives.of(&me);
+        assert!(mine.len() <= MAX_RELATIVES);
+        let childs = relatives.of(&Handle::open(Path::new("/proc"), child.id()).unwrap());
+        assert!(childs.contains(&me.pid()), "{childs:?}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

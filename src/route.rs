@@ -1,0 +1,107 @@
+//! Questions to the kernel's route netlink (rtnetlink(7)), of which two edges have some.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv,
+        send, socket,
+    },
+};
+
+use crate::netlink::{Attributes, REQUEST, messages, request};
+
+/// One link with all its attributes is about 2 KiB.
+const BUFFER: usize = 16 * 1024;
+
+/// A socket that asks one question at a time, of the network namespace it was opened in.
+pub(crate) struct Route {
+    socket: OwnedFd,
+    sequence: u32,
+    buffer: Box<[u8]>,
+}
+
+impl Route {
+    pub(crate) fn open() -> Result<Self, Errno> {
+        let socket = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            SockProtocol::NetlinkRoute,
+        )?;
+        // Connected to port 0: only the kernel can answer.
+        connect(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        Ok(Self {
+            socket,
+            sequence: 0,
+            buffer: vec![0; BUFFER].into_boxed_slice(),
+        })
+    }
+
+    /// The answer to message `kind` with `body`, without its header.
+    ///
+    /// # Errors
+    /// What the kernel says; it answers before `send` returns, so this never waits.
+    pub(crate) fn get(&mut self, kind: u16, body: &[u8]) -> Result<&[u8], Errno> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let ask = request(kind, REQUEST, self.sequence, body, &[]);
+        send(self.socket.as_raw_fd(), &ask, MsgFlags::empty())?;
+        let length = loop {
+            let length = recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty())?;
+            let datagram = self.buffer.get(..length).unwrap_or_default();
+            // Another number: the late answer to an earlier question.
+            if messages(datagram).any(|message| message.seq == self.sequence) {
+                break length;
+            }
+        };
+        let datagram = self.buffer.get(..length).unwrap_or_default();
+        let answer = messages(datagram)
+            .find(|message| message.seq == self.sequence)
+            .ok_or(Errno::EBADMSG)?;
+        match answer.errno() {
+            Some(code) => Err(Errno::from_raw(code)),
+            None => Ok(answer.payload),
+        }
+    }
+}
+
+/// The value of the first attribute of this type.
+pub(crate) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    Attributes(bytes).get(wanted)
+}
+
+/// A number in the host's byte order.
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    array_at(bytes, at).map(u16::from_ne_bytes)
+}
+
+/// A number in the host's byte order.
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    array_at(bytes, at).map(u32::from_ne_bytes)
+}
+
+/// A number in the host's byte order.
+pub(crate) fn i32_at(bytes: &[u8], at: usize) -> Option<i32> {
+    array_at(bytes, at).map(i32::from_ne_bytes)
+}
+
+fn array_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..)?.first_chunk().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_says_what_is_not_there() {
+        let mut ask = [0; 16];
+        ask[4..8].copy_from_slice(&i32::MAX.to_ne_bytes());
+        let mut route = Route::open().unwrap();
+        assert_eq!(route.get(18, &ask), Err(Errno::ENODEV)); // RTM_GETLINK
+        ask[4..8].copy_from_slice(&1_i32.to_ne_bytes());
+        let link = route.get(18, &ask).unwrap();
+        assert_eq!(attribute(&link[16..], 3), Some(b"lo\0".as_slice())); // IFLA_IFNAME
+    }
+}

@@ -1,0 +1,322 @@
+//! Who is named when it is hard: short-lived, shared, hidden, gone, and inside containers.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Stdio},
+};
+
+use feedgate::{attribution::Roots, demo::Netns};
+use nix::sys::signal::Signal;
+
+use crate::support::{
+    Alerts, Conf, Daemon, HOST_MAC, Lab, connect, echo, eventually, feedgate, web,
+};
+
+/// Runs of each program in the test of short-lived processes.
+const RUNS: usize = 200;
+
+#[test]
+fn every_short_lived_process_is_named_exactly() {
+    let Some(lab) = Lab::new() else { return };
+    let _web = web(&lab.server);
+    let alerts = Alerts::listen(&lab);
+    let conf = Conf::new(&lab)
+        .alerts(&alerts)
+        .section("[attribution]\ntimeout = \"2s\"") // what is tested is not how busy the machine is
+        .feed("watch", "alert", &["203.0.113.1"]);
+    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+
+    let mut started = Vec::new();
+    for run in 0..RUNS {
+        for (step, (program, arguments)) in [
+            ("bash", ["-c", "exec 3<>/dev/tcp/203.0.113.1/80"]),
+            ("curl", ["-sS", "http://203.0.113.1/"]),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            // A port of its own for each: a flow with the ports of an earlier one is allowed by
+            // the kernel's own memory for up to a minute, without a question to the daemon.
+            only_port(&lab.host, 20_000 + 2 * run + step);
+            let mut command = lab.host.command(program);
+            let child = command.args(arguments).stdout(Stdio::null()).spawn();
+            let mut child = child.unwrap();
+            started.push((program, child.id()));
+            assert!(child.wait().unwrap().success());
+        }
+    }
+    let all = eventually("an alert for each", || {
+        Some(alerts.all()).filter(|all| all.len() == started.len())
+    });
+    let right = |(program, pid): &(&str, u32)| {
+        all.iter().any(|alert| {
+            alert.get("pid") == pid.to_string()
+                && alert.get("attribution") == "exact"
+                && alert.get("comm") == *program
+                && alert.get("exe").ends_with(&format!("/{program}"))
+        })
+    };
+    let missing: Vec<_> = started.iter().filter(|one| !right(one)).collect();
+    let wrong: Vec<_> = all
+        .iter()
+        .filter(|alert| alert.get("attribution") != "exact")
+        .collect();
+    assert!(missing.is_empty(), "{missing:?} are missing: {wrong:#?}");
+}
+
+#[test]
+fn a_process_that_ended_while_held_is_not_guessed() {
+    let Some(lab) = Lab::new() else { return };
+    let _echo = echo(&lab.server, "203.0.113.3:53");
+    let alerts = Alerts::listen(&lab);
+    let conf = Conf::new(&lab)
+        .alerts(&alerts)
+        .feed("watch", "alert", &["203.0.113.3"]);
+    let daemon = Daemon::start(&lab, &lab.host, &conf);
+
+    daemon.signal(Signal::SIGSTOP);
+    let script = "echo hello > /dev/udp/203.0.113.3/53";
+    let status = lab.host.command("bash").args(["-c", script]).status();
+    assert!(status.unwrap().success());
+    daemon.signal(Signal::SIGCONT);
+    let alert = alerts.wait(&[("dst", "203.0.113.3")]);
+    alert.assert(&[("attribution", "unknown"), ("pid", ""), ("uid", "0")]);
+    assert_ne!(alert.get("cause"), "", "{}", alert.line);
+}
+
+#[test]
+fn without_cap_sys_ptrace_the_flow_is_reported_and_the_cause_is_said_once() {
+    let Some(lab) = Lab::new() else { return };
+    let _web = web(&lab.server);
+    let alerts = Alerts::listen(&lab);
+    let conf = Conf::new(&lab)
+        .alerts(&alerts)
+        .feed("watch", "alert", &["203.0.113.1"]);
+    let conf = conf.section("[attribution]\ntimeout = \"2s\"");
+    let less = wrapper(
+        &lab,
+        "exec setpriv --bounding-set -sys_ptrace --inh-caps -sys_ptrace",
+    );
+    let daemon = Daemon::start_as(&less, &lab, &lab.host, &conf);
+
+    for _ in 0..3 {
+        connect(&lab.host, "203.0.113.1:80").unwrap();
+    }
+    let alert = alerts.wait(&[("dst", "203.0.113.1")]);
+    alert.assert(&[("attribution", "unknown"), ("pid", ""), ("uid", "0")]);
+    assert!(
+        alert.get("cause").contains("CAP_SYS_PTRACE"),
+        "{}",
+        alert.line
+    );
+    let said = daemon.output();
+    assert_eq!(said.matches("CAP_SYS_PTRACE").count(), 1, "{said}");
+}
+
+#[test]
+fn hidepid_leaves_the_user_and_a_cause() {
+    let Some(lab) = Lab::new() else { return };
+    let _web = web(&lab.server);
+    let alerts = Alerts::listen(&lab);
+    let conf = Conf::new(&lab)
+        .alerts(&alerts)
+        .feed("watch", "alert", &["203.0.113.1"]);
+    let conf = conf.section("[attribution]\ntimeout = \"2s\"");
+    let hidden = wrapper(
+        &lab,
+        "[ -z \"$HIDDEN\" ] && HIDDEN=1 exec unshare -m -- \"$0\" \"$@\"\n\
+         mount -t proc -o hidepid=invisible,gid=54321 proc /proc || exit 3\n\
+         exec setpriv --bounding-set -sys_ptrace --inh-caps -sys_ptrace",
+    );
+    let _daemon = Daemon::start_as(&hidden, &lab, &lab.host, &conf);
+
+    connect(&lab.host, "203.0.113.1:80").unwrap();
+    let alert = alerts.wait(&[("dst", "203.0.113.1")]);
+    alert.assert(&[("attribution", "unknown"), ("pid", ""), ("uid", "0")]);
+    assert!(alert.get("cause").contains("hidepid"), "{}", alert.line);
+}
+
+#[test]
+fn the_right_container_behind_a_bridge_is_named_with_its_process() {
+    let Some(lab) = Lab::new() else { return };
+    let Some(groups) = Groups::create() else {
+        return;
+    };
+    let _web = web(&lab.server);
+    let alerts = Alerts::listen(&lab);
+    let conf = Conf::new(&lab)
+        .alerts(&alerts)
+        .feed("watch", "alert", &["203.0.113.0/29"]);
+    let _daemon = Daemon::start(&lab, &lab.gateway, &conf);
+    lab.gateway
+        .ip(&[
+            "link add cbr0 type bridge",
+            "link set cbr0 up",
+            "addr add 198.18.0.1/24 dev cbr0",
+        ])
+        .unwrap();
+    let ids = ["a", "b", "c"].map(|digit| digit.repeat(64));
+    let pod = "3f2b1c9e-0d4e-4a55-9c3b-7f0e5d6a1b2c";
+    let paths = [
+        format!("docker/{}", ids[0]),
+        format!("libpod_parent/libpod-{}", ids[1]),
+        format!("kubepods/besteffort/pod{pod}/{}", ids[2]),
+    ];
+    let mut containers: Vec<Container> = (0..3)
+        .map(|at| Container::start(&lab, at + 11, groups.add(&paths[at])))
+        .collect();
+    for (at, container) in containers.iter_mut().enumerate() {
+        let target = format!("203.0.113.{}", at + 1);
+        container.connect(&target);
+        let mac = format!("00:00:5e:00:53:{}", at + 11);
+        alerts.wait(&[("dst", &target)]).assert(&[
+            ("attribution", "exact"),
+            ("method", "netns-sock-diag"),
+            ("pid", &container.child.id().to_string()),
+            ("comm", "bash"),
+            ("container", &ids[at]),
+            ("pod", if at == 2 { pod } else { "" }),
+            ("src", &format!("198.18.0.{}", at + 11)),
+            ("iface", "cbr0"),
+            ("mac", &mac),
+        ]);
+    }
+}
+
+#[test]
+fn a_lan_client_has_the_name_of_the_configuration() {
+    let Some(lab) = Lab::new() else { return };
+    let _web = web(&lab.server);
+    let alerts = Alerts::listen(&lab);
+    let conf = Conf::new(&lab)
+        .alerts(&alerts)
+        .section(&format!(
+            "[attribution]\nclients = {{ \"{HOST_MAC}\" = \"printer\" }}"
+        ))
+        .feed("watch", "alert", &["203.0.113.1"]);
+    let _daemon = Daemon::start(&lab, &lab.gateway, &conf);
+
+    connect(&lab.host, "203.0.113.1:80").unwrap();
+    alerts
+        .wait(&[("dst", "203.0.113.1")])
+        .assert(&[("client", "printer"), ("mac", HOST_MAC)]);
+}
+
+/// The next connection from `netns` has this port.
+fn only_port(netns: &Netns, port: usize) {
+    let range = "/proc/sys/net/ipv4/ip_local_port_range";
+    netns
+        .enter(|| fs::write(range, format!("{port} {port}")))
+        .unwrap()
+        .unwrap();
+}
+
+/// A program that does `lines`, the last of which runs the daemon with the arguments given.
+fn wrapper(lab: &Lab, lines: &str) -> PathBuf {
+    let path = lab.path("wrapper");
+    let daemon = feedgate().display();
+    fs::write(&path, format!("#!/bin/sh\n{lines} {daemon} \"$@\"\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+/// A shell in a network namespace and a cgroup of its own.
+struct Container {
+    child: Child,
+    input: ChildStdin,
+    _netns: Netns,
+}
+
+impl Container {
+    /// Behind the bridge `cbr0` of the gateway, as 198.18.0.`last`.
+    fn start(lab: &Lab, last: usize, group: PathBuf) -> Self {
+        let netns = Netns::create(format!("{}-{last}", lab.gateway.name())).unwrap();
+        let port = format!("port{last}");
+        lab.gateway.link(&port, &netns, "eth0").unwrap();
+        lab.gateway
+            .ip(&[&format!("link set {port} master cbr0")])
+            .unwrap();
+        netns
+            .ip(&[
+                &format!("link set eth0 address 00:00:5e:00:53:{last}"),
+                &format!("addr add 198.18.0.{last}/24 dev eth0"),
+                "route add default via 198.18.0.1",
+            ])
+            .unwrap();
+        // Replies find their way.
+        let _ = lab.server.ip(&["route add 198.18.0.0/24 via 198.51.100.1"]);
+        let script =
+            "echo $$ > \"$0\"; echo ready; while read -r ip; do exec 3<>/dev/tcp/$ip/80; done";
+        let mut child = netns
+            .command("bash")
+            .args(["-c", script])
+            .arg(group.join("cgroup.procs"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        Self {
+            input: child.stdin.take().unwrap(),
+            child,
+            _netns: netns,
+        }
+    }
+
+    fn connect(&mut self, ip: &str) {
+        writeln!(self.input, "{ip}").unwrap();
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Control groups below one of this test, removed on drop.
+struct Groups {
+    top: PathBuf,
+    made: std::cell::RefCell<Vec<PathBuf>>,
+}
+
+impl Groups {
+    fn create() -> Option<Self> {
+        let top = Roots::default()
+            .cgroup
+            .join(format!("feedgate-it-{}", std::process::id()));
+        if let Err(error) = fs::create_dir_all(&top) {
+            eprintln!("skipped: no cgroup2 mount to write to: {error}");
+            return None;
+        }
+        Some(Self {
+            made: vec![top.clone()].into(),
+            top,
+        })
+    }
+
+    fn add(&self, path: &str) -> PathBuf {
+        let mut group = self.top.clone();
+        for part in Path::new(path) {
+            group.push(part);
+            let _ = fs::create_dir(&group); // there already: shared with another
+            self.made.borrow_mut().push(group.clone());
+        }
+        group
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        for group in self.made.borrow().iter().rev() {
+            let _ = fs::remove_dir(group);
+        }
+    }
+}
