@@ -43,6 +43,14 @@ pub enum FetchError {
         /// What went wrong.
         cause: String,
     },
+    /// A file of CA certificates is of no use.
+    #[error("cannot use {} of pull.ca-files: {cause}; give it certificates in PEM form", file.display())]
+    CaFile {
+        /// The file.
+        file: PathBuf,
+        /// What went wrong.
+        cause: String,
+    },
     /// The feed is pushed, not pulled.
     #[error("feed {feed} has no url, so it cannot be pulled; push its text, or give it a url")]
     NoUrl {

@@ -13,14 +13,14 @@ use reqwest::{
 use url::Url;
 
 use super::{Client, FetchError, MAX_REDIRECTS, Options, Place, Validators, error, headers};
-use crate::config::Feed;
+use crate::config::{Feed, Proxy};
 
 /// Longest validator that is kept, in bytes.
 const LONGEST_VALIDATOR: usize = 1 << 10;
 
 /// The settings of all requests. Redirects are followed here, by hand: the library would send a
 /// feed's own headers, which may be keys, to any server.
-pub(super) fn builder(options: &Options) -> ClientBuilder {
+pub(super) fn builder(options: &Options) -> Result<ClientBuilder, FetchError> {
     let builder = reqwest::Client::builder()
         .user_agent(concat!("feedgate/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(options.connect_timeout)
@@ -28,11 +28,16 @@ pub(super) fn builder(options: &Options) -> ClientBuilder {
         .referer(false)
         // Feeds are pulled by the hour: an idle connection would be dead by then.
         .pool_max_idle_per_host(0);
-    if options.proxy_from_env {
-        builder
-    } else {
-        builder.no_proxy()
-    }
+    Ok(match &options.proxy {
+        Proxy::Environment => builder,
+        Proxy::Direct => builder.no_proxy(),
+        Proxy::Url(url) => {
+            let proxy = reqwest::Proxy::all(url.clone()).map_err(|e| FetchError::Setup {
+                cause: error::innermost(&e),
+            })?;
+            builder.proxy(proxy)
+        }
+    })
 }
 
 impl Client {
@@ -473,7 +478,8 @@ mod tests {
         let client = Client::new(Options {
             connect_timeout: Duration::from_secs(5),
             total_timeout: limit,
-            proxy_from_env: false,
+            proxy: crate::config::Proxy::Direct,
+            ca_files: Vec::new(),
         })
         .unwrap();
         for path in ["/body", "/head"] {
@@ -492,7 +498,8 @@ mod tests {
         let client = Client::new(Options {
             connect_timeout: limit,
             total_timeout: Duration::from_secs(10),
-            proxy_from_env: false,
+            proxy: crate::config::Proxy::Direct,
+            ca_files: Vec::new(),
         })
         .unwrap();
         // The kernel accepts, nobody speaks TLS.
