@@ -173,7 +173,9 @@ fn a_set_is_never_empty_while_feeds_change() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
     let feed = FeedServer::start(&lab.host, "203.0.113.1\n203.0.113.8/31\n");
-    let conf = Conf::new(&lab).feed_over_http("block", "deny");
+    let conf = Conf::new(&lab)
+        .feed_over_http("block", "deny")
+        .key("max-shrink = \"100%\"");
     let daemon = Daemon::start(&lab, &lab.host, &conf);
     let (stop, tries) = (AtomicBool::new(false), AtomicU32::new(0));
 
@@ -219,7 +221,7 @@ fn a_set_is_never_empty_while_feeds_change() {
 }
 
 /// A file of the folder beside the repository that holds real input; `None` where it is not.
-fn shared(name: &str) -> Option<std::path::PathBuf> {
+pub(crate) fn shared(name: &str) -> Option<std::path::PathBuf> {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let places = ["../shared", "../../shared"].map(|place| root.join(place).join(name));
     let found = places.into_iter().find_map(|path| path.canonicalize().ok());

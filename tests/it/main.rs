@@ -11,10 +11,18 @@
 
 mod cli;
 mod demo;
+mod entries;
 mod feeds;
+mod formats;
 mod forward;
 mod inbound;
+mod lastgood;
 mod lifecycle;
+mod lint;
 mod local;
+mod million;
+mod pull;
+mod push;
+mod rails;
 mod support;
 mod syslog;
