@@ -1,6 +1,6 @@
 //! One conditional GET, its redirects and its body.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use reqwest::{
     ClientBuilder, Response, StatusCode,
@@ -13,7 +13,10 @@ use reqwest::{
 use url::Url;
 
 use super::{Client, FetchError, MAX_REDIRECTS, Options, Place, Validators, error, headers};
-use crate::config::{Feed, Proxy};
+use crate::{
+    config::{Feed, Proxy},
+    feed::parse_date,
+};
 
 /// Longest validator that is kept, in bytes.
 const LONGEST_VALIDATOR: usize = 1 << 10;
@@ -193,8 +196,15 @@ fn text(response: &Response, name: HeaderName) -> Option<String> {
 }
 
 fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = text(response, RETRY_AFTER)?.parse().ok()?;
-    Some(Duration::from_secs(seconds))
+    wait(&text(response, RETRY_AFTER)?, SystemTime::now())
+}
+
+/// `Retry-After` is a number of seconds or a date (RFC 9110 section 10.2.3).
+fn wait(retry_after: &str, now: SystemTime) -> Option<Duration> {
+    if let Ok(seconds) = retry_after.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    parse_date(retry_after)?.duration_since(now).ok()
 }
 
 #[cfg(test)]
@@ -276,6 +286,16 @@ mod tests {
             matches!(error, FetchError::Status { status: 304, .. }),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_wait_is_seconds_or_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_787_360_429);
+        let seconds = |text| wait(text, now).map(|wait| wait.as_secs());
+        assert_eq!(seconds("120"), Some(120));
+        assert_eq!(seconds("Sat, 22 Aug 2026 01:01:29 GMT"), Some(60));
+        assert_eq!(seconds("Sat, 22 Aug 2020 01:01:29 GMT"), None);
+        assert_eq!(seconds("soon"), None);
     }
 
     #[tokio::test]
