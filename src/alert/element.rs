@@ -106,7 +106,8 @@ fn what(params: &mut Params, alert: &Alert) {
     params.add("attribution", alert.source.grade);
     params.add_text("method", alert.source.method);
     params.add("feed", Feeds(alert));
-    params.add("indicator", alert.indicator);
+    // An IPv6 address with a port stands in brackets.
+    params.add_text("indicator", Some(&alert.indicator.to_string()));
     params.add("severity", alert.severity);
     params.add_text("policy", alert.policy.as_deref());
 }

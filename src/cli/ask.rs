@@ -3,14 +3,23 @@
 #![allow(clippy::indexing_slicing)] // a missing key of a serde_json value reads as null
 
 use std::{
+    io::IsTerminal,
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::mpsc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
 use super::{Failure, check};
 use crate::control::{self, ClientError, Request};
+
+/// How often the progress of a refresh is shown.
+const PROGRESS: Duration = Duration::from_secs(1);
+/// Names in it.
+const NAMES: usize = 4;
 
 /// Sends a request to the daemon of this configuration.
 pub(super) fn daemon(config: &Path, request: &Request) -> Result<Value, Failure> {
@@ -35,13 +44,16 @@ pub(super) fn print_json(value: &Value) {
 }
 
 pub(super) fn refresh(config: &Path, feed: Option<String>, json: bool) -> Result<(), Failure> {
+    let progress = Progress::start(socket(config)?);
     let value = daemon(
         config,
         &Request::Refresh {
             feed,
             dry_run: false,
         },
-    )?;
+    );
+    drop(progress);
+    let value = value?;
     if json {
         print_json(&value);
         return Ok(());
@@ -59,6 +71,53 @@ pub(super) fn refresh(config: &Path, feed: Option<String>, json: bool) -> Result
         );
     }
     Ok(())
+}
+
+/// Says on a terminal, now and then, which feeds are still being pulled; its line goes with it.
+struct Progress(Option<(mpsc::Sender<()>, JoinHandle<()>)>);
+
+impl Progress {
+    fn start(socket: PathBuf) -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let (stop, stopped) = mpsc::channel();
+        let work = move || {
+            let mut shown = false;
+            let start = Instant::now();
+            while stopped.recv_timeout(PROGRESS) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let Ok(feeds) = control::call(&socket, &Request::Feeds) else {
+                    break;
+                };
+                let feeds = feeds.as_array().into_iter().flatten();
+                let pulling = feeds.filter(|feed| feed["pulling"] == true);
+                let names: Vec<&str> = pulling.map(|feed| text(&feed["name"])).collect();
+                let more = names.len().saturating_sub(NAMES);
+                let more = (more > 0).then(|| format!(" and {more} more"));
+                eprint!(
+                    "\r\x1b[Kpulling for {} s: {}{}",
+                    start.elapsed().as_secs(),
+                    names.get(..NAMES).unwrap_or(&names).join(", "),
+                    more.unwrap_or_default()
+                );
+                shown = true;
+            }
+            if shown {
+                eprint!("\r\x1b[K");
+            }
+        };
+        let thread = std::thread::spawn(work);
+        Self(Some((stop, thread)))
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.0.take() {
+            drop(stop);
+            let _ = thread.join();
+        }
+    }
 }
 
 pub(super) fn lookup(config: &Path, address: IpAddr, json: bool) -> Result<(), Failure> {

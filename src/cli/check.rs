@@ -44,16 +44,17 @@ pub(super) fn check(file: &Path, print: bool) -> Result<(), Failure> {
 
 /// Files that the configuration names and that are read only later.
 fn check_files(config: &Config) -> Result<(), Failure> {
-    match crate::host::addresses::files(&config.exceptions.files) {
-        Ok(_) => Ok(()),
-        Err(errors) => {
-            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            Err(Failure::config(format!(
-                "exceptions.files: {}",
-                lines.join("\nfeedgate: exceptions.files: ")
-            )))
-        }
+    let errors = crate::host::addresses::files(&config.exceptions.files).errors;
+    let exceptions = errors.iter().map(|e| format!("exceptions.files: {e}"));
+    let authorities = config.pull.ca_files.iter();
+    let authorities = authorities.filter_map(|file| crate::fetch::authority(file).err());
+    let lines: Vec<String> = exceptions
+        .chain(authorities.map(|e| e.to_string()))
+        .collect();
+    if lines.is_empty() {
+        return Ok(());
     }
+    Err(Failure::config(lines.join("\nfeedgate: ")))
 }
 
 /// The configuration of a client command. Without the usual file the defaults are good enough to find the daemon.

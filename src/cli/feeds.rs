@@ -5,7 +5,7 @@
 use std::{
     io::Read,
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use serde_json::{Value, json};
@@ -14,15 +14,24 @@ use super::{Failure, ask};
 use crate::{
     config,
     control::{self, MAX_BODY, Request},
-    feed::{self, Finding, Known, formats::parse_warninglist},
+    feed::{self, Direction, Finding, Known, formats::parse_warninglist},
 };
 
-pub(super) fn presets_list() -> Value {
+fn presets_list() -> Value {
     let row = |p: &feed::Preset| {
+        let directions = directions(p);
         json!({ "name": p.name, "about": p.about, "url": p.url, "licence": p.licence, "note": p.note,
-            "period-seconds": p.period })
+            "origin": p.origin, "format": p.format(), "period-seconds": p.period,
+            "directions": directions, "min-score": p.min_score })
     };
     feed::presets().iter().map(row).collect()
+}
+
+fn directions(preset: &feed::Preset) -> Vec<Direction> {
+    let both = [Direction::Egress, Direction::Ingress];
+    both.into_iter()
+        .filter(|direction| preset.scope().covers(*direction))
+        .collect()
 }
 
 pub(super) fn presets(json: bool) -> Result<(), Failure> {
@@ -33,6 +42,15 @@ pub(super) fn presets(json: bool) -> Result<(), Failure> {
     for preset in feed::presets() {
         println!("{:<18} {}", preset.name, preset.about);
         println!("{:18} {}", "", preset.url);
+        let period = Duration::from_secs(preset.period);
+        let directions: Vec<&str> = directions(preset).iter().map(|d| d.as_str()).collect();
+        println!(
+            "{:18} {} every {}, {}",
+            "",
+            preset.format(),
+            humantime::format_duration(period),
+            directions.join(" and ")
+        );
         println!("{:18} licence: {}", "", preset.licence);
         if !preset.note.is_empty() {
             println!("{:18} note: {}", "", preset.note);
@@ -81,7 +99,7 @@ pub(super) fn preview(config: &Path, feed: Option<String>, json: bool) -> Result
             row["entries"]
         );
         if let Some(why) = row["refused"].as_str() {
-            println!("  held back: {why}");
+            println!("  it would be held back: {why}");
         }
         for (key, sign) in [("added", '+'), ("removed", '-')] {
             let examples = ask::list(&row[format!("{key}_examples")]);
@@ -97,16 +115,7 @@ pub(super) fn preview(config: &Path, feed: Option<String>, json: bool) -> Result
             row["elements_added"], row["elements_removed"]
         );
         for finding in row["findings"].as_array().into_iter().flatten() {
-            let who = finding["who"]
-                .as_str()
-                .map(|who| format!(" {who}"))
-                .unwrap_or_default();
-            println!(
-                "  {}{who}: {} ({})",
-                ask::text(&finding["kind"]),
-                finding["count"],
-                ask::list(&finding["examples"])
-            );
+            println!("  lint: {}", ask::text(&finding["text"]));
         }
         for flow in row["flows"]["examples"].as_array().into_iter().flatten() {
             let action = if flow["action"] == "deny" {
@@ -132,8 +141,12 @@ pub(super) fn lint(
     json: bool,
 ) -> Result<(), Failure> {
     let file = Path::new(target);
-    let (findings, lines) = if target == "-" || target.contains('/') || file.is_file() {
+    let (findings, head, lines) = if target == "-" || target.contains('/') || file.is_file() {
         lint_file(file, known)?
+    } else if !known.is_empty() {
+        return Err(Failure::failed(
+            "--known is for files; save the feed's text to a file and lint that",
+        ));
     } else {
         let value = ask::daemon(
             config,
@@ -145,26 +158,31 @@ pub(super) fn lint(
         let lines = row["lines"].as_array().into_iter().flatten();
         (
             row["findings"].clone(),
+            format!("feed {target}: {} entries", row["entries"]),
             lines.filter_map(|l| Some(l.as_str()?.to_owned())).collect(),
         )
     };
     if json {
         ask::print_json(&findings);
-    } else if lines.is_empty() {
-        println!("{target}: nothing odd");
-    } else {
-        for line in lines {
-            println!("{line}");
-        }
+        return Ok(());
+    }
+    println!("{head}");
+    if lines.is_empty() {
+        println!("  nothing odd");
+    }
+    for line in lines {
+        println!("  {line}");
     }
     Ok(())
 }
 
-fn lint_file(file: &Path, known: &[PathBuf]) -> Result<(Value, Vec<String>), Failure> {
+/// The findings, a line about the whole, and a line for each finding.
+fn lint_file(file: &Path, known: &[PathBuf]) -> Result<(Value, String, Vec<String>), Failure> {
     let text = read(file)?;
     let name = "file".parse().map_err(Failure::failed)?;
     let mut feed = config::Feed::new(name);
     feed.allow_empty = true;
+    feed.max_bad = 1.0; // the odd lines are what is asked for
     let mut good = Known::embedded();
     for list in known {
         let list = parse_warninglist(&read(list)?)
@@ -174,15 +192,14 @@ fn lint_file(file: &Path, known: &[PathBuf]) -> Result<(Value, Vec<String>), Fai
     let parsed = feed::read(&text, &feed, SystemTime::now(), None)
         .map_err(|e| Failure::failed(format!("{}: {e}", file.display())))?;
     let findings: Vec<Finding> = feed::lint(&parsed, &[], &good);
-    let lines = std::iter::once(format!(
+    let head = format!(
         "{}: {} entries in {} lines",
         file.display(),
         parsed.count(),
         parsed.lines()
-    ))
-    .chain(findings.iter().map(ToString::to_string))
-    .collect();
-    Ok((json!(findings), lines))
+    );
+    let lines = findings.iter().map(ToString::to_string).collect();
+    Ok((json!(findings), head, lines))
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, Failure> {

@@ -1,7 +1,7 @@
 //! `feedgate status` and `feedgate feeds`: what an operator needs at 3 a.m., in few lines.
 #![allow(clippy::indexing_slicing)] // a missing key of a serde_json value reads as null
 
-use std::path::Path;
+use std::{fmt, path::Path};
 
 use serde_json::Value;
 
@@ -63,6 +63,7 @@ fn render_status(status: &Value) -> String {
     let feeds: Vec<&Value> = items(&status["feeds"]).collect();
     let bad = feeds
         .iter()
+        .filter(|feed| feed["enabled"] == true)
         .filter(|feed| feed["stale"] == true || feed["last_error"].is_string())
         .count();
     out.add(format!(
@@ -70,6 +71,15 @@ fn render_status(status: &Value) -> String {
         feeds.len(),
         feeds_in_short(&feeds)
     ));
+    for feed in &feeds {
+        for finding in items(&feed["findings"]).filter(|finding| is_serious(finding)) {
+            out.add(format!(
+                "  lint {}: {}",
+                text(&feed["name"]),
+                text(&finding["text"])
+            ));
+        }
+    }
     let hour = &status["last_hour"];
     out.add(format!(
         "last hour  {} flows denied, {} alerted and passed",
@@ -155,42 +165,40 @@ fn sink(sink: &Value) -> String {
 fn render_feeds(feeds: &Value) -> String {
     let mut out = Lines::default();
     for feed in items(feeds) {
-        let off = if feed["enabled"] == false {
-            ", not enabled"
-        } else {
-            ""
-        };
-        out.add(format!(
-            "{}  {}{off}",
-            text(&feed["name"]),
-            text(&feed["action"])
-        ));
-        out.add(format!(
-            "  {} entries, {} ranges after merging, {} addresses; text of {} bytes",
-            feed["entries"],
-            feed["merged"],
-            text(&feed["addresses"]),
-            feed["bytes"].as_u64().unwrap_or(0),
-        ));
-        out.add(format!(
-            "  last good {}, last try {}, next {}{}",
-            text(&feed["last_success"]),
-            text(&feed["last_attempt"]),
-            text(&feed["next_pull"]),
-            if feed["stale"] == true { "; STALE" } else { "" },
-        ));
-        if let Some(error) = feed["last_error"].as_str() {
-            out.add(format!("  error: {error}"));
+        head(&mut out, feed);
+        times(&mut out, feed);
+        let held = &feed["quarantined"];
+        if held.is_object() {
+            let (since, why) = (text(&held["since"]), text(&held["why"]));
+            out.add(format!("  an update is held back since {since}: {why}"));
+        }
+        match feed["last_error"].as_str() {
+            Some(error) if held["why"] != *error => out.add(format!("  error: {error}")),
+            _ => {}
         }
         for (key, what) in [
             ("bad", "malformed"),
             ("not_address", "not an address"),
-            ("too_wide", "too wide"),
+            ("too_wide", "refused as too wide"),
         ] {
             refused(&mut out, &feed[key], what);
         }
+        left_out(&mut out, &feed["left_out"]);
         examples(&mut out, feed, "excepted", "touched by an exception");
-        examples(&mut out, feed, "private", "networks of private space");
+        examples(
+            &mut out,
+            feed,
+            "private",
+            "networks of private space, not denied (private-networks)",
+        );
+        for finding in items(&feed["findings"]).filter(|finding| is_news(finding)) {
+            out.add(format!("  lint: {}", text(&finding["text"])));
+        }
+        for overlap in items(&feed["overlaps"]) {
+            let addresses = plural(&text(&overlap["addresses"]), "address", "addresses");
+            let other = text(&overlap["feed"]);
+            out.add(format!("  overlap: {addresses} also in {other}"));
+        }
     }
     if out.0.is_empty() {
         out.add("no feed is configured; add a [[feed]] to the configuration".to_owned());
@@ -198,9 +206,81 @@ fn render_feeds(feeds: &Value) -> String {
     out.0
 }
 
+fn head(out: &mut Lines, feed: &Value) {
+    let action = match feed["deny_score"].as_u64() {
+        Some(score) => format!("deny from score {score}, alert below"),
+        None => text(&feed["action"]).to_owned(),
+    };
+    let from = feed["url"].as_str().unwrap_or("pushed");
+    let off = if feed["enabled"] == false {
+        ", not enabled"
+    } else {
+        ""
+    };
+    out.add(format!("{}  {action}{off}  {from}", text(&feed["name"])));
+    match (feed["bytes"].as_u64(), feed["addresses"].as_str()) {
+        (Some(bytes), Some(addresses)) => out.add(format!(
+            "  {}, {} after merging, {}; {bytes} bytes",
+            plural(&feed["entries"], "entry", "entries"),
+            plural(&feed["merged"], "prefix", "prefixes"),
+            plural(&addresses, "address", "addresses"),
+        )),
+        _ => out.add("  no data yet".to_owned()),
+    }
+}
+
+fn times(out: &mut Lines, feed: &Value) {
+    let never = |key: &str| feed[key].as_str().unwrap_or("never").to_owned();
+    let mut line = format!("  last success {}", never("last_success"));
+    if feed["last_attempt"] != feed["last_success"] {
+        line.push_str(&format!(", last try {}", never("last_attempt")));
+    }
+    if let Some(took) = feed["elapsed_ms"].as_u64() {
+        line.push_str(&format!(", took {took} ms"));
+    }
+    if feed["pulling"] == true {
+        line.push_str(", being pulled now");
+    } else if let Some(next) = feed["next_pull"].as_str() {
+        line.push_str(&format!(", next {next}"));
+    }
+    if let Some(updated) = feed["updated"].as_str() {
+        line.push_str(&format!(", made by its publisher {updated}"));
+    }
+    if feed["stale"] == true && feed["enabled"] == true {
+        line.push_str("; STALE");
+    }
+    out.add(line);
+}
+
+fn left_out(out: &mut Lines, lines: &Value) {
+    let words: Vec<String> = lines
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(_, count)| count.as_u64().unwrap_or(0) > 0)
+        .map(|(why, count)| format!("{count} {}", why.replace('_', " ")))
+        .collect();
+    if !words.is_empty() {
+        out.add(format!("  left out on purpose: {}", words.join(", ")));
+    }
+}
+
+/// What should not be blocked.
+fn is_serious(finding: &Value) -> bool {
+    ["known-good", "private"].contains(&text(&finding["kind"]))
+}
+
+/// What the lines above have not said already.
+fn is_news(finding: &Value) -> bool {
+    !["malformed", "not-address", "too-wide", "left-out"].contains(&text(&finding["kind"]))
+}
+
 fn refused(out: &mut Lines, bad: &Value, what: &str) {
     if bad["count"].as_u64().unwrap_or(0) > 0 {
-        out.add(format!("  {what}: {} lines", bad["count"]));
+        out.add(format!(
+            "  {what}: {}",
+            plural(&bad["count"], "line", "lines")
+        ));
         for line in items(&bad["examples"]) {
             out.add(format!(
                 "    line {}: {} ({})",
@@ -216,10 +296,16 @@ fn examples(out: &mut Lines, feed: &Value, key: &str, what: &str) {
     if feed[key].as_u64().unwrap_or(0) > 0 {
         let examples = ask::list(&feed[format!("{key}_examples")]);
         out.add(format!(
-            "  {what}: {} entries, such as {examples}",
-            feed[key]
+            "  {what}: {}, such as {examples}",
+            plural(&feed[key], "entry", "entries")
         ));
     }
+}
+
+fn plural(count: &impl fmt::Display, one: &str, many: &str) -> String {
+    let count = count.to_string();
+    let word = if count == "1" { one } else { many };
+    format!("{count} {word}")
 }
 
 #[derive(Default)]

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use url::Url;
 
 use super::{
-    Host, HostPort, SyslogAddress,
+    Host, HostPort, Proxy, SyslogAddress,
     value::{Problem, quoted, socket, text},
 };
 
@@ -34,6 +34,19 @@ pub(super) fn url(value: &DeValue<'_>) -> Result<Url, Problem> {
         "file" => file_url(text, url),
         "http" | "https" => Err(Problem::new("not a URL: no // behind the scheme").help(SCHEMES)),
         _ => Err(Problem::new("the scheme must be https, http or file").help(SCHEMES)),
+    }
+}
+
+/// `environment`, `none`, or the URL of a proxy that speaks HTTP.
+pub(super) fn proxy(value: &DeValue<'_>) -> Result<Proxy, Problem> {
+    match text(value)? {
+        "environment" => Ok(Proxy::Environment),
+        "none" => Ok(Proxy::Direct),
+        _ => match url(value) {
+            Ok(url) if url.scheme() != "file" => Ok(Proxy::Url(url)),
+            _ => Err(Problem::new("not a proxy")
+                .help("write \"environment\", \"none\" or http://HOST:PORT")),
+        },
     }
 }
 

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::{
     Alerts, Attribution, Config, Consensus, Daemon, DenyWith, Exceptions, Facility, Feed, Format,
-    Hook, Mode, Nftables, OnDaemonDown, PrivateNetworks, SyslogAddress, SyslogFormat, SyslogTarget,
+    Hook, Mode, Nftables, OnDaemonDown, PrivateNetworks, Proxy, Pull, SyslogAddress, SyslogFormat,
+    SyslogTarget,
 };
 use crate::feed::{
     Action, FeedName, Scope, Severity,
@@ -18,6 +19,7 @@ impl Default for Config {
             daemon: Daemon::default(),
             nftables: Nftables::default(),
             exceptions: Exceptions::default(),
+            pull: Pull::default(),
             feeds: Vec::new(),
             consensus: Consensus::default(),
             attribution: Attribution::default(),
@@ -32,6 +34,17 @@ impl Default for Daemon {
             state_dir: PathBuf::from("/var/lib/feedgate"),
             control_socket: PathBuf::from("/run/feedgate/control.sock"),
             on_daemon_down: OnDaemonDown::Allow,
+        }
+    }
+}
+
+impl Default for Pull {
+    fn default() -> Self {
+        Self {
+            proxy: Proxy::Environment,
+            ca_files: Vec::new(),
+            connect_timeout: Duration::from_secs(10),
+            total_timeout: Duration::from_secs(60),
         }
     }
 }

@@ -49,6 +49,8 @@ pub struct Config {
     pub nftables: Nftables,
     /// `[exceptions]`
     pub exceptions: Exceptions,
+    /// `[pull]`
+    pub pull: Pull,
     /// `[[feed]]`, in the file's order; names are unique.
     pub feeds: Vec<Feed>,
     /// `[consensus]`
@@ -157,6 +159,30 @@ pub enum PrivateNetworks {
     AlertOnly,
     /// As the feed says.
     Keep,
+}
+
+/// `[pull]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pull {
+    /// The way out.
+    pub proxy: Proxy,
+    /// Files of CA certificates (PEM) that count beside the system's.
+    pub ca_files: Vec<PathBuf>,
+    /// Longest time until a connection stands, name and TLS included.
+    pub connect_timeout: Duration,
+    /// Longest time for a whole pull, redirects and body included.
+    pub total_timeout: Duration,
+}
+
+/// `pull.proxy`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proxy {
+    /// `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the daemon's environment.
+    Environment,
+    /// None, whatever the environment says.
+    Direct,
+    /// This one, for all feeds.
+    Url(Url),
 }
 
 /// `[[feed]]`

@@ -71,6 +71,7 @@ fn read(text: &str, root: &DeTable<'_>, complete: bool) -> (Config, Vec<Diagnost
         daemon: sections::daemon(&mut log, &root),
         nftables: sections::nftables(&mut log, &root),
         exceptions: sections::exceptions(&mut log, &root),
+        pull: sections::pull(&mut log, &root),
         feeds: feeds::feeds(&mut log, &root),
         consensus: sections::consensus(&mut log, &root),
         attribution: sections::attribution(&mut log, &root),

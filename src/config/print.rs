@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _, path::Path, time::Duration};
 
 use super::{
-    Config, Feed, HeaderValue, SyslogTarget, keys,
+    Config, Feed, HeaderValue, Proxy, SyslogTarget, keys,
     words::{self, Words},
 };
 use crate::feed::{
@@ -58,6 +58,22 @@ pub fn to_toml(config: &Config) -> String {
         words::PRIVATE_NETWORKS,
         exceptions.private_networks,
     );
+
+    let pull = &config.pull;
+    out.table("[pull]", "pull");
+    out.text(
+        "proxy",
+        match &pull.proxy {
+            Proxy::Environment => "environment",
+            Proxy::Direct => "none",
+            Proxy::Url(url) => url.as_str(),
+        },
+    );
+    out.list("ca-files", &pull.ca_files, |file| {
+        file.display().to_string()
+    });
+    out.duration("connect-timeout", pull.connect_timeout);
+    out.duration("total-timeout", pull.total_timeout);
 
     for feed in &config.feeds {
         out.feed(feed);

@@ -5,8 +5,8 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::{
-    Alerts, Attribution, Consensus, Daemon, Exceptions, Facility, Mode, Nftables, SyslogFormat,
-    SyslogTarget,
+    Alerts, Attribution, Consensus, Daemon, Exceptions, Facility, Mode, Nftables, Pull,
+    SyslogFormat, SyslogTarget,
     address::{self, Written},
     identifier,
     log::Log,
@@ -117,6 +117,26 @@ pub(super) fn exceptions(log: &mut Log<'_>, root: &Table<'_>) -> Exceptions {
                 value::word(words::PRIVATE_NETWORKS),
             )
             .unwrap_or(usual.private_networks),
+    }
+}
+
+pub(super) fn pull(log: &mut Log<'_>, root: &Table<'_>) -> Pull {
+    let table = root.table(log, "pull");
+    let usual = Pull::default();
+    let seconds = Duration::from_secs(1)..=Duration::from_secs(3600);
+    Pull {
+        proxy: table
+            .read(log, "proxy", address::proxy)
+            .unwrap_or(usual.proxy),
+        ca_files: table
+            .list(log, "ca-files", value::path)
+            .unwrap_or(usual.ca_files),
+        connect_timeout: table
+            .read(log, "connect-timeout", value::duration(seconds.clone()))
+            .unwrap_or(usual.connect_timeout),
+        total_timeout: table
+            .read(log, "total-timeout", value::duration(seconds))
+            .unwrap_or(usual.total_timeout),
     }
 }
 

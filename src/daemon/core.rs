@@ -11,6 +11,7 @@ use crate::{
     config::{self, Config},
     feed::{FeedData, FeedName, Finding, formats::CrowdsecState},
     fetch::Validators,
+    host::addresses::Files,
     nft::{Applied, Kernel, NftError},
     ruleset::Counter,
     snapshot::{Delta, Exception, Input, Options, Report, Snapshot, build},
@@ -25,6 +26,8 @@ pub(super) struct FeedState {
     pub(super) data: Option<Arc<FeedData>>,
     pub(super) validators: Option<Validators>,
     pub(super) last_attempt: Option<SystemTime>,
+    /// A pull is going on.
+    pub(super) pulling: bool,
     pub(super) last_success: Option<SystemTime>,
     pub(super) last_error: Option<String>,
     /// How long the last pull took.
@@ -34,10 +37,12 @@ pub(super) struct FeedState {
     pub(super) failures: u32,
     /// The decisions of a CrowdSec stream; empty for other formats.
     pub(super) stream: CrowdsecState,
+    /// Somebody else asked the stream with this daemon's key: the next pull starts it anew.
+    pub(super) stream_gap: bool,
     /// An update that waits for `feedgate feeds accept`.
     pub(super) quarantine: Option<Quarantined>,
-    /// What lint says of the data in force.
-    pub(super) findings: Vec<Finding>,
+    /// What lint says of the data in force; `None`: not looked at yet.
+    pub(super) findings: Option<Vec<Finding>>,
 }
 
 impl FeedState {
@@ -47,14 +52,16 @@ impl FeedState {
             data: None,
             validators: None,
             last_attempt: None,
+            pulling: false,
             last_success: None,
             last_error: None,
             elapsed: None,
             next_pull: None,
             failures: 0,
             stream: CrowdsecState::default(),
+            stream_gap: false,
             quarantine: None,
-            findings: Vec::new(),
+            findings: None,
         }
     }
 
@@ -65,12 +72,11 @@ impl FeedState {
         };
         let updated = self.data.as_ref().and_then(|data| data.parsed.updated);
         self.config.enabled
-            && (self.config.url.is_some() || self.data.is_some())
             && (self.last_success.is_none_or(too_old) || updated.is_some_and(too_old))
     }
 
     /// So old that it is to be given up.
-    fn is_expired(&self, now: SystemTime) -> bool {
+    pub(super) fn is_expired(&self, now: SystemTime) -> bool {
         let age = self
             .last_success
             .map(|success| now.duration_since(success).unwrap_or_default());
@@ -98,6 +104,10 @@ pub(super) struct Core {
     pub(super) heals: u64,
     /// When and what the last time was.
     pub(super) last_heal: Option<(SystemTime, String)>,
+    /// The exception files as they were when all of them could be read.
+    files: Vec<Exception>,
+    /// What is wrong with the exception files.
+    pub(super) file_problems: Vec<String>,
     /// Addresses of feed and syslog servers, as resolved last.
     pub(super) servers: Vec<Exception>,
     /// The kernel still has the table of an earlier run, and there are no good data to replace it.
@@ -122,6 +132,8 @@ impl Core {
             broken: None,
             heals: 0,
             last_heal: None,
+            files: Vec::new(),
+            file_problems: Vec::new(),
             servers: Vec::new(),
             inherited: false,
             changed: None,
@@ -138,6 +150,10 @@ impl Core {
         for feed in &config.feeds {
             let state = match old.remove(&feed.name) {
                 Some(mut state) if same_text(&state.config, feed) => {
+                    if state.config != *feed {
+                        // A new period, or a header that was wrong: tried at once.
+                        (state.next_pull, state.failures) = (None, 0);
+                    }
                     state.config = feed.clone();
                     state
                 }
@@ -145,7 +161,29 @@ impl Core {
             };
             self.feeds.insert(feed.name.clone(), state);
         }
+        if self.config.exceptions.files != config.exceptions.files {
+            self.files.clear();
+        }
         self.config = config;
+    }
+
+    /// The exceptions of the admin's files. While one of them has a mistake, what the files held
+    /// before counts too: nobody is blocked by a slip of the editor.
+    pub(super) fn take_files(&mut self, found: Files) -> Vec<Exception> {
+        let problems: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
+        if problems != self.file_problems {
+            problems
+                .iter()
+                .for_each(|problem| tracing::error!("exceptions: {problem}"));
+            self.file_problems = problems;
+        }
+        let mut exceptions = found.exceptions;
+        if self.file_problems.is_empty() {
+            self.files.clone_from(&exceptions);
+        } else {
+            exceptions.extend(self.files.iter().cloned());
+        }
+        exceptions
     }
 
     /// What the feeds and exceptions give now.
@@ -163,7 +201,11 @@ impl Core {
             Some((name, data)) if **name == state.config.name => Some(Arc::clone(data)),
             _ => state.data.clone(),
         };
-        let enabled = self.feeds.values().filter(|state| state.config.enabled);
+        let asked = |state: &FeedState| {
+            let name = &state.config.name;
+            state.config.enabled || other.as_ref().is_some_and(|(other, _)| *other == name)
+        };
+        let enabled = self.feeds.values().filter(|state| asked(state));
         let inputs: Vec<Input> = enabled
             .filter_map(|s| Some(Input::new(&s.config, data(s)?)))
             .collect();

@@ -42,9 +42,7 @@ pub(super) async fn answer(shared: Arc<Shared>, request: Request, body: Vec<u8>)
         Request::Push { feed, .. } => {
             blocking(&shared, move |shared| push(shared, &feed, body)).await
         }
-        Request::Lint { feed } => {
-            blocking(&shared, move |shared| lint(shared, feed.as_deref())).await
-        }
+        Request::Lint { feed } => lint(&shared, feed.as_deref()).await,
         Request::Down => down(&shared).await,
     };
     match result {
@@ -94,7 +92,18 @@ async fn refresh(shared: &Arc<Shared>, feed: Option<String>) -> Result<Value, St
 }
 
 async fn preview(shared: &Arc<Shared>, feed: Option<String>) -> Result<Value, String> {
-    let names = super::feeds_named(&lock(&shared.core), feed.as_deref())?;
+    let names = {
+        let core = lock(&shared.core);
+        let named = core.feeds.values().find(|state| {
+            let can_be_looked_at = state.quarantine.is_some() || state.config.url.is_some();
+            feed.as_deref() == Some(state.config.name.as_str()) && can_be_looked_at
+        });
+        match named {
+            // Also what was pushed and held back, and a feed that is not enabled yet.
+            Some(state) => vec![state.config.name.clone()],
+            None => super::feeds_named(&core, feed.as_deref())?,
+        }
+    };
     let (mut done, mut failed) = (Vec::new(), Vec::new());
     for name in names {
         match pulls::preview(shared, &name).await {
@@ -111,7 +120,7 @@ async fn preview(shared: &Arc<Shared>, feed: Option<String>) -> Result<Value, St
 
 /// Takes the update that waits in quarantine.
 fn accept(shared: &Shared, name: &str) -> Result<Value, String> {
-    let (feed, held) = {
+    let (feed, body) = {
         let core = lock(&shared.core);
         let state = core
             .feeds
@@ -121,22 +130,9 @@ fn accept(shared: &Shared, name: &str) -> Result<Value, String> {
         let held = state.quarantine.as_ref();
         let held =
             held.ok_or_else(|| format!("feed {name} has no update that waits to be accepted"))?;
-        (
-            state.config.clone(),
-            (held.body.to_vec(), held.validators.clone()),
-        )
+        (state.config.clone(), held.body())
     };
-    let (bytes, validators) = held;
-    intake::take(
-        shared,
-        &feed,
-        Body {
-            bytes,
-            validators,
-            startup: true,
-        },
-        true,
-    )?;
+    intake::take(shared, &feed, body, true)?;
     taken(shared, &feed.name)
 }
 
@@ -160,7 +156,14 @@ fn push(shared: &Shared, name: &str, bytes: Vec<u8>) -> Result<Value, String> {
         }
         state.config.clone()
     };
-    intake::take(shared, &feed, Body::pushed(bytes), false).map_err(|e| named(name, e))?;
+    if let Err(why) = intake::take(shared, &feed, Body::pushed(bytes), false) {
+        if let Some(state) = lock(&shared.core).feeds.get_mut(&feed.name) {
+            state.last_attempt = Some(std::time::SystemTime::now());
+            state.last_error = Some(why.clone());
+        }
+        tracing::warn!("feed {name}: a pushed text is refused: {why}");
+        return Err(named(name, why));
+    }
     taken(shared, &feed.name)
 }
 
@@ -183,22 +186,52 @@ fn taken(shared: &Shared, name: &FeedName) -> Result<Value, String> {
     })
 }
 
-fn lint(shared: &Shared, name: Option<&str>) -> Result<Value, String> {
-    let core = lock(&shared.core);
-    let wanted = core
-        .feeds
-        .values()
-        .filter(|state| name.is_none_or(|name| state.config.name.as_str() == name));
-    let found: Vec<Value> = wanted
-        .map(|state| {
-            let lines: Vec<String> = state.findings.iter().map(ToString::to_string).collect();
-            json!({ "feed": state.config.name, "findings": state.findings, "lines": lines })
-        })
-        .collect();
-    match (found.is_empty(), name) {
-        (true, Some(name)) => Err(format!("no feed is named {name}")),
-        _ => Ok(json!(found)),
+/// Lints one feed, or all. What has no data yet is pulled for it, and not enforced: a feed can be
+/// looked at while it is not enabled.
+async fn lint(shared: &Arc<Shared>, name: Option<&str>) -> Result<Value, String> {
+    let wanted: Vec<(FeedName, Option<Arc<crate::feed::FeedData>>, bool)> = {
+        let core = lock(&shared.core);
+        let wanted = core
+            .feeds
+            .values()
+            .filter(|state| name.is_none_or(|name| state.config.name.as_str() == name));
+        let row = |state: &super::core::FeedState| {
+            let name = state.config.name.clone();
+            (name, state.data.clone(), state.config.url.is_some())
+        };
+        wanted.map(row).collect()
+    };
+    if let (true, Some(name)) = (wanted.is_empty(), name) {
+        return Err(format!("no feed is named {name}"));
     }
+    let mut found = Vec::new();
+    for (name, data, has_url) in wanted {
+        let (entries, findings) = match (data, has_url) {
+            (Some(data), _) => {
+                let entries = data.parsed.count();
+                let (shared, name) = (Arc::clone(shared), name.clone());
+                let work = move || intake::findings(&shared, &name, &data.parsed);
+                let findings = tokio::task::spawn_blocking(work).await;
+                let findings = findings.map_err(|e| e.to_string())?;
+                (entries, status::Shown::all(&findings))
+            }
+            (None, true) => {
+                let preview = pulls::preview(shared, &name).await;
+                let preview = preview.map_err(|e| format!("feed {name}: {e}"))?;
+                (preview.entries, preview.findings)
+            }
+            (None, false) => {
+                return Err(format!(
+                    "feed {name} has no data yet: lint the file before it is pushed"
+                ));
+            }
+        };
+        let lines: Vec<&str> = findings.iter().map(|shown| shown.text.as_str()).collect();
+        found.push(
+            json!({ "feed": name, "entries": entries, "findings": findings, "lines": lines }),
+        );
+    }
+    Ok(json!(found))
 }
 
 /// An error with the feed's name, unless it has it already.

@@ -8,7 +8,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Shared, engine::lock, lastgood};
+use super::{Shared, engine::lock, lastgood, status::Shown};
 use crate::{
     config::{self, Format},
     feed::{
@@ -28,6 +28,8 @@ pub(super) struct Body {
     pub(super) validators: Validators,
     /// For a CrowdSec stream: it starts anew instead of going on.
     pub(super) startup: bool,
+    /// When it came; the durations in a CrowdSec stream count from there.
+    pub(super) at: SystemTime,
 }
 
 impl Body {
@@ -37,6 +39,7 @@ impl Body {
             bytes,
             validators: Validators::default(),
             startup: true,
+            at: SystemTime::now(),
         }
     }
 }
@@ -44,10 +47,23 @@ impl Body {
 /// An update that is sound in itself and differs too much from the last good data.
 #[derive(Debug)]
 pub(super) struct Quarantined {
-    pub(super) body: Arc<Vec<u8>>,
-    pub(super) validators: Validators,
+    /// The text; of a CrowdSec stream, all decisions that it led to.
+    bytes: Arc<Vec<u8>>,
+    validators: Validators,
     pub(super) why: String,
     pub(super) since: SystemTime,
+}
+
+impl Quarantined {
+    /// The update, as if it came again.
+    pub(super) fn body(&self) -> Body {
+        Body {
+            bytes: self.bytes.to_vec(),
+            validators: self.validators.clone(),
+            startup: true,
+            at: self.since,
+        }
+    }
 }
 
 /// A text that may be enforced.
@@ -73,18 +89,30 @@ fn examine(
     }
     let limits = Limits::from(feed);
     let text = unpack(&body.bytes, &limits)?;
-    let mut stream = if body.startup {
-        CrowdsecState::default()
-    } else {
-        stream.clone()
-    };
-    stream.apply(&text, now, &limits)?;
-    stream.prune(now);
+    let stream = follow(stream, &text, body, now, &limits)?;
     let parsed = judge(stream.parsed(now, &limits), &text, &limits, previous)?;
     Ok(Good {
         parsed,
         stream: Some(stream),
     })
+}
+
+/// The state of a CrowdSec stream after `text`.
+fn follow(
+    stream: &CrowdsecState,
+    text: &[u8],
+    body: &Body,
+    now: SystemTime,
+    limits: &Limits,
+) -> Result<CrowdsecState, Refusal> {
+    let mut stream = if body.startup {
+        CrowdsecState::default()
+    } else {
+        stream.clone()
+    };
+    stream.apply(text, body.at, limits)?;
+    stream.prune(now);
+    Ok(stream)
 }
 
 /// Reads, judges, enforces and stores one text. `accept`: also one that differs much from the last good data.
@@ -106,11 +134,10 @@ pub(super) fn take(
     let good = match examine(&body, feed, &stream, now, against) {
         Ok(good) => good,
         Err(refusal) if refusal.can_be_accepted() => {
-            return Err(quarantine(shared, feed, body, &refusal, now));
+            return Err(quarantine(shared, feed, body, &stream, &refusal, now));
         }
         Err(refusal) => return Err(refusal.to_string()),
     };
-    let findings = findings(shared, &feed.name, &good.parsed);
     let size = u64::try_from(body.bytes.len()).unwrap_or(u64::MAX);
     let data = FeedData {
         parsed: good.parsed,
@@ -136,40 +163,69 @@ pub(super) fn take(
         if let Some(state) = core.feeds.get_mut(&feed.name) {
             state.validators = Some(body.validators.clone());
             state.stream = good.stream.unwrap_or_default();
+            state.stream_gap &= !body.startup;
             state.quarantine = None;
-            state.findings = findings;
+            state.findings = None;
         }
     }
     lastgood::keep(&shared.store, feed, kept, &body.validators, now);
+    look(shared, &feed.name);
     Ok(())
+}
+
+/// Lints a feed's data in force if that has not been done yet. What it shares with other feeds is
+/// in the snapshot's report, which is made anew when any of them changes.
+pub(super) fn look(shared: &Shared, name: &FeedName) {
+    let data = {
+        let core = lock(&shared.core);
+        let state = core.feeds.get(name).filter(|s| s.findings.is_none());
+        state.and_then(|state| state.data.clone())
+    };
+    let Some(data) = data else { return };
+    let findings = lint(&data.parsed, &[], &Known::embedded());
+    if let Some(state) = lock(&shared.core).feeds.get_mut(name)
+        && state
+            .data
+            .as_ref()
+            .is_some_and(|now| Arc::ptr_eq(now, &data))
+    {
+        state.findings = Some(findings);
+    }
 }
 
 fn quarantine(
     shared: &Shared,
     feed: &config::Feed,
     body: Body,
+    stream: &CrowdsecState,
     refusal: &Refusal,
     now: SystemTime,
 ) -> String {
-    let name = &feed.name;
-    // The refusal's advice has a placeholder for the name.
-    let why = refusal.to_string().replace("FEED", name.as_str());
-    if let Some(state) = lock(&shared.core).feeds.get_mut(name)
-        && feed.format != Format::Crowdsec
-    {
-        let body = Quarantined {
-            body: Arc::new(body.bytes),
+    let why = refusal.to_string().replace("FEED", feed.name.as_str());
+    let bytes = if feed.format == Format::Crowdsec {
+        let limits = Limits::from(feed);
+        let after = unpack(&body.bytes, &limits)
+            .and_then(|text| follow(stream, &text, &body, now, &limits));
+        match after {
+            Ok(after) => after.to_stream(now).into_bytes(),
+            Err(_) => return why,
+        }
+    } else {
+        body.bytes
+    };
+    if let Some(state) = lock(&shared.core).feeds.get_mut(&feed.name) {
+        state.quarantine = Some(Quarantined {
+            bytes: Arc::new(bytes),
             validators: body.validators,
-            why: refusal.to_string(),
+            why: why.clone(),
             since: now,
-        };
-        state.quarantine = Some(body);
+        });
     }
     why
 }
 
 /// What is odd about a feed's entries, beside the other feeds.
-fn findings(shared: &Shared, name: &FeedName, parsed: &Parsed) -> Vec<Finding> {
+pub(super) fn findings(shared: &Shared, name: &FeedName, parsed: &Parsed) -> Vec<Finding> {
     let others: Vec<(FeedName, Arc<FeedData>)> = {
         let core = lock(&shared.core);
         let others = core
@@ -194,7 +250,7 @@ pub(super) struct Preview {
     /// Why it would be refused, or held back.
     refused: Option<String>,
     /// Entries it has.
-    entries: usize,
+    pub(super) entries: usize,
     added: usize,
     added_examples: Vec<Indicator>,
     removed: usize,
@@ -203,7 +259,7 @@ pub(super) struct Preview {
     elements_added: usize,
     elements_removed: usize,
     /// What lint says of it, known-good addresses first.
-    findings: Vec<Finding>,
+    pub(super) findings: Vec<Shown>,
     /// Established flows of this host that would be alerted or cut.
     flows: super::flows::Touched,
 }
@@ -226,7 +282,7 @@ pub(super) fn preview(
         Ok(good) => (good, None),
         Err(refusal) if refusal.can_be_accepted() => (
             examine(body, feed, &stream, now, None).map_err(|e| e.to_string())?,
-            Some(refusal.to_string()),
+            Some(refusal.to_string().replace("FEED", feed.name.as_str())),
         ),
         Err(refusal) => return Err(refusal.to_string()),
     };
@@ -238,7 +294,7 @@ pub(super) fn preview(
         .as_ref()
         .map(|data| all(&data.parsed))
         .unwrap_or_default();
-    let findings = findings(shared, &feed.name, &good.parsed);
+    let findings = Shown::all(&findings(shared, &feed.name, &good.parsed));
     let entries = good.parsed.count();
     let (next, hooks) = {
         let core = lock(&shared.core);
@@ -288,10 +344,16 @@ pub(super) fn expire_entries(
         };
         (state.stream.clone(), data)
     };
-    let parsed = if feed.format == Format::Crowdsec {
+    // Of a stream from before a restart only what is on disk is known.
+    let parsed = if feed.format == Format::Crowdsec && !stream.is_empty() {
         stream.parsed(now, &limits)
     } else {
-        match lastgood::recall(&shared.store, feed, now) {
+        // That nothing is left is what is expected here.
+        let feed = config::Feed {
+            allow_empty: true,
+            ..feed.clone()
+        };
+        match lastgood::recall(&shared.store, &feed, now) {
             Some(recalled) => recalled.data.parsed,
             None => return Ok(()),
         }

@@ -31,6 +31,25 @@ pub(super) fn keep(
     }
 }
 
+/// The server says that what is stored is still its version: good as of `now`.
+pub(super) fn confirm(store: &Store, feed: &config::Feed, now: SystemTime) {
+    let confirmed = store.load(&feed.name, feed.max_bytes).and_then(|good| {
+        let Some(good) = good.filter(|good| good.source == source(feed)) else {
+            return Ok(());
+        };
+        store.save(
+            &feed.name,
+            &LastGood {
+                pulled: now,
+                ..good
+            },
+        )
+    });
+    if let Err(e) = confirmed {
+        tracing::warn!("feed {}: {e}", feed.name);
+    }
+}
+
 /// What was recalled for a feed.
 pub(super) struct Recalled {
     pub(super) data: FeedData,

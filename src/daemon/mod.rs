@@ -112,7 +112,7 @@ pub enum RunError {
 struct Shared {
     core: Mutex<Core>,
     path: Arc<Path>,
-    client: fetch::Client,
+    client: ArcSwap<fetch::Client>,
     store: Store,
     /// What `sets.nft` holds.
     elements: Mutex<elements::Written>,
@@ -162,11 +162,12 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         counts: engine::Counts::default(),
         own_pid: std::process::id(),
     });
+    let client = fetch::Client::new(config.pull.clone())?;
     let (stop, stopped) = mpsc::channel(1);
     let shared = Arc::new(Shared {
         core: Mutex::new(Core::new(config, kernel, Arc::clone(&path))),
         path,
-        client: fetch::Client::new(fetch::Options::default())?,
+        client: ArcSwap::from_pointee(client),
         store,
         elements: Mutex::default(),
         config_file: config_file.to_owned(),
@@ -186,6 +187,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         start::first_table(&mut core)?;
         include::tell(&mut core);
     }
+    look_at_recalled(&shared);
     let mut threads = start::Threads::spawn(&shared, queues)?;
     if let Some(watch) = watch {
         let shared = Arc::clone(&shared);
@@ -324,11 +326,13 @@ async fn find_exceptions(shared: &Shared) -> Vec<crate::snapshot::Exception> {
 
 /// The same with the servers' addresses as they were resolved last.
 fn own_exceptions(shared: &Shared) -> Vec<crate::snapshot::Exception> {
-    let (config, servers) = {
-        let core = lock(&shared.core);
-        (core.config.exceptions.clone(), core.servers.clone())
+    let config = lock(&shared.core).config.exceptions.clone();
+    let found = addresses::files(&config.files);
+    let (files, servers) = {
+        let mut core = lock(&shared.core);
+        (core.take_files(found), core.servers.clone())
     };
-    start::exceptions(&config, servers)
+    start::exceptions(&config, files, servers)
 }
 
 /// SIGHUP: a good configuration replaces the one in force, a broken one is refused.
@@ -350,7 +354,20 @@ async fn reload(shared: &Arc<Shared>) {
     notify(&[NotifyState::Ready, NotifyState::Status(&line)]);
 }
 
+/// Lints, behind the enforcement, what came from disk.
+fn look_at_recalled(shared: &Arc<Shared>) {
+    let shared = Arc::clone(shared);
+    tokio::task::spawn_blocking(move || {
+        let names: Vec<FeedName> = lock(&shared.core).feeds.keys().cloned().collect();
+        for name in names {
+            intake::look(&shared, &name);
+        }
+    });
+}
+
 async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> {
+    // Also when [pull] is the same: its CA files may be new.
+    let client = fetch::Client::new(new.pull.clone())?;
     let old = lock(&shared.core).config.clone();
     let new = start::keep_what_needs_a_restart(&old, new);
     if old.alerts == new.alerts {
@@ -362,6 +379,7 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
         let old = shared.path.sinks.swap(sinks);
         tokio::task::spawn_blocking(move || old.close(FLUSH));
     }
+    shared.client.store(Arc::new(client));
     let rules_change = old.nftables != new.nftables;
     {
         let mut core = lock(&shared.core);
@@ -383,6 +401,7 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
             core.sync()
         }
     });
+    look_at_recalled(shared);
     pulls::restart(shared);
     match synced.await {
         Ok(result) => result?,

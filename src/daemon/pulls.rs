@@ -1,6 +1,7 @@
 //! When feeds are pulled: on their periods with jitter, again after failures, a few at a time.
 
 use std::{
+    collections::HashMap,
     hash::{BuildHasher, RandomState},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -12,6 +13,7 @@ use super::{
     Shared,
     engine::lock,
     intake::{self, Body, Preview},
+    lastgood,
 };
 use crate::{
     config::{self, Format},
@@ -21,8 +23,12 @@ use crate::{
 
 /// First wait after a failed pull; it doubles up to the feed's period.
 const RETRY: Duration = Duration::from_secs(60);
-/// Pulls at the same time.
-const AT_ONCE: usize = 4;
+/// Pulls at the same time: each may hold a body of `max-bytes`.
+const AT_ONCE: usize = 8;
+/// Of them, pulls from one server, so that one that hangs does not hold back the others.
+const FROM_ONE_SERVER: usize = 2;
+/// The longest that a server's `Retry-After` is heeded.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// How often a pull that takes long says that it goes on.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A loop looks at least this often whether its time was moved.
@@ -33,6 +39,8 @@ const LOOK: Duration = Duration::from_secs(30);
 pub(super) struct Tasks {
     running: Vec<JoinHandle<()>>,
     places: Arc<Semaphore>,
+    /// By scheme, host and port of the configured URLs.
+    servers: HashMap<String, Arc<Semaphore>>,
 }
 
 impl Default for Tasks {
@@ -40,6 +48,7 @@ impl Default for Tasks {
         Self {
             running: Vec::new(),
             places: Arc::new(Semaphore::new(AT_ONCE)),
+            servers: HashMap::new(),
         }
     }
 }
@@ -50,13 +59,27 @@ impl Tasks {
             task.abort();
         }
     }
+
+    /// The places at a URL's server, and those of all servers together.
+    fn places(&mut self, url: Option<&url::Url>) -> [Arc<Semaphore>; 2] {
+        let server = url.map(|url| url.origin().ascii_serialization());
+        let server = self.servers.entry(server.unwrap_or_default());
+        let server = server.or_insert_with(|| Arc::new(Semaphore::new(FROM_ONE_SERVER)));
+        [Arc::clone(server), Arc::clone(&self.places)]
+    }
 }
 
 /// Starts a loop for each feed that is pulled, in place of those of an earlier configuration.
 pub(super) fn restart(shared: &Arc<Shared>) {
-    let feeds = super::feeds_named(&lock(&shared.core), None).unwrap_or_default();
+    let feeds = {
+        let mut core = lock(&shared.core);
+        let states = core.feeds.values_mut();
+        states.for_each(|state| state.pulling = false); // ends with its loop
+        super::feeds_named(&core, None).unwrap_or_default()
+    };
     let mut tasks = lock(&shared.pulls);
     tasks.abort();
+    tasks.servers.clear();
     for name in feeds {
         let shared = Arc::clone(shared);
         tasks.running.push(tokio::spawn(
@@ -124,6 +147,7 @@ pub(super) async fn pull(shared: &Arc<Shared>, name: &FeedName) -> Result<Outcom
             return Err(format!("feed {name} is gone"));
         };
         state.last_attempt = Some(SystemTime::now());
+        state.pulling = true;
         let validators = if state.data.is_some() {
             state.validators.clone()
         } else {
@@ -133,24 +157,29 @@ pub(super) async fn pull(shared: &Arc<Shared>, name: &FeedName) -> Result<Outcom
         (
             state.config.clone(),
             validators,
-            state.stream.is_empty() || state.failures > 0,
+            state.stream.is_empty() || state.stream_gap || state.failures > 0,
         )
     };
     let start = Instant::now();
     let result = match fetch(shared, &feed, validators.as_ref(), startup).await {
         Err(e) => Err(Failed {
             retry_after: e.retry_after(),
-            why: e.to_string(),
+            why: in_short(&feed.name, &e),
         }),
-        Ok(None) => Ok(false),
-        Ok(Some(body)) => {
+        Ok(got) => {
             let (shared, feed) = (Arc::clone(shared), feed.clone());
-            let work = move || intake::take(&shared, &feed, body, false);
+            let work = move || match got {
+                Some(body) => intake::take(&shared, &feed, body, false).map(|()| true),
+                None => {
+                    lastgood::confirm(&shared.store, &feed, SystemTime::now());
+                    Ok(false)
+                }
+            };
             let done = tokio::task::spawn_blocking(work)
                 .await
                 .map_err(|e| e.to_string())
                 .and_then(|done| done);
-            done.map(|()| true).map_err(|why| Failed {
+            done.map_err(|why| Failed {
                 why,
                 retry_after: None,
             })
@@ -164,27 +193,20 @@ pub(super) async fn pull(shared: &Arc<Shared>, name: &FeedName) -> Result<Outcom
 /// Pulls, judges, and changes nothing. A quarantined update is looked at without another pull.
 pub(super) async fn preview(shared: &Arc<Shared>, name: &FeedName) -> Result<Preview, String> {
     let (feed, held) = {
-        let core = lock(&shared.core);
-        let Some(state) = core.feeds.get(name) else {
+        let mut core = lock(&shared.core);
+        let Some(state) = core.feeds.get_mut(name) else {
             return Err(format!("feed {name} is gone"));
         };
-        (
-            state.config.clone(),
-            state
-                .quarantine
-                .as_ref()
-                .map(|q| (Arc::clone(&q.body), q.validators.clone())),
-        )
+        let held = state.quarantine.as_ref().map(intake::Quarantined::body);
+        // The server counts this look as seen: the next delta would start after it.
+        state.stream_gap |= held.is_none();
+        (state.config.clone(), held)
     };
     let body = match held {
-        Some((bytes, validators)) => Body {
-            bytes: bytes.to_vec(),
-            validators,
-            startup: true,
-        },
+        Some(body) => body,
         None => fetch(shared, &feed, None, true)
             .await
-            .map_err(|e| e.to_string())?
+            .map_err(|e| in_short(name, &e))?
             .ok_or("the server sent nothing, although nothing was known of the feed")?,
     };
     let shared = Arc::clone(shared);
@@ -201,15 +223,18 @@ async fn fetch(
     validators: Option<&Validators>,
     startup: bool,
 ) -> Result<Option<Body>, FetchError> {
-    let places = Arc::clone(&lock(&shared.pulls).places);
-    let _place = places.acquire().await;
+    // The server's own place first: who waits for it must not take one of all.
+    let [server, all] = lock(&shared.pulls).places(feed.url.as_ref());
+    let _at_server = server.acquire().await;
+    let _place = all.acquire().await;
     let mut feed = feed.clone();
     if feed.format == Format::Crowdsec
         && let Some(url) = &mut feed.url
     {
         ask_stream(url, startup);
     }
-    let work = shared.client.pull(
+    let client = shared.client.load_full();
+    let work = client.pull(
         &feed,
         if feed.format == Format::Crowdsec {
             None
@@ -237,6 +262,7 @@ async fn fetch(
             bytes,
             validators,
             startup,
+            at: SystemTime::now(),
         }),
     })
 }
@@ -253,6 +279,16 @@ fn ask_stream(url: &mut url::Url, startup: bool) {
     pairs
         .extend_pairs(kept)
         .append_pair("startup", if startup { "true" } else { "false" });
+}
+
+/// The error without the feed's name, which stands before it wherever it is shown.
+fn in_short(name: &FeedName, error: &FetchError) -> String {
+    let text = error.to_string();
+    let rest = text.strip_prefix(&format!("feed {name} ("));
+    match rest.and_then(|rest| rest.split_once("): ")) {
+        Some((url, what)) => format!("{url}: {what}"),
+        None => text,
+    }
 }
 
 struct Failed {
@@ -273,12 +309,15 @@ fn record(
         return Err(format!("feed {name} is gone"));
     };
     state.elapsed = Some(elapsed);
+    state.pulling = false;
     let now = SystemTime::now();
     let wait = match &result {
         Ok(changed) => {
             state.failures = 0;
             state.last_success = Some(now);
             state.last_error = None;
+            // What was held back is gone from the server, or was taken.
+            state.quarantine = None;
             if let Some(data) = &state.data {
                 let parsed = &data.parsed;
                 tracing::info!(
@@ -307,9 +346,8 @@ fn record(
             }
             state.last_error = Some(failed.why.clone());
             let wait = jittered(doubled.min(feed.period));
-            failed.retry_after.map_or(wait, |asked| {
-                asked.clamp(wait, Duration::from_secs(24 * 3600))
-            })
+            let asked = failed.retry_after.unwrap_or_default();
+            wait.max(asked.min(LONGEST_RETRY_AFTER))
         }
     };
     state.next_pull = Some(now + wait);
@@ -347,6 +385,18 @@ mod tests {
                 .all(|wait| (period..=period + period / 10).contains(wait))
         );
         assert!(waits.iter().any(|wait| wait != waits.first().unwrap()));
+    }
+
+    #[test]
+    fn an_error_names_its_feed_once() {
+        let name: FeedName = "f".parse().unwrap();
+        let url = "http://203.0.113.1/list?token=x".parse().unwrap();
+        let at = crate::fetch::Place::new(&name, &url);
+        let text = in_short(&name, &FetchError::Refused { at });
+        assert!(
+            text.starts_with("http://203.0.113.1/list: connection refused"),
+            "{text}"
+        );
     }
 
     #[test]

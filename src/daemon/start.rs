@@ -134,10 +134,18 @@ pub(super) fn recall(core: &mut Core, store: &Store) {
         .values_mut()
         .filter(|state| state.config.enabled && state.data.is_none())
     {
-        if let Some(recalled) = lastgood::recall(store, &state.config, std::time::SystemTime::now())
-        {
+        let now = std::time::SystemTime::now();
+        if let Some(recalled) = lastgood::recall(store, &state.config, now) {
             state.last_success = Some(recalled.data.pulled);
             state.data = Some(Arc::new(recalled.data));
+            if state.is_expired(now) {
+                tracing::warn!(
+                    "feed {}: the last good data are older than expire-after and are not used",
+                    state.config.name
+                );
+                state.data = None;
+                continue;
+            }
             state.validators = recalled.validators;
         }
     }
@@ -165,18 +173,17 @@ pub(super) fn first_table(core: &mut Core) -> Result<(), NftError> {
 }
 
 /// Exceptions of the configuration and of the host.
-pub(super) fn exceptions(config: &config::Exceptions, servers: Vec<Exception>) -> Vec<Exception> {
+pub(super) fn exceptions(
+    config: &config::Exceptions,
+    files: Vec<Exception>,
+    servers: Vec<Exception>,
+) -> Vec<Exception> {
     let configured = |prefix: &crate::prefix::Prefix| Exception {
         prefix: *prefix,
         why: "exceptions.prefixes".into(),
     };
     let mut all: Vec<Exception> = config.prefixes.iter().map(configured).collect();
-    match addresses::files(&config.files) {
-        Ok(found) => all.extend(found),
-        Err(errors) => errors
-            .iter()
-            .for_each(|e| tracing::error!("exceptions: {e}")),
-    }
+    all.extend(files);
     if config.own_addresses {
         let own = addresses::own(&addresses::Roots::default());
         for problem in &own.problems {

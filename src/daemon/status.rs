@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     feed::{Action, Bad, FeedName, Finding, LeftOut},
+    fetch::Place,
     nft::{Count, QueueKind, TableState},
     ruleset::{Counter, TableFamily},
     sink::SinkStats,
@@ -136,10 +137,17 @@ pub struct Conntrack {
 pub struct FeedStatus {
     /// Its name.
     pub name: FeedName,
+    /// Where it is pulled from, without what may be secret; `None`: it is pushed.
+    pub url: Option<String>,
+    /// Its preset.
+    pub preset: Option<&'static str>,
     /// Enforced at all.
     pub enabled: bool,
-    /// What a match does.
+    /// What a match does; with a `deny-score`, that of an entry with such a score.
     pub action: Action,
+    /// At or above it an entry is denied, the others alert.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deny_score: Option<u32>,
     /// True when it is older than `stale-after`.
     pub stale: bool,
     /// Entries in force.
@@ -156,14 +164,16 @@ pub struct FeedStatus {
     pub bytes: Option<u64>,
     /// RFC 3339.
     pub last_attempt: Option<String>,
+    /// A pull is going on, since `last_attempt`.
+    pub pulling: bool,
     /// RFC 3339.
     pub last_success: Option<String>,
     /// Why the last pull failed.
     pub last_error: Option<String>,
-    /// Why an update waits to be accepted, and since when.
-    pub quarantined: Option<String>,
+    /// An update that waits to be accepted.
+    pub quarantined: Option<Held>,
     /// What lint says of the data in force.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<Shown>,
     /// Lines left out on purpose.
     pub left_out: LeftOut,
     /// When the feed says it was made; RFC 3339.
@@ -175,6 +185,35 @@ pub struct FeedStatus {
     /// What became of the entries.
     #[serde(flatten)]
     pub report: FeedReport,
+}
+
+/// An update that was held back.
+#[derive(Debug, Serialize)]
+pub struct Held {
+    /// Why.
+    pub why: String,
+    /// RFC 3339.
+    pub since: Option<String>,
+}
+
+/// A finding with its line for people.
+#[derive(Debug, Serialize)]
+pub struct Shown {
+    /// The finding.
+    #[serde(flatten)]
+    pub finding: Finding,
+    /// The line.
+    pub text: String,
+}
+
+impl Shown {
+    pub(super) fn all(findings: &[Finding]) -> Vec<Self> {
+        let shown = |finding: &Finding| Self {
+            text: finding.to_string(),
+            finding: finding.clone(),
+        };
+        findings.iter().map(shown).collect()
+    }
 }
 
 pub(super) fn status(shared: &Shared) -> Status {
@@ -233,10 +272,17 @@ pub(super) fn feeds(core: &Core) -> Vec<FeedStatus> {
 fn feed(state: &FeedState, report: Option<&FeedReport>, now: SystemTime) -> FeedStatus {
     let parsed = state.data.as_ref().map(|data| &data.parsed);
     let bad = |of: fn(&crate::feed::Parsed) -> &Bad| parsed.map(of).cloned().unwrap_or_default();
+    let url = state.config.url.as_ref();
     FeedStatus {
         name: state.config.name.clone(),
+        url: url.map(|url| Place::new(&state.config.name, url).url),
+        preset: state.config.preset.map(|preset| preset.name),
         enabled: state.config.enabled,
-        action: state.config.action,
+        action: match state.config.deny_score {
+            Some(_) => Action::Deny,
+            None => state.config.action,
+        },
+        deny_score: state.config.deny_score,
         stale: state.is_stale(now),
         entries: parsed.map_or(0, crate::feed::Parsed::count),
         bad: bad(|p| &p.bad),
@@ -245,16 +291,14 @@ fn feed(state: &FeedState, report: Option<&FeedReport>, now: SystemTime) -> Feed
         host_bits: parsed.map_or(0, |parsed| parsed.host_bits),
         bytes: state.data.as_ref().map(|data| data.bytes),
         last_attempt: rfc3339(state.last_attempt),
+        pulling: state.pulling,
         last_success: rfc3339(state.last_success),
         last_error: state.last_error.clone(),
-        quarantined: state.quarantine.as_ref().map(|held| {
-            format!(
-                "{} (since {})",
-                held.why,
-                rfc3339(Some(held.since)).unwrap_or_default()
-            )
+        quarantined: state.quarantine.as_ref().map(|held| Held {
+            why: held.why.clone(),
+            since: rfc3339(Some(held.since)),
         }),
-        findings: state.findings.clone(),
+        findings: Shown::all(state.findings.as_deref().unwrap_or_default()),
         left_out: parsed.map(|parsed| parsed.left_out).unwrap_or_default(),
         updated: rfc3339(parsed.and_then(|parsed| parsed.updated)),
         elapsed_ms: state.elapsed.map(|elapsed| elapsed.as_millis()),
@@ -378,6 +422,7 @@ fn problems(
     }
     all.extend(included);
     all.extend(core.broken.iter().cloned());
+    all.extend(core.file_problems.iter().cloned());
     if core.inherited {
         all.push("no good data of any feed yet: the table of the last run is in force".into());
     }
@@ -404,24 +449,10 @@ fn problems(
         all.push("no feed is enabled: nothing is watched or denied; add a [[feed]]".into());
     }
     for feed in feeds.iter().filter(|feed| feed.enabled) {
-        if let Some(why) = &feed.quarantined {
-            all.push(format!(
-                "feed {}: an update waits to be accepted: {why}",
-                feed.name
-            ));
-            continue;
-        }
         match (&feed.last_error, feed.stale) {
             (Some(error), true) => all.push(format!("feed {} is stale: {error}", feed.name)),
             (Some(error), false) => all.push(format!("feed {}: {error}", feed.name)),
-            (None, true) => all.push(format!(
-                "feed {} is stale: no newer data than {}",
-                feed.name,
-                feed.updated
-                    .as_ref()
-                    .or(feed.last_success.as_ref())
-                    .map_or("none", String::as_str)
-            )),
+            (None, true) => all.push(format!("feed {} {}", feed.name, why_stale(feed))),
             (None, false) => {}
         }
     }
@@ -432,6 +463,19 @@ fn problems(
         ));
     }
     all
+}
+
+/// Why a feed is stale although nothing went wrong.
+fn why_stale(feed: &FeedStatus) -> String {
+    match (&feed.last_success, &feed.updated, &feed.url) {
+        (None, _, Some(_)) => "has not been pulled yet".into(),
+        (None, _, None) => "has not been pushed yet".into(),
+        (Some(_), Some(updated), _) => {
+            format!("is stale: its publisher made it at {updated} and not since")
+        }
+        (Some(success), None, Some(_)) => format!("is stale: last pulled at {success}"),
+        (Some(success), None, None) => format!("is stale: last pushed at {success}"),
+    }
 }
 
 fn rfc3339(time: Option<SystemTime>) -> Option<String> {

@@ -33,7 +33,7 @@ const FORMS: [&[BorrowedFormatItem<'_>]; 4] = [
 const LONGEST: usize = 64;
 
 /// The time that `text` names, if it is one of the known forms.
-pub(super) fn parse(text: &str) -> Option<SystemTime> {
+pub(crate) fn parse(text: &str) -> Option<SystemTime> {
     if text.len() > LONGEST {
         return None;
     }

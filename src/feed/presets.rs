@@ -248,6 +248,15 @@ impl Preset {
         }
     }
 
+    /// The word of its `format`.
+    pub fn format(&self) -> &'static str {
+        match self.shape {
+            Shape::Plain => "plain",
+            Shape::Csv(..) => "csv",
+            Shape::Jsonl(..) => "jsonl",
+        }
+    }
+
     /// Directions it is meant for.
     pub fn scope(&self) -> Scope {
         self.scope

@@ -43,6 +43,14 @@ pub enum FetchError {
         /// What went wrong.
         cause: String,
     },
+    /// A file of CA certificates is of no use.
+    #[error("cannot use {} of pull.ca-files: {cause}; give it certificates in PEM form", file.display())]
+    CaFile {
+        /// The file.
+        file: PathBuf,
+        /// What went wrong.
+        cause: String,
+    },
     /// The feed is pushed, not pulled.
     #[error("feed {feed} has no url, so it cannot be pulled; push its text, or give it a url")]
     NoUrl {
@@ -136,7 +144,7 @@ pub enum FetchError {
         at: Place,
         /// Status code, RFC 9110 section 15.
         status: u16,
-        /// `Retry-After` in its form as seconds.
+        /// `Retry-After`.
         retry_after: Option<Duration>,
     },
     /// More than [`MAX_REDIRECTS`](super::MAX_REDIRECTS).
@@ -204,7 +212,7 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// How long the server asks to wait (`Retry-After` in seconds, RFC 9110 section 10.2.3).
+    /// How long the server asks to wait (`Retry-After`, RFC 9110 section 10.2.3).
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Status { retry_after, .. } => *retry_after,

@@ -1,6 +1,6 @@
 //! One conditional GET, its redirects and its body.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use reqwest::{
     ClientBuilder, Response, StatusCode,
@@ -13,14 +13,17 @@ use reqwest::{
 use url::Url;
 
 use super::{Client, FetchError, MAX_REDIRECTS, Options, Place, Validators, error, headers};
-use crate::config::Feed;
+use crate::{
+    config::{Feed, Proxy},
+    feed::parse_date,
+};
 
 /// Longest validator that is kept, in bytes.
 const LONGEST_VALIDATOR: usize = 1 << 10;
 
 /// The settings of all requests. Redirects are followed here, by hand: the library would send a
 /// feed's own headers, which may be keys, to any server.
-pub(super) fn builder(options: &Options) -> ClientBuilder {
+pub(super) fn builder(options: &Options) -> Result<ClientBuilder, FetchError> {
     let builder = reqwest::Client::builder()
         .user_agent(concat!("feedgate/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(options.connect_timeout)
@@ -28,11 +31,16 @@ pub(super) fn builder(options: &Options) -> ClientBuilder {
         .referer(false)
         // Feeds are pulled by the hour: an idle connection would be dead by then.
         .pool_max_idle_per_host(0);
-    if options.proxy_from_env {
-        builder
-    } else {
-        builder.no_proxy()
-    }
+    Ok(match &options.proxy {
+        Proxy::Environment => builder,
+        Proxy::Direct => builder.no_proxy(),
+        Proxy::Url(url) => {
+            let proxy = reqwest::Proxy::all(url.clone()).map_err(|e| FetchError::Setup {
+                cause: error::innermost(&e),
+            })?;
+            builder.proxy(proxy)
+        }
+    })
 }
 
 impl Client {
@@ -188,8 +196,15 @@ fn text(response: &Response, name: HeaderName) -> Option<String> {
 }
 
 fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = text(response, RETRY_AFTER)?.parse().ok()?;
-    Some(Duration::from_secs(seconds))
+    wait(&text(response, RETRY_AFTER)?, SystemTime::now())
+}
+
+/// `Retry-After` is a number of seconds or a date (RFC 9110 section 10.2.3).
+fn wait(retry_after: &str, now: SystemTime) -> Option<Duration> {
+    if let Ok(seconds) = retry_after.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    parse_date(retry_after)?.duration_since(now).ok()
 }
 
 #[cfg(test)]
@@ -271,6 +286,16 @@ mod tests {
             matches!(error, FetchError::Status { status: 304, .. }),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_wait_is_seconds_or_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_787_360_429);
+        let seconds = |text| wait(text, now).map(|wait| wait.as_secs());
+        assert_eq!(seconds("120"), Some(120));
+        assert_eq!(seconds("Sat, 22 Aug 2026 01:01:29 GMT"), Some(60));
+        assert_eq!(seconds("Sat, 22 Aug 2020 01:01:29 GMT"), None);
+        assert_eq!(seconds("soon"), None);
     }
 
     #[tokio::test]
@@ -473,7 +498,8 @@ mod tests {
         let client = Client::new(Options {
             connect_timeout: Duration::from_secs(5),
             total_timeout: limit,
-            proxy_from_env: false,
+            proxy: crate::config::Proxy::Direct,
+            ca_files: Vec::new(),
         })
         .unwrap();
         for path in ["/body", "/head"] {
@@ -492,7 +518,8 @@ mod tests {
         let client = Client::new(Options {
             connect_timeout: limit,
             total_timeout: Duration::from_secs(10),
-            proxy_from_env: false,
+            proxy: crate::config::Proxy::Direct,
+            ca_files: Vec::new(),
         })
         .unwrap();
         // The kernel accepts, nobody speaks TLS.

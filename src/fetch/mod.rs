@@ -9,35 +9,23 @@ mod http;
 #[cfg(test)]
 mod testing;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 pub use error::{FetchError, Place};
 
-use crate::config::Feed;
+use crate::config::{self, Feed};
 
 /// Redirects that are followed.
 pub const MAX_REDIRECTS: usize = 5;
 
-/// How a [`Client`] pulls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// Longest time until a connection stands, name and TLS included.
-    pub connect_timeout: Duration,
-    /// Longest time for a whole pull, redirects and body included.
-    pub total_timeout: Duration,
-    /// Use the proxies of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`).
-    pub proxy_from_env: bool,
-}
+/// Largest file of CA certificates, in bytes: the bundle of all public ones has 0.2 MiB.
+const MAX_CA_FILE: u64 = 4 << 20;
 
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            connect_timeout: Duration::from_secs(10),
-            total_timeout: Duration::from_secs(60),
-            proxy_from_env: true,
-        }
-    }
-}
+/// How a [`Client`] pulls: `[pull]` of the configuration.
+pub type Options = config::Pull;
 
 /// What a server said about the version it sent, for the next conditional request
 /// (RFC 9110 section 8.8).
@@ -79,14 +67,17 @@ impl Client {
     pub fn new(options: Options) -> Result<Self, FetchError> {
         // An error means that a provider is installed already, which is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let (http, no_roots) = match http::builder(&options).build() {
+        let extra = authorities(&options.ca_files);
+        let builder = http::builder(&options)?;
+        let (http, no_roots) = match builder.tls_certs_merge(extra.clone()).build() {
             Ok(http) => (http, None),
             Err(cause) => {
-                let plain = http::builder(&options).tls_certs_only([]).build();
+                let none = extra.is_empty();
+                let plain = http::builder(&options)?.tls_certs_only(extra).build();
                 let http = plain.map_err(|cause| FetchError::Setup {
                     cause: error::innermost(&cause),
                 })?;
-                (http, Some(error::innermost(&cause)))
+                (http, none.then(|| error::innermost(&cause)))
             }
         };
         Ok(Self {
@@ -129,4 +120,36 @@ impl Client {
             Err(_) => Err(FetchError::Timeout { at, limit }),
         }
     }
+}
+
+/// The certificates of all files. A file that cannot be read is told and left out: the other feeds
+/// can be pulled without it.
+fn authorities(files: &[PathBuf]) -> Vec<reqwest::Certificate> {
+    let mut found = Vec::new();
+    for file in files {
+        match authority(file) {
+            Ok(certificates) => found.extend(certificates),
+            Err(cause) => tracing::error!("{cause}"),
+        }
+    }
+    found
+}
+
+/// The certificates in a PEM file, at least one; or what is wrong with it.
+pub fn authority(file: &Path) -> Result<Vec<reqwest::Certificate>, FetchError> {
+    let failed = |cause: String| FetchError::CaFile {
+        file: file.to_owned(),
+        cause,
+    };
+    let meta = std::fs::metadata(file).map_err(|e| failed(e.to_string()))?;
+    if !meta.is_file() || meta.len() > MAX_CA_FILE {
+        return Err(failed("not a regular file of at most 4 MiB".into()));
+    }
+    let text = std::fs::read(file).map_err(|e| failed(e.to_string()))?;
+    let found =
+        reqwest::Certificate::from_pem_bundle(&text).map_err(|e| failed(error::innermost(&e)))?;
+    if found.is_empty() {
+        return Err(failed("no certificate in it".into()));
+    }
+    Ok(found)
 }

@@ -19,7 +19,8 @@ pub(super) fn client() -> Client {
     Client::new(Options {
         connect_timeout: Duration::from_secs(5),
         total_timeout: Duration::from_secs(10),
-        proxy_from_env: false,
+        proxy: crate::config::Proxy::Direct,
+        ca_files: Vec::new(),
     })
     .unwrap()
 }

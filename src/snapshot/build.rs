@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     Exception, Index, Report, Snapshot, classes, coarse,
     index::{BoundTag, Items, Meta, Rules, Tag},
-    report::feed_report,
+    report::feed_reports,
 };
 use crate::{
     config,
@@ -91,10 +91,7 @@ pub fn build(inputs: &[Input], exceptions: &[Exception], options: Options) -> Sn
         deny_at: options.deny_at,
     };
     let report = Report {
-        feeds: inputs
-            .iter()
-            .map(|i| (i.name.clone(), feed_report(i, exceptions, &rules)))
-            .collect(),
+        feeds: feed_reports(inputs, exceptions, &rules),
     };
     let index = index(inputs, rules.clone());
     let mut sets = classes::sets(inputs, &index, &rules);

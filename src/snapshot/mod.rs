@@ -50,6 +50,15 @@ pub struct Report {
     pub feeds: BTreeMap<FeedName, FeedReport>,
 }
 
+/// What two feeds have in common.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Overlap {
+    /// The other feed.
+    pub feed: FeedName,
+    /// Addresses in both, as text: IPv6 does not fit a JSON number.
+    pub addresses: String,
+}
+
 /// What became of one feed's entries.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct FeedReport {
@@ -65,6 +74,8 @@ pub struct FeedReport {
     pub excepted: usize,
     /// Examples of the above: `192.0.2.1: own address on eth0`.
     pub excepted_examples: Vec<String>,
+    /// Addresses that other feeds list too.
+    pub overlaps: Vec<Overlap>,
     /// Networks of private space that were left out or only watched.
     pub private: usize,
     /// Examples of the above.

@@ -1,24 +1,92 @@
 //! What became of a feed's entries, for status.
 
-use std::net::IpAddr;
+use std::{cmp::Ordering, collections::BTreeMap, net::IpAddr};
 
 use super::{
-    Exception, FeedReport, Input,
+    Exception, FeedReport, Input, Overlap,
     build::is_small,
     index::{Rules, private4, private6},
 };
 use crate::{
     config::PrivateNetworks,
-    prefix::{Prefix, Range, RangeSet},
+    feed::FeedName,
+    prefix::{Address, Prefix, Range, RangeSet},
 };
 
 /// Examples kept in a report.
 const EXAMPLES: usize = 5;
 
-pub(super) fn feed_report(input: &Input, exceptions: &[Exception], rules: &Rules) -> FeedReport {
+/// A report of each feed, for all of which the overlaps are known only together.
+pub(super) fn feed_reports(
+    inputs: &[Input],
+    exceptions: &[Exception],
+    rules: &Rules,
+) -> BTreeMap<FeedName, FeedReport> {
+    let merged: Vec<Merged> = inputs.iter().map(Merged::of).collect();
+    let overlaps = |of: &Merged, at: usize| -> Vec<Overlap> {
+        let others = inputs.iter().zip(&merged).enumerate();
+        others
+            .filter(|(other, _)| *other != at)
+            .filter_map(|(_, (input, other))| {
+                let addresses = of.shared(other);
+                (addresses > 0).then(|| Overlap {
+                    feed: input.name.clone(),
+                    addresses: addresses.to_string(),
+                })
+            })
+            .collect()
+    };
+    let rows = inputs.iter().zip(&merged).enumerate();
+    rows.map(|(at, (input, merged))| {
+        let mut report = feed_report(input, merged, exceptions, rules);
+        report.overlaps = overlaps(merged, at);
+        (input.name.clone(), report)
+    })
+    .collect()
+}
+
+/// A feed's addresses.
+struct Merged(RangeSet<u32>, RangeSet<u128>);
+
+impl Merged {
+    fn of(input: &Input) -> Self {
+        let parsed = &input.data.parsed;
+        Self(
+            RangeSet::of(parsed.prefixes()),
+            RangeSet::of(parsed.prefixes()),
+        )
+    }
+
+    /// Number of addresses that are in `other` too.
+    fn shared(&self, other: &Self) -> u128 {
+        shared(&self.0, &other.0).saturating_add(shared(&self.1, &other.1))
+    }
+}
+
+/// Walks both sets once.
+fn shared<A: Address>(a: &RangeSet<A>, b: &RangeSet<A>) -> u128 {
+    let (mut a, mut b) = (a.ranges().iter().peekable(), b.ranges().iter().peekable());
+    let mut sum = 0u128;
+    while let (Some(x), Some(y)) = (a.peek(), b.peek()) {
+        let (first, last) = (x.first.max(y.first), x.last.min(y.last));
+        if first <= last {
+            sum = sum.saturating_add(A::span(first, last));
+        }
+        match x.last.cmp(&y.last) {
+            Ordering::Less => a.next(),
+            Ordering::Equal | Ordering::Greater => b.next(),
+        };
+    }
+    sum
+}
+
+fn feed_report(
+    input: &Input,
+    Merged(v4, v6): &Merged,
+    exceptions: &[Exception],
+    rules: &Rules,
+) -> FeedReport {
     let parsed = &input.data.parsed;
-    let v4 = RangeSet::<u32>::of(parsed.prefixes());
-    let v6 = RangeSet::<u128>::of(parsed.prefixes());
     let mut report = FeedReport {
         entries: parsed.count(),
         merged: v4.ranges().len() + v6.ranges().len(),
@@ -73,4 +141,37 @@ fn reason(prefix: &Prefix, exceptions: &[Exception]) -> String {
         .iter()
         .find(overlaps)
         .map_or_else(String::new, |e| format!("{} ({})", e.why, e.prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn set(ranges: &[(u32, u32)]) -> RangeSet<u32> {
+        let range = |(first, length): &(u32, u32)| Range {
+            first: *first,
+            last: first + length,
+        };
+        RangeSet::new(ranges.iter().map(range).collect())
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shared_is_the_naive_intersection(
+            a in prop::collection::vec((0u32..200, 0u32..20), 0..10),
+            b in prop::collection::vec((0u32..200, 0u32..20), 0..10),
+        ) {
+            let (a, b) = (set(&a), set(&b));
+            let naive = |set: &RangeSet<u32>| -> BTreeSet<u32> {
+                set.ranges().iter().flat_map(|range| range.first..=range.last).collect()
+            };
+            let both = naive(&a).intersection(&naive(&b)).count();
+            prop_assert_eq!(shared(&a, &b), both as u128);
+            prop_assert_eq!(shared(&b, &a), both as u128);
+        }
+    }
 }

@@ -229,7 +229,7 @@ fn a_set_is_never_empty_while_feeds_change() {
 }
 
 /// A file of the folder beside the repository that holds real input; `None` where it is not.
-fn shared(name: &str) -> Option<std::path::PathBuf> {
+pub(crate) fn shared(name: &str) -> Option<std::path::PathBuf> {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let places = ["../shared", "../../shared"].map(|place| root.join(place).join(name));
     let found = places.into_iter().find_map(|path| path.canonicalize().ok());

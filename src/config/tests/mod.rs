@@ -36,6 +36,11 @@ prefixes = ["192.0.2.0/24", "2001:db8::1"]
 files = ["/etc/feedgate/never"]
 own-addresses = false
 private-networks = "alert-only"
+[pull]
+proxy = "http://proxy.example.org:3128"
+ca-files = ["/etc/ssl/our-ca.pem"]
+connect-timeout = "5s"
+total-timeout = "90s"
 [[feed]]
 name = "first"
 preset = "ipsum"

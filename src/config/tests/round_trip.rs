@@ -203,6 +203,12 @@ prop_compose! {
                 name: format!("feed{i}").parse().unwrap(),
                 ..feed
             }).collect(),
+            pull: Pull {
+                proxy: if deny { Proxy::Direct } else { Proxy::Url("http://u:p@192.0.2.1:3128/".parse().unwrap()) },
+                ca_files: Vec::new(),
+                connect_timeout: Duration::from_secs(3),
+                total_timeout: Duration::from_secs(120),
+            },
             consensus: Consensus { deny_at: 2 },
             attribution: Attribution { timeout, clients: [(mac, "a \"b\"".to_owned())].into() },
             alerts: Alerts { suppress, json_file, syslog },

@@ -1,7 +1,8 @@
-//! Exception files: one prefix a line, `#` comments.
+//! Exception files: one prefix a line with `#` comments, or a MISP warninglist (JSON, type `cidr`).
 //!
-//! Unlike a feed, which is somebody else's, a file with a mistake is refused: an exception that is
-//! silently missing would block what the admin meant to spare.
+//! Unlike a feed, which is somebody else's, a mistake in such a file is a problem that is told: an
+//! exception that is silently missing would block what the admin meant to spare. What can be read
+//! counts all the same.
 
 use std::{
     fs::File,
@@ -11,7 +12,7 @@ use std::{
 
 use super::{Exception, MAX_FILE};
 use crate::{
-    feed::printable,
+    feed::{Refusal, formats::parse_warninglist, printable},
     prefix::{Prefix, PrefixError},
 };
 
@@ -31,6 +32,22 @@ pub enum FileError {
         file: PathBuf,
         /// What went wrong.
         cause: io::Error,
+    },
+    /// It starts like JSON, and is no warninglist.
+    #[error("{}: {cause}; give it one address or prefix a line, or a MISP warninglist of type cidr", file.display())]
+    Warninglist {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        cause: Refusal,
+    },
+    /// A warninglist with items that are no prefixes.
+    #[error("{}: {count} items of the warninglist are no address or prefix and are left out", file.display())]
+    Items {
+        /// The file.
+        file: PathBuf,
+        /// How many.
+        count: usize,
     },
     /// A line is no prefix.
     #[error("{}:{line}: {text}: {cause}; write one address or prefix a line", file.display())]
@@ -58,39 +75,71 @@ pub enum FileError {
     },
 }
 
-/// The prefixes of all `paths`, or every mistake in them (the first ten of each file).
-pub fn files(paths: &[PathBuf]) -> Result<Vec<Exception>, Vec<FileError>> {
-    let mut exceptions = Vec::new();
-    let mut errors = Vec::new();
+/// What exception files hold.
+#[derive(Debug, Default)]
+pub struct Files {
+    /// What could be read.
+    pub exceptions: Vec<Exception>,
+    /// Every mistake (the first ten of each file).
+    pub errors: Vec<FileError>,
+}
+
+/// The prefixes of all `paths`.
+pub fn files(paths: &[PathBuf]) -> Files {
+    let mut found = Files::default();
     for path in paths {
         match read(path) {
+            Ok(text) if text.trim_ascii_start().starts_with(b"{") => {
+                warninglist(path, &text, &mut found)
+            }
             Ok(text) => {
+                let text = String::from_utf8_lossy(&text);
                 let lines = parse(path, &text);
                 let (good, bad): (Vec<_>, Vec<_>) = lines.partition(Result::is_ok);
-                exceptions.extend(good.into_iter().filter_map(Result::ok));
-                errors.extend(bad.into_iter().filter_map(Result::err).take(MAX_ERRORS));
+                let bad = bad.into_iter().filter_map(Result::err);
+                found
+                    .exceptions
+                    .extend(good.into_iter().filter_map(Result::ok));
+                found.errors.extend(bad.take(MAX_ERRORS));
             }
-            Err(cause) => errors.push(FileError::Read {
+            Err(cause) => found.errors.push(FileError::Read {
                 file: path.clone(),
                 cause,
             }),
         }
     }
-    if errors.is_empty() {
-        Ok(exceptions)
-    } else {
-        Err(errors)
+    found
+}
+
+fn warninglist(path: &Path, text: &[u8], found: &mut Files) {
+    let file = path.to_owned();
+    match parse_warninglist(text) {
+        Ok(list) => {
+            let why = format!("{} ({})", path.display(), list.name);
+            let exception = |prefix| Exception {
+                prefix,
+                why: why.clone(),
+            };
+            found
+                .exceptions
+                .extend(list.prefixes.into_iter().map(exception));
+            if list.bad > 0 {
+                let count = list.bad;
+                found.errors.push(FileError::Items { file, count });
+            }
+        }
+        Err(cause) => found.errors.push(FileError::Warninglist { file, cause }),
     }
 }
 
-fn read(path: &Path) -> io::Result<String> {
+fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut limited = File::open(path)?.take(MAX_FILE + 1);
     limited.read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_FILE) {
         return Err(io::Error::other("larger than 16 MiB"));
     }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(bytes)
 }
 
 fn parse<'a>(
@@ -142,7 +191,9 @@ mod tests {
             "\u{feff}# ours\r\n\n192.0.2.0/24 # office\r\n2001:db8::1\n",
         )
         .unwrap();
-        let found = files(std::slice::from_ref(&path)).unwrap();
+        let found = files(std::slice::from_ref(&path));
+        assert!(found.errors.is_empty(), "{:?}", found.errors);
+        let found = found.exceptions;
         let shown: Vec<_> = found.iter().map(|e| e.prefix.to_string()).collect();
         assert_eq!(shown, ["192.0.2.0/24", "2001:db8::1"]);
         assert_eq!(found[0].why, format!("{}:3", path.display()));
@@ -158,7 +209,9 @@ mod tests {
             "192.0.2.1\nexample.com\n10.0.0.1/8\n1.2.3.4 x\n1.2.3.4/33",
         )
         .unwrap();
-        let errors = files(&[good, bad.clone(), none.clone()]).unwrap_err();
+        let found = files(&[good, bad.clone(), none.clone()]);
+        assert_eq!(found.exceptions.len(), 2, "what can be read counts");
+        let errors = found.errors;
         let shown: Vec<_> = errors.iter().map(ToString::to_string).collect();
         let bad = bad.display();
         let fix = "write one address or prefix a line";
@@ -182,6 +235,31 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bad");
         fs::write(&path, "x\n".repeat(1000)).unwrap();
-        assert_eq!(files(&[path]).unwrap_err().len(), MAX_ERRORS);
+        assert_eq!(files(&[path]).errors.len(), MAX_ERRORS);
+    }
+
+    #[test]
+    fn a_warninglist_is_an_exception_file_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let [list, other] = ["list.json", "other.json"].map(|name| folder.path().join(name));
+        let text = include_bytes!("../../../tests/fixtures/formats/misp-warninglist.json");
+        fs::write(&list, text).unwrap();
+        fs::write(
+            &other,
+            "{\"list\": [\"a.example\"], \"type\": \"hostname\"}",
+        )
+        .unwrap();
+        let found = files(&[list.clone(), other]);
+        let shown: Vec<_> = found
+            .exceptions
+            .iter()
+            .map(|e| e.prefix.to_string())
+            .collect();
+        assert_eq!(shown, ["192.0.2.0/24", "2001:db8::/32", "198.51.100.53"]);
+        let why = format!("{} (Ranges of an example network)", list.display());
+        assert_eq!(found.exceptions[0].why, why);
+        let errors: Vec<_> = found.errors.iter().map(ToString::to_string).collect();
+        assert!(errors[0].contains("1 items"), "{errors:?}");
+        assert!(errors[1].contains("type hostname"), "{errors:?}");
     }
 }

@@ -12,7 +12,7 @@ use std::{collections::HashSet, io, net::IpAddr, path::PathBuf, time::Duration};
 
 use nix::{ifaddrs, net::if_::InterfaceFlags, sys::socket::SockaddrStorage};
 
-pub use files::{FileError, files};
+pub use files::{FileError, Files, files};
 pub use servers::servers;
 
 use crate::{prefix::Prefix, snapshot::Exception};

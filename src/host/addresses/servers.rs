@@ -6,13 +6,24 @@ use tokio::{net::lookup_host, task::JoinSet, time::timeout};
 use url::Url;
 
 use super::{Exception, LifelineError, Lifelines};
-use crate::config::{Config, Host, SyslogAddress};
+use crate::config::{Config, Host, Proxy, SyslogAddress};
 
-/// Addresses of the enabled feeds' servers, of remote syslog servers and of the proxies in the
-/// environment, names resolved in parallel, each within `limit`.
+/// Addresses of the enabled feeds' servers, of remote syslog servers and of the proxies, names resolved in parallel, each within `limit`.
 pub async fn servers(config: &Config, limit: Duration) -> Lifelines {
-    let proxies = env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_proxy));
-    let proxies = proxies.filter_map(|(_, url)| proxy(url.to_str()?));
+    let proxies: Vec<Server> = match &config.pull.proxy {
+        Proxy::Environment => {
+            let set = env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_proxy));
+            set.filter_map(|(_, url)| proxy(url.to_str()?)).collect()
+        }
+        Proxy::Direct => Vec::new(),
+        Proxy::Url(url) => host(url)
+            .into_iter()
+            .map(|host| Server {
+                host,
+                what: "proxy of pull.proxy".to_owned(),
+            })
+            .collect(),
+    };
     let servers = feeds(config).chain(syslog(config)).chain(proxies);
     let mut lookups = JoinSet::new();
     for server in servers {

@@ -2,8 +2,10 @@
 
 use std::{
     fs,
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::{ExitStatus, Output},
+    process::{ExitStatus, Output, Stdio},
     time::Duration,
 };
 
@@ -38,6 +40,26 @@ impl<'a> Daemon<'a> {
     #[track_caller]
     pub(crate) fn start_as(program: &Path, lab: &Lab, netns: &'a Netns, conf: &Conf) -> Self {
         match Self::spawn(program, lab, netns, conf) {
+            Ok(daemon) => daemon,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Starts it with further environment variables and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn start_with(
+        lab: &'a Lab,
+        netns: &'a Netns,
+        conf: &Conf,
+        env: &[(&str, &str)],
+    ) -> Self {
+        let set: Vec<_> = env.iter().map(|(k, v)| format!("{k}='{v}'")).collect();
+        let script = lab.path("feedgate.sh");
+        let exe = feedgate().display();
+        let text = format!("#!/bin/sh\n{} exec '{exe}' \"$@\"\n", set.join(" "));
+        fs::write(&script, text).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        match Self::spawn(&script, lab, netns, conf) {
             Ok(daemon) => daemon,
             Err(error) => panic!("{error}"),
         }
@@ -87,6 +109,38 @@ impl<'a> Daemon<'a> {
     pub(crate) fn reload(&self, config: &str) {
         fs::write(&self.config, config).unwrap();
         self.inner.signal(Signal::SIGHUP).unwrap();
+    }
+
+    /// Runs a client command that must fail with exit code 1; gives what it said.
+    #[track_caller]
+    pub(crate) fn fails(&self, arguments: &[&str]) -> String {
+        let output = self.ctl(arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        said
+    }
+
+    /// Runs a client command with something on its standard input.
+    pub(crate) fn ctl_with(&self, arguments: &[&str], input: &[u8]) -> Output {
+        let mut command = self.inner.ctl_command(self.netns, arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        // A command that refuses early closes the pipe.
+        let _ = child.stdin.take().unwrap().write_all(input);
+        child.wait_with_output().unwrap()
+    }
+
+    /// The row of a feed in `feeds --json`.
+    #[track_caller]
+    pub(crate) fn row(&self, feed: &str) -> serde_json::Value {
+        let rows: serde_json::Value = serde_json::from_str(&self.ok(&["feeds", "--json"])).unwrap();
+        let mut rows = rows.as_array().unwrap().iter();
+        rows.find(|row| row["name"] == feed).unwrap().clone()
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.inner.pid()
     }
 
     /// SIGKILL; the process is gone when this returns.

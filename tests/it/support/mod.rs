@@ -3,6 +3,7 @@
 mod alerts;
 mod conf;
 mod daemon;
+mod http;
 mod lab;
 mod rsyslog;
 mod traffic;
@@ -15,6 +16,7 @@ pub(crate) use self::{
     alerts::{Alert, Alerts},
     conf::Conf,
     daemon::{Daemon, feedgate, nft},
+    http::{Reply, Site, Tls},
     lab::{HOST_MAC, Lab},
     rsyslog::{Parser, Record, Rsyslog},
     traffic::{FeedServer, connect, curl, dropped, echo, exchange, ping, ping_from, web},
