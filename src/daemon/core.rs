@@ -14,7 +14,7 @@ use crate::{
     host::addresses::Files,
     nft::{Applied, Kernel, NftError},
     ruleset::Counter,
-    snapshot::{Delta, Exception, Input, Options, Report, Snapshot, build},
+    snapshot::{Delta, Exception, Input, Options, Report, Sets, Snapshot, build, steps},
     store::Store,
 };
 
@@ -260,10 +260,12 @@ impl Core {
         self.path.view.announce(Arc::clone(&next));
         let (added, removed) = delta.changed_elements();
         let built = start.elapsed();
-        let done = self.kernel.apply(&delta, &next.sets).or_else(|error| {
-            tracing::warn!("a change was refused, so the whole table is loaded again: {error}");
-            self.kernel.install(&next.sets)
-        });
+        let done = self
+            .carry_out(&delta, &current.sets, &next.sets)
+            .or_else(|error| {
+                tracing::warn!("a change was refused, so the whole table is loaded again: {error}");
+                self.kernel.install(&next.sets)
+            });
         if let Ok(applied) = &done {
             tracing::info!(
                 "kernel updated: {added} elements added, {removed} removed in sets that stay, \
@@ -274,6 +276,24 @@ impl Core {
             );
         }
         self.finish(next, done)
+    }
+
+    /// One transaction, or three where an address moves between elements: the first covers it, the
+    /// last takes the cover away. In an admin's table there is no set for covers.
+    fn carry_out(&self, delta: &Delta, old: &Sets, new: &Sets) -> Result<Applied, NftError> {
+        if self.kernel.included().is_some() {
+            return self.kernel.apply(delta, new);
+        }
+        let mut total = Applied {
+            elements: 0,
+            elapsed: Duration::ZERO,
+        };
+        for (delta, after) in steps(old, new) {
+            let applied = self.kernel.apply(&delta, &after)?;
+            total.elements += applied.elements;
+            total.elapsed += applied.elapsed;
+        }
+        Ok(total)
     }
 
     pub(super) fn finish(

@@ -218,7 +218,7 @@ fn shape(name: SetName, set: Attributes<'_>, flags: u32) -> Result<Shape, String
             bytes + 8,
             " . inet_proto . inet_service",
         ),
-        Kind::Hosts | Kind::Nets => (number, bytes, ""),
+        Kind::Hosts | Kind::Nets | Kind::Cover => (number, bytes, ""),
     };
     let get = |kind| set.get(kind).and_then(be32);
     if get(SET_KEY_LEN) != Some(bytes) || get(SET_KEY_TYPE).is_some_and(|key| key != number) {
@@ -236,7 +236,7 @@ fn shape(name: SetName, set: Attributes<'_>, flags: u32) -> Result<Shape, String
         timeout: flags & FLAG_TIMEOUT != 0,
         dynamic: flags & FLAG_DYNAMIC != 0,
     };
-    if name.kind() == Kind::Nets && !shape.interval {
+    if name.kind().is_interval() && !shape.interval {
         return Err("it needs `flags interval`".into());
     }
     if name.kind() == Kind::Ports && shape.interval {

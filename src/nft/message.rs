@@ -104,7 +104,7 @@ impl RawMessage {
         content: &Content,
         emit: impl FnMut(&Self, usize),
     ) {
-        let interval = matches!(set, Set::Addresses(name) if name.kind() == Kind::Nets);
+        let interval = matches!(set, Set::Addresses(name) if name.kind().is_interval());
         Self::content_as(table, set, content, interval, emit);
     }
 
@@ -267,7 +267,7 @@ impl Shape {
                 let (address, bytes) = ip(name.family());
                 let (flags, types, key_len) = match name.kind() {
                     Kind::Hosts => (0, vec![address], bytes),
-                    Kind::Nets => (SET_INTERVAL, vec![address], bytes),
+                    Kind::Nets | Kind::Cover => (SET_INTERVAL, vec![address], bytes),
                     Kind::Ports => (0, vec![address, TYPE_PROTO, TYPE_SERVICE], bytes + 8),
                 };
                 Self {

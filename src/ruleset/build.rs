@@ -385,7 +385,7 @@ fn address(name: SetName, family: Ip, direction: Direction) -> Statement {
     let (side, set) = (side(direction), Set::Addresses(name));
     match name.kind() {
         Kind::Ports => AddressPort { family, side, set },
-        Kind::Hosts | Kind::Nets => Address {
+        Kind::Hosts | Kind::Nets | Kind::Cover => Address {
             family,
             side,
             mask: None,

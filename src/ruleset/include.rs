@@ -34,7 +34,7 @@ impl Shape {
     /// The shape that the daemon gives a set.
     pub fn usual(name: SetName) -> Self {
         Self {
-            interval: name.kind() == Kind::Nets,
+            interval: name.kind().is_interval(),
             ..Self::default()
         }
     }

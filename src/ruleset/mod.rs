@@ -269,7 +269,7 @@ fn write_set(f: &mut impl fmt::Write, set: Set) -> fmt::Result {
             };
             match name.kind() {
                 Kind::Hosts => writeln!(f, "\t\ttype {family}"),
-                Kind::Nets => writeln!(f, "\t\ttype {family}\n\t\tflags interval"),
+                Kind::Nets | Kind::Cover => writeln!(f, "\t\ttype {family}\n\t\tflags interval"),
                 Kind::Ports => writeln!(f, "\t\ttype {family} . inet_proto . inet_service"),
             }
         }

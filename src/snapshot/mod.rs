@@ -10,6 +10,7 @@ mod delta;
 mod index;
 mod report;
 mod sets;
+mod steps;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ pub use coarse::{BLOCK4, BLOCK6};
 pub use delta::{Delta, Elements, SetDelta};
 pub use index::{Hit, Index, Listing, Port};
 pub use sets::{Class, Content, Kind, PortElement, SetName, Sets};
+pub use steps::{Steps, steps};
 
 use crate::{feed::FeedName, prefix::Prefix};
 

@@ -25,6 +25,15 @@ pub enum Kind {
     Nets,
     /// Single addresses with a protocol and a port, in a hash set.
     Ports,
+    /// Ranges that change their elements in a transaction, for as long as that takes (see [`super::Steps`]).
+    Cover,
+}
+
+impl Kind {
+    /// True for sets of ranges.
+    pub fn is_interval(self) -> bool {
+        matches!(self, Self::Nets | Self::Cover)
+    }
 }
 
 /// The name of a set of addresses.
@@ -90,6 +99,7 @@ impl fmt::Display for SetName {
                     Kind::Hosts => "hosts",
                     Kind::Nets => "nets",
                     Kind::Ports => "ports",
+                    Kind::Cover => "cover",
                 };
                 write!(f, "{class}{scope}_{kind}{family}")
             }
@@ -187,6 +197,29 @@ impl Sets {
             sets.map(|(name, content)| (*name, content.clone()))
                 .collect(),
         )
+    }
+
+    /// The same sets without the prefilter.
+    pub(super) fn without_prefilter(&self) -> Self {
+        let is_class = |name: &SetName| matches!(name, SetName::Class { .. });
+        Self(
+            self.0
+                .iter()
+                .filter(|(name, _)| is_class(name))
+                .map(|(n, c)| (*n, c.clone()))
+                .collect(),
+        )
+    }
+
+    /// The same sets with `more`, which are not among them.
+    pub(super) fn with(&self, more: &Self) -> Self {
+        let mut all = self.0.clone();
+        all.extend(
+            more.0
+                .iter()
+                .map(|(name, content)| (*name, content.clone())),
+        );
+        Self(all)
     }
 
     pub(super) fn put(&mut self, name: SetName, content: Content) {
