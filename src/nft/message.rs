@@ -82,6 +82,19 @@ impl RawMessage {
         message
     }
 
+    /// With Del: a set by its name.
+    pub(super) fn set(table: &CStr, name: &CStr) -> Self {
+        let mut attributes = Vec::new();
+        wire::put(&mut attributes, 1, table.to_bytes_with_nul());
+        wire::put(&mut attributes, 2, name.to_bytes_with_nul());
+        Self {
+            family: INET,
+            add: (NEWSET, NLM_CREATE | NLM_ACK),
+            del: (DELSET, NLM_ACK),
+            attributes,
+        }
+    }
+
     /// One-byte elements that never change.
     pub(super) fn constants(table: &CStr, set: Set) -> Self {
         let mut list = Vec::new();

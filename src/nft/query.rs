@@ -18,6 +18,7 @@ use crate::ruleset::{Counter, TABLE_COMMENT};
 // linux/netfilter/nf_tables.h and nfnetlink.h
 pub(super) const SUBSYSTEM: u16 = 10 << 8;
 pub(super) const GETTABLE: u16 = SUBSYSTEM | 1;
+const GETCHAIN: u16 = SUBSYSTEM | 4;
 const GETRULE: u16 = SUBSYSTEM | 7;
 const GETSET: u16 = SUBSYSTEM | 10;
 const GETGEN: u16 = SUBSYSTEM | 16;
@@ -25,7 +26,8 @@ const GETOBJ: u16 = SUBSYSTEM | 19;
 const TABLE_FLAGS: u16 = 2;
 const TABLE_USERDATA: u16 = 6;
 const TABLE_OWNER: u16 = 7;
-const FLAG_OWNER: u32 = 2;
+pub(super) const FLAG_OWNER: u32 = 2;
+pub(super) const FLAG_PERSIST: u32 = 4;
 const OBJ_TABLE: u16 = 1;
 const OBJ_NAME: u16 = 2;
 const OBJ_TYPE: u16 = 3;
@@ -159,6 +161,41 @@ pub(super) fn sets(netlink: &Netlink, table: &CStr) -> Result<BTreeSet<String>, 
         names.extend(set.get(2).map(wire::text));
     })?;
     Ok(names)
+}
+
+/// The table's flags; `None` when it is not there.
+pub(super) fn flags(netlink: &Netlink, table: &CStr) -> Result<Option<u32>, NftError> {
+    let mut flags = None;
+    dump(netlink, GETTABLE, table, "tables", |table| {
+        flags = Some(table.get(TABLE_FLAGS).and_then(be32).unwrap_or(0));
+    })?;
+    Ok(flags)
+}
+
+/// Where a base chain is: hook number, priority, type.
+pub(super) type Place = (u32, i32, String);
+
+/// The table's chains, base chains with their place.
+pub(super) fn chains(
+    netlink: &Netlink,
+    table: &CStr,
+) -> Result<BTreeMap<String, Option<Place>>, NftError> {
+    let mut chains = BTreeMap::new();
+    dump(netlink, GETCHAIN, table, "chains", |chain| {
+        let Some(name) = chain.get(3).map(wire::text) else {
+            return;
+        };
+        let place = chain.nested(4).and_then(|hook| {
+            let priority = i32::from_be_bytes(*hook.get(2)?.first_chunk()?);
+            Some((
+                hook.get(1).and_then(be32)?,
+                priority,
+                chain.get(7).map(wire::text)?,
+            ))
+        });
+        chains.insert(name, place);
+    })?;
+    Ok(chains)
 }
 
 /// How many rules each chain of the table has that has any.

@@ -199,8 +199,36 @@ impl Sets {
         )
     }
 
+    /// Covers for the ranges that are denied, while the sets that hold them are replaced.
+    pub fn covers(&self) -> Self {
+        let mut covers = Self::default();
+        for (name, content) in &self.0 {
+            if let SetName::Class {
+                class: Class::Deny,
+                scope,
+                kind: Kind::Nets,
+                family,
+            } = *name
+            {
+                let name = SetName::Class {
+                    class: Class::Deny,
+                    scope,
+                    kind: Kind::Cover,
+                    family,
+                };
+                covers.put(name, content.clone());
+            }
+        }
+        covers
+    }
+
+    /// True when there is no set.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The same sets without the prefilter.
-    pub(super) fn without_prefilter(&self) -> Self {
+    pub fn without_prefilter(&self) -> Self {
         let is_class = |name: &SetName| matches!(name, SetName::Class { .. });
         Self(
             self.0
@@ -212,7 +240,7 @@ impl Sets {
     }
 
     /// The same sets with `more`, which are not among them.
-    pub(super) fn with(&self, more: &Self) -> Self {
+    pub fn with(&self, more: &Self) -> Self {
         let mut all = self.0.clone();
         all.extend(
             more.0
