@@ -54,6 +54,8 @@ pub struct Entry<'a> {
     pub mark: u32,
     /// Packets went both ways, and TCP has not ended: its packets pass as `ct state established`.
     pub live: bool,
+    /// TCP has ended.
+    pub over: bool,
     family: u8,
     zone: Option<u16>,
     raw: &'a [u8],
@@ -70,12 +72,13 @@ impl<'a> Entry<'a> {
             .and_then(|info| info.nested(PROTOINFO_TCP))
             .and_then(|tcp| tcp.get(TCP_STATE))
             .and_then(|state| state.first());
+        let over = tcp_state.is_some_and(|state| TCP_OVER.contains(state));
         Some(Self {
             origin: tuple(Attributes(raw))?,
             reply: tuple(attributes.nested(TUPLE_REPLY)?)?,
             mark: attributes.get(MARK).and_then(be32).unwrap_or(0),
-            live: status & SEEN_REPLY != 0
-                && tcp_state.is_none_or(|state| !TCP_OVER.contains(state)),
+            live: status & SEEN_REPLY != 0 && !over,
+            over,
             family: *payload.first()?,
             zone: attributes.get(ZONE).and_then(be16),
             raw,
@@ -141,6 +144,7 @@ impl Entry<'static> {
             reply: tuple(dst, src, (443, 40_000)),
             mark: 0,
             live: true,
+            over: false,
             family: 2,
             zone: None,
             raw: &[],

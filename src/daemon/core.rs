@@ -39,6 +39,8 @@ pub(super) struct FeedState {
     pub(super) stream: CrowdsecState,
     /// Somebody else asked the stream with this daemon's key: the next pull starts it anew.
     pub(super) stream_gap: bool,
+    /// One pull at a time: two would each apply only their own delta of a stream.
+    pub(super) turn: Arc<tokio::sync::Mutex<()>>,
     /// An update that waits for `feedgate feeds accept`.
     pub(super) quarantine: Option<Quarantined>,
     /// What lint says of the data in force; `None`: not looked at yet.
@@ -60,6 +62,7 @@ impl FeedState {
             failures: 0,
             stream: CrowdsecState::default(),
             stream_gap: false,
+            turn: Arc::default(),
             quarantine: None,
             findings: None,
         }
@@ -110,6 +113,10 @@ pub(super) struct Core {
     pub(super) file_problems: Vec<String>,
     /// Addresses of feed and syslog servers, as resolved last.
     pub(super) servers: Vec<Exception>,
+    /// Some of their names did not resolve.
+    pub(super) unresolved: bool,
+    /// `down` has removed the table: nothing may bring it back.
+    pub(super) closed: bool,
     /// The kernel still has the table of an earlier run, and there are no good data to replace it.
     pub(super) inherited: bool,
     /// Told after each change of the kernel's sets.
@@ -135,6 +142,8 @@ impl Core {
             files: Vec::new(),
             file_problems: Vec::new(),
             servers: Vec::new(),
+            unresolved: false,
+            closed: false,
             inherited: false,
             changed: None,
             told: Vec::new(),
@@ -239,6 +248,10 @@ impl Core {
 
     /// Puts the whole table into the kernel.
     pub(super) fn install(&mut self) -> Result<(), NftError> {
+        // A table that an earlier run left holds more than there are data for.
+        if self.closed || self.inherited {
+            return Ok(());
+        }
         let next = Arc::new(self.build());
         self.path.view.announce(Arc::clone(&next));
         let done = self.kernel.install(&next.sets);
@@ -247,6 +260,9 @@ impl Core {
 
     /// Brings the kernel from the snapshot in force to what the feeds give now, in one transaction.
     pub(super) fn sync(&mut self) -> Result<(), NftError> {
+        if self.closed {
+            return Ok(());
+        }
         if self.inherited {
             return self.leave_inherited();
         }

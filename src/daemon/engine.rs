@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Instant, SystemTime},
 };
@@ -34,6 +34,8 @@ pub(super) struct Path {
     pub(super) tally: Mutex<Tally>,
     pub(super) counts: Counts,
     pub(super) own_pid: u32,
+    /// The table was gone: the next search for live flows looks at all of them.
+    pub(super) search_all: AtomicBool,
 }
 
 /// What became of the packets that reached the daemon.

@@ -299,9 +299,10 @@ fn lookup(snapshot: &Snapshot, address: std::net::IpAddr) -> Answer {
 
 async fn down(shared: &Arc<Shared>) -> Result<Value, String> {
     let removed = blocking(shared, |shared| {
-        let core = lock(&shared.core);
+        let mut core = lock(&shared.core);
         // Set under the lock, so that nobody puts the table back in between.
         shared.down.store(true, Ordering::Relaxed);
+        core.closed = true;
         core.kernel
             .remove()
             .map(|was_there| json!({ "removed": was_there }))
@@ -317,6 +318,7 @@ async fn down(shared: &Arc<Shared>) -> Result<Value, String> {
         });
     } else {
         shared.down.store(false, Ordering::Relaxed);
+        lock(&shared.core).closed = false;
     }
     removed
 }

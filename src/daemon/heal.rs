@@ -87,6 +87,9 @@ fn is_damaged(core: &Core, notice: &Notice) -> bool {
 impl Core {
     /// Loads the whole table again, deny sets first, and tells what had happened to it.
     pub(super) fn heal(&mut self, notice: &Notice) -> Result<(), NftError> {
+        if self.closed {
+            return Ok(());
+        }
         let seen = match notice {
             Notice::Change(change) => change.seen,
             Notice::Unsure => Instant::now(),
@@ -95,7 +98,12 @@ impl Core {
         let mut gap = None;
         let done = self.reload(&current.sets, || gap = Some(seen.elapsed()));
         let whole = seen.elapsed();
-        self.finish(current, done)?;
+        self.path.search_all.store(true, Ordering::Relaxed);
+        // That the newest feeds were refused is not mended by loading the ones before.
+        let broken = self.broken.take();
+        let done = self.finish(current, done);
+        self.broken = self.broken.take().or(broken);
+        done?;
         let gap = gap.unwrap_or(whole);
         self.heals += 1;
         let told = match notice {

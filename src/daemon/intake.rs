@@ -354,8 +354,9 @@ pub(super) fn expire_entries(
             ..feed.clone()
         };
         match lastgood::recall(&shared.store, &feed, now) {
-            Some(recalled) => recalled.data.parsed,
-            None => return Ok(()),
+            // What is on disk may be older than what is in force, when it could not be stored.
+            Some(recalled) if recalled.data.pulled == previous.pulled => recalled.data.parsed,
+            Some(_) | None => return Ok(()),
         }
     };
     let data = FeedData {
@@ -363,9 +364,16 @@ pub(super) fn expire_entries(
         pulled: previous.pulled,
         bytes: previous.bytes,
     };
-    lock(&shared.core)
-        .accept(&feed.name, data)
-        .map_err(|e| e.to_string())
+    let mut core = lock(&shared.core);
+    let state = core.feeds.get(&feed.name);
+    // A pull may have brought newer data meanwhile.
+    if state
+        .and_then(|state| state.data.as_ref())
+        .is_some_and(|now| Arc::ptr_eq(now, &previous))
+    {
+        core.accept(&feed.name, data).map_err(|e| e.to_string())?;
+    }
+    Ok(())
 }
 
 /// Time until a feed's entries change by themselves.

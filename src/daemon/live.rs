@@ -33,6 +33,8 @@ use crate::{
     snapshot::Snapshot,
 };
 
+/// When a change is searched for a second time.
+const AFTER: Duration = Duration::from_secs(1);
 /// How long the thread waits before it looks whether it is to end.
 const TURN: Duration = Duration::from_millis(200);
 /// A search that takes longer ends with what it found: half a million connections take about a second.
@@ -59,9 +61,17 @@ pub(super) fn run(
         silent: false,
     };
     search.catch_up(shared);
+    let mut again = None;
     while !stop.load(Ordering::Relaxed) {
         match changed.recv_timeout(TURN) {
-            Ok(()) => search.catch_up(shared),
+            Ok(()) => {
+                search.catch_up(shared);
+                again = Some(Instant::now() + AFTER);
+            }
+            // Packets that were decided just before the change have made their connections by now.
+            Err(RecvTimeoutError::Timeout) if again.is_some_and(|at| Instant::now() >= at) => {
+                again = (!search.once_more(shared)).then(|| Instant::now() + AFTER);
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
@@ -117,18 +127,39 @@ impl Search {
     /// Searches for what the snapshot in force lists and the one before did not.
     fn catch_up(&mut self, shared: &Shared) {
         let current = self.path.view.current();
+        if self.path.search_all.swap(false, Ordering::Relaxed) {
+            // While the table was gone, flows began that nobody looked at.
+            self.known = Arc::default();
+        }
         if Arc::ptr_eq(&current, &self.known)
             || (current.sets.elements() == 0 && self.known.sets.elements() == 0)
         {
             return;
         }
+        if self.passes(shared, &current) {
+            self.known = current;
+        }
+    }
+
+    /// Searches again for the same; false when that failed.
+    fn once_more(&mut self, shared: &Shared) -> bool {
+        let current = self.path.view.current();
+        let done = self.passes(shared, &current);
+        if done {
+            self.known = current;
+        }
+        done
+    }
+
+    /// Searches until nothing is left over; false when it could not be finished.
+    fn passes(&mut self, shared: &Shared, current: &Snapshot) -> bool {
         let options = lock(&shared.core).kernel.options().clone();
         for _ in 0..PASSES {
-            match self.search(&current, &options.hooks, options.cut_mask) {
+            match self.search(current, &options.hooks, options.cut_mask) {
                 Ok(complete) => {
                     self.silent = false;
                     if complete {
-                        break;
+                        return true;
                     }
                 }
                 Err(e) => {
@@ -137,11 +168,11 @@ impl Search {
                             "established flows are not searched for listed addresses: {e}"
                         );
                     }
-                    break;
+                    return false;
                 }
             }
         }
-        self.known = current;
+        false
     }
 
     /// One pass; false when there was more than fits one.
@@ -156,7 +187,7 @@ impl Search {
         let own = addresses::local();
         let mut found: Vec<Found> = Vec::new();
         let (mut searched, mut left_over, mut uncounted) = (0u64, false, 0u64);
-        table.list(None, start + SEARCH, |entry| {
+        let listed = table.list(None, start + SEARCH, |entry| {
             searched += 1;
             let Some(hook) = hook(entry, &own).filter(|hook| hooks.contains(hook)) else {
                 return;
@@ -179,12 +210,20 @@ impl Search {
                 hook,
                 act,
             });
-        })?;
+        });
+        // What was found before the time ran out is acted on.
+        let in_time = match listed {
+            Ok(()) => true,
+            Err(ConntrackError::Timeout { .. }) => false,
+            Err(e) => return Err(e),
+        };
         let listed = start.elapsed();
         let mut done = Done::default();
         let attribute_until = Instant::now() + ATTRIBUTE;
         for flow in found {
-            self.handle(&mut table, flow, cut_mask, attribute_until, &mut done)?;
+            if let Err(e) = self.handle(&mut table, flow, cut_mask, attribute_until, &mut done) {
+                tracing::warn!("a flow could not be cut or released: {e}");
+            }
         }
         if done.alerted + done.cut + done.released > 0 {
             tracing::info!(
@@ -201,7 +240,7 @@ impl Search {
             tracing::warn!("{uncounted} {what}");
             self.path.sinks.load().report(uncounted, what);
         }
-        Ok(!left_over)
+        Ok(in_time && !left_over)
     }
 
     fn handle(
@@ -290,7 +329,8 @@ pub(super) fn act(
     if is_cut && !denied {
         return Some(Act::Release);
     }
-    if is_cut || !entry.live {
+    // A flow whose answer is still on its way is cut too: that answer would make it established.
+    if is_cut || entry.over || (!entry.live && !denied) {
         return None;
     }
     let now = now?;
@@ -388,10 +428,18 @@ mod tests {
         assert_eq!(seen(&cut, &deny, &watch), Some(None));
         assert_eq!(seen(&cut, &deny, &none), Some(None));
         assert_eq!(
-            seen(&entry(0, false), &none, &deny),
+            seen(&entry(0, false), &none, &watch),
             None,
-            "not established"
+            "its packets are still new, so the packet path sees them"
         );
+        assert_eq!(
+            seen(&entry(0, false), &none, &deny),
+            Some(Some(Action::Deny)),
+            "the answer on its way would make it established"
+        );
+        let mut ended = entry(0, false);
+        ended.over = true;
+        assert_eq!(seen(&ended, &none, &deny), None);
     }
 
     #[test]

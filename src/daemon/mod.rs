@@ -161,6 +161,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         tally: Mutex::default(),
         counts: engine::Counts::default(),
         own_pid: std::process::id(),
+        search_all: AtomicBool::new(false),
     });
     let client = fetch::Client::new(config.pull.clone())?;
     let (stop, stopped) = mpsc::channel(1);
@@ -178,7 +179,8 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         stop,
         failure: Mutex::default(),
     });
-    let exceptions = find_exceptions(&shared).await;
+    let config = lock(&shared.core).config.clone();
+    let exceptions = find_exceptions(&shared, &config).await;
     {
         let mut core = lock(&shared.core);
         core.take_exceptions(exceptions);
@@ -262,13 +264,18 @@ async fn housekeeping(shared: &Arc<Shared>) {
             _ = summaries.tick() => shared.path.summaries(Some(Instant::now())),
             _ = tick.tick() => {
                 ticks = ticks.wrapping_add(1);
-                let found = if ticks.is_multiple_of(RESOLVE_TICKS) {
-                    find_exceptions(shared).await
-                } else {
-                    own_exceptions(shared)
+                // Away from this thread: signals and the control socket must not wait for a long load.
+                let asked = Arc::clone(shared);
+                let ask = move || {
+                    let core = lock(&asked.core);
+                    (core.config.clone(), core.unresolved)
                 };
+                let Ok((config, unresolved)) = tokio::task::spawn_blocking(ask).await else { continue };
+                let resolve = ticks.is_multiple_of(RESOLVE_TICKS) || unresolved;
+                let resolved = if resolve { Some(find_exceptions(shared, &config).await) } else { None };
                 let shared = Arc::clone(shared);
                 let work = move || {
+                    let found = resolved.unwrap_or_else(|| own_exceptions(&shared, &config.exceptions));
                     health(&shared, found);
                     elements::keep(&shared, false);
                 };
@@ -310,29 +317,45 @@ fn health(shared: &Shared, exceptions: Vec<crate::snapshot::Exception>) {
 }
 
 /// Everything that is never blocked: configuration, files, host, servers.
-async fn find_exceptions(shared: &Shared) -> Vec<crate::snapshot::Exception> {
-    let config = lock(&shared.core).config.clone();
+async fn find_exceptions(shared: &Arc<Shared>, config: &Config) -> Vec<crate::snapshot::Exception> {
     let mut servers = Vec::new();
+    let mut problems = false;
     if config.exceptions.own_addresses {
-        let found = addresses::servers(&config, RESOLVE).await;
+        let found = addresses::servers(config, RESOLVE).await;
         for problem in &found.problems {
             tracing::warn!("{problem}");
         }
+        problems = !found.problems.is_empty();
         servers = found.exceptions;
     }
-    lock(&shared.core).servers = servers;
-    own_exceptions(shared)
+    let (shared, exceptions) = (Arc::clone(shared), config.exceptions.clone());
+    let work = move || {
+        {
+            let mut core = lock(&shared.core);
+            if problems {
+                // A name that does not resolve now still is where it was.
+                servers.append(&mut core.servers);
+                servers.sort();
+                servers.dedup();
+            }
+            (core.servers, core.unresolved) = (servers, problems);
+        }
+        own_exceptions(&shared, &exceptions)
+    };
+    tokio::task::spawn_blocking(work).await.unwrap_or_default()
 }
 
 /// The same with the servers' addresses as they were resolved last.
-fn own_exceptions(shared: &Shared) -> Vec<crate::snapshot::Exception> {
-    let config = lock(&shared.core).config.exceptions.clone();
+fn own_exceptions(
+    shared: &Shared,
+    config: &crate::config::Exceptions,
+) -> Vec<crate::snapshot::Exception> {
     let found = addresses::files(&config.files);
     let (files, servers) = {
         let mut core = lock(&shared.core);
         (core.take_files(found), core.servers.clone())
     };
-    start::exceptions(&config, files, servers)
+    start::exceptions(config, files, servers)
 }
 
 /// SIGHUP: a good configuration replaces the one in force, a broken one is refused.
@@ -381,17 +404,15 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
     }
     shared.client.store(Arc::new(client));
     let rules_change = old.nftables != new.nftables;
-    {
-        let mut core = lock(&shared.core);
-        core.kernel
-            .set_options(crate::ruleset::Options::new(&new.nftables));
-        core.take_config(new);
-        start::recall(&mut core, &shared.store);
-    }
-    let exceptions = find_exceptions(shared).await;
+    let exceptions = find_exceptions(shared, &new).await;
     let blocking = Arc::clone(shared);
     let synced = tokio::task::spawn_blocking(move || {
         let mut core = lock(&blocking.core);
+        // Feeds and exceptions of the new configuration take effect together.
+        core.kernel
+            .set_options(crate::ruleset::Options::new(&new.nftables));
+        core.take_config(new);
+        start::recall(&mut core, &blocking.store);
         core.take_exceptions(exceptions);
         if rules_change {
             // The counters of the table that goes.
@@ -401,9 +422,10 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
             core.sync()
         }
     });
+    let synced = synced.await;
     look_at_recalled(shared);
     pulls::restart(shared);
-    match synced.await {
+    match synced {
         Ok(result) => result?,
         Err(e) => {
             return Err(RunError::System {
@@ -427,7 +449,11 @@ fn shut_down(shared: &Shared, threads: start::Threads) {
             core.count_unattributed(&shared.store);
         }
         let sets = core.path.view.current();
-        if !down && let Err(e) = core.kernel.stop_asking(&sets.sets) {
+        // The rules of an inherited table name sets that the daemon does not know.
+        if !down
+            && !core.inherited
+            && let Err(e) = core.kernel.stop_asking(&sets.sets)
+        {
             tracing::warn!(
                 "the queue rules stay in the kernel; packets pass them while no daemon listens: {e}"
             );

@@ -74,7 +74,10 @@ pub(super) fn restart(shared: &Arc<Shared>) {
     let feeds = {
         let mut core = lock(&shared.core);
         let states = core.feeds.values_mut();
-        states.for_each(|state| state.pulling = false); // ends with its loop
+        states.for_each(|state| {
+            // Its loop ends, and what a stream's server has answered by then is lost.
+            state.stream_gap |= std::mem::take(&mut state.pulling);
+        });
         super::feeds_named(&core, None).unwrap_or_default()
     };
     let mut tasks = lock(&shared.pulls);
@@ -141,6 +144,12 @@ pub(super) struct Outcome {
 
 /// Pulls once; returns when the result is in the kernel, or failed.
 pub(super) async fn pull(shared: &Arc<Shared>, name: &FeedName) -> Result<Outcome, String> {
+    let turn = lock(&shared.core)
+        .feeds
+        .get(name)
+        .map(|state| Arc::clone(&state.turn));
+    let turn = turn.ok_or_else(|| format!("feed {name} is gone"))?;
+    let _turn = turn.lock().await;
     let (feed, validators, startup) = {
         let mut core = lock(&shared.core);
         let Some(state) = core.feeds.get_mut(name) else {

@@ -162,10 +162,12 @@ pub(super) fn recall(core: &mut Core, store: &Store) {
 /// The table before the first pull: what the last good data give. A table that an earlier daemon
 /// left stays as it is until there is data: its deny sets must not be lost to an empty start.
 pub(super) fn first_table(core: &mut Core) -> Result<(), NftError> {
-    let has_data = core.feeds.values().any(|feed| feed.data.is_some());
-    let enabled = core.feeds.values().any(|feed| feed.config.enabled);
-    if !has_data && enabled && core.kernel.table_state()? == TableState::Ours {
-        tracing::warn!("no good data of any feed yet: the table of the last run stays in force");
+    let waits = |feed: &super::core::FeedState| {
+        feed.config.enabled && feed.config.url.is_some() && feed.data.is_none()
+    };
+    let missing = core.feeds.values().any(waits);
+    if missing && core.kernel.table_state()? == TableState::Ours {
+        tracing::warn!("no good data of some feed yet: the table of the last run stays in force");
         core.inherited = true;
         return Ok(());
     }

@@ -424,7 +424,7 @@ fn problems(
     all.extend(core.broken.iter().cloned());
     all.extend(core.file_problems.iter().cloned());
     if core.inherited {
-        all.push("no good data of any feed yet: the table of the last run is in force".into());
+        all.push("no good data of some feed yet: the table of the last run is in force".into());
     }
     if core.kernel.queue_kind() == QueueKind::Missing && core.kernel.included().is_none() {
         all.push(format!(

@@ -15,7 +15,7 @@ use crate::{
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: usize = 60;
 /// Different rows kept for one minute; what is beyond counts as `others`.
-const ROWS: usize = 1_000;
+const ROWS: usize = 200;
 
 /// Flows of one source to one indicator.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -123,14 +123,8 @@ impl Tally {
             })
             .collect();
         rows.sort_by(|a, b| {
-            let key = |r: &Counted| {
-                (
-                    std::cmp::Reverse(r.row.action),
-                    std::cmp::Reverse(r.count),
-                    r.row.who.clone(),
-                )
-            };
-            key(a).cmp(&key(b))
+            let order = b.row.action.cmp(&a.row.action).then(b.count.cmp(&a.count));
+            order.then_with(|| a.row.who.cmp(&b.row.who))
         });
         rows.truncate(top);
         out.top = rows;

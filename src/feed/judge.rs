@@ -214,7 +214,7 @@ pub fn judge(
 ) -> Result<Parsed, Refusal> {
     refuse_body(text, limits)?;
     refuse_hosts_file(&parsed)?;
-    if parsed.count() > limits.max_entries {
+    if parsed.count() > limits.max_entries || bound_addresses(&parsed) > limits.max_entries {
         return Err(Refusal::TooMany {
             limit: limits.max_entries,
         });
@@ -229,6 +229,21 @@ pub fn judge(
         change::refuse(&parsed, &previous.parsed, limits)?;
     }
     Ok(parsed)
+}
+
+/// Addresses of the entries with a port: the kernel gets them one by one.
+fn bound_addresses(parsed: &Parsed) -> usize {
+    let size = |prefix: &crate::prefix::Prefix| -> usize {
+        let bits = prefix.net().max_prefix_len() - prefix.len();
+        1usize.checked_shl(bits.into()).unwrap_or(usize::MAX)
+    };
+    // Wider ones are left out altogether.
+    let listed = parsed
+        .bound
+        .iter()
+        .map(|bound| size(&bound.prefix))
+        .filter(|size| *size <= 256);
+    listed.fold(0, usize::saturating_add)
 }
 
 /// Refuses what can be told from `text` without parsing it: its size and what it starts with.

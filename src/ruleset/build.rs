@@ -360,7 +360,8 @@ fn judge(class: Class, family: Ip) -> Chain {
             rules.push(vec![Count(Counter::DeniedUnattributed)]);
             rules.push(vec![Goto("end_denied".into())]);
         }
-        Class::Watch => rules.push(vec![Count(Counter::PassedUnattributed), Accept]),
+        // No accept: a forwarded packet's other address may be denied.
+        Class::Watch => rules.push(vec![Count(Counter::PassedUnattributed)]),
     }
     Chain {
         name: judge_name(class, family),

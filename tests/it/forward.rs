@@ -75,3 +75,16 @@ fn a_denied_address_does_not_reach_the_lan() {
         ("iface", "wan0"),
     ]);
 }
+
+#[test]
+fn a_denied_source_is_denied_behind_a_watched_destination_without_the_daemon() {
+    let Some(lab) = Lab::new() else { return };
+    let _web = web(&lab.server);
+    let conf = Conf::new(&lab)
+        .feed("watch", "alert", &["203.0.113.1"])
+        .feed("block", "deny", &["192.0.2.2"]);
+    let daemon = Daemon::start(&lab, &lab.gateway, &conf);
+    assert!(dropped(&lab.host, "203.0.113.1:80"));
+    daemon.kill();
+    assert!(dropped(&lab.host, "203.0.113.1:80"));
+}

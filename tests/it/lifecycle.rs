@@ -191,3 +191,26 @@ fn a_stopped_daemon_does_not_delay_what_is_not_listed() {
     assert!(dropped(&lab.host, DENIED));
     daemon.signal(nix::sys::signal::Signal::SIGCONT);
 }
+
+#[test]
+fn an_inherited_table_survives_a_start_without_data_and_its_end() {
+    let Some(lab) = Lab::new() else { return };
+    let _web = web(&lab.server);
+    let conf = conf(&lab);
+    Daemon::start(&lab, &lab.host, &conf).stop();
+    // Neither the source nor the last good data are there any more.
+    for folder in ["state/feeds", ""] {
+        for file in std::fs::read_dir(lab.path(folder)).unwrap().flatten() {
+            let name = file.file_name().into_string().unwrap();
+            if name.ends_with(".last") || name.ends_with(".txt") {
+                std::fs::remove_file(file.path()).unwrap();
+            }
+        }
+    }
+    for _ in 0..2 {
+        let daemon = Daemon::start(&lab, &lab.host, &conf);
+        assert!(dropped(&lab.host, "203.0.113.1:80"), "while it runs");
+        assert!(daemon.stop().success());
+        assert!(dropped(&lab.host, "203.0.113.1:80"), "after it has ended");
+    }
+}
