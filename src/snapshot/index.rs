@@ -119,7 +119,7 @@ impl<L: Copy + Ord> Items<L> {
 
     fn into_forests(self) -> (Forest<u32, L>, Forest<u128, L>) {
         let mut v4 = Forest::new(self.v4);
-        v4.heads = Heads::new(&v4.nodes);
+        v4.heads = Heads::new(&v4.keys);
         (v4, Forest::new(self.v6))
     }
 }
@@ -291,25 +291,33 @@ pub(super) struct Item<A, L> {
     pub(super) tag: L,
 }
 
+/// What a search looks at: eight bytes for IPv4, so that the nodes that share an address's first
+/// bits are in one or two cache lines. An address that no feed lists costs no other memory.
 #[derive(Debug)]
-struct Node<A, L> {
+struct Key<A> {
     first: A,
-    /// Index of the smallest node around this one; `NONE` for a root.
+    len: u8,
+    /// No other node is around this one.
+    is_root: bool,
+}
+
+/// What else is known of a node, looked at only when it may cover the address.
+#[derive(Debug)]
+struct Node<L> {
+    /// Index of the smallest node around this one; its own for a root.
     parent: u32,
     /// Where further listings of this prefix begin.
     more: u32,
     /// How many further ones there are.
     further: u16,
-    len: u8,
     /// The first listing, which mostly is the only one: no other memory is touched for it.
     tag: L,
 }
 
-const NONE: u32 = u32::MAX;
-
 #[derive(Debug)]
 struct Forest<A, L> {
-    nodes: Vec<Node<A, L>>,
+    keys: Vec<Key<A>>,
+    nodes: Vec<Node<L>>,
     tags: Vec<L>,
     /// Empty for IPv6, whose first bits are nearly all the same.
     heads: Heads,
@@ -318,6 +326,7 @@ struct Forest<A, L> {
 impl<A, L> Default for Forest<A, L> {
     fn default() -> Self {
         Self {
+            keys: Vec::new(),
             nodes: Vec::new(),
             tags: Vec::new(),
             heads: Heads::default(),
@@ -329,8 +338,7 @@ impl<A: Address, L: Copy + Ord> Forest<A, L> {
     fn new(mut items: Vec<Item<A, L>>) -> Self {
         items.sort_unstable();
         items.dedup();
-        let mut nodes: Vec<Node<A, L>> = Vec::new();
-        let mut tags = Vec::new();
+        let mut forest = Self::default();
         let mut open: Vec<(u32, A)> = Vec::new();
         for same in items.chunk_by(|a, b| (a.first, a.len) == (b.first, b.len)) {
             let Some((Item { first, len, tag }, rest)) = same.split_first() else {
@@ -338,31 +346,31 @@ impl<A: Address, L: Copy + Ord> Forest<A, L> {
             };
             // Feed limits keep all counts far below these; past them entries would be ignored, not misread.
             let (Ok(at), Ok(more), Ok(further)) = (
-                u32::try_from(nodes.len()),
-                u32::try_from(tags.len()),
+                u32::try_from(forest.nodes.len()),
+                u32::try_from(forest.tags.len()),
                 u16::try_from(rest.len()),
             ) else {
                 break;
             };
             while open.pop_if(|(_, last)| *last < *first).is_some() {}
-            let parent = open.last().map_or(NONE, |(at, _)| *at);
-            nodes.push(Node {
+            let parent = open.last().map_or(at, |(at, _)| *at);
+            forest.keys.push(Key {
                 first: *first,
+                len: *len,
+                is_root: parent == at,
+            });
+            forest.nodes.push(Node {
                 parent,
                 more,
                 further,
-                len: *len,
                 tag: *tag,
             });
             open.push((at, first.filled(*len)));
-            tags.extend(rest.iter().map(|item| item.tag));
+            forest.tags.extend(rest.iter().map(|item| item.tag));
         }
-        nodes.shrink_to_fit();
-        Self {
-            nodes,
-            tags,
-            heads: Heads::default(),
-        }
+        forest.keys.shrink_to_fit();
+        forest.nodes.shrink_to_fit();
+        forest
     }
 
     /// Calls `each` with every listing of a prefix that covers `addr`, most specific first.
@@ -372,22 +380,29 @@ impl<A: Address, L: Copy + Ord> Forest<A, L> {
         bucket: Option<std::ops::Range<usize>>,
         each: &mut impl FnMut(L, Prefix),
     ) {
-        let bucket = bucket.unwrap_or(0..self.nodes.len());
-        let within = self.nodes.get(bucket.clone()).unwrap_or_default();
-        let after = bucket.start + within.partition_point(|node| node.first <= addr);
+        let bucket = bucket.unwrap_or(0..self.keys.len());
+        let within = self.keys.get(bucket.clone()).unwrap_or_default();
+        let after = bucket.start + within.partition_point(|key| key.first <= addr);
         let mut at = after.checked_sub(1);
-        while let Some(node) = at.and_then(|i| self.nodes.get(i)) {
-            if addr.masked(node.len) == node.first {
-                self.each_tag(node, each);
+        while let Some((i, key)) = at.and_then(|i| Some((i, self.keys.get(i)?))) {
+            let covers = addr.masked(key.len) == key.first;
+            if !covers && key.is_root {
+                return;
             }
-            at = (node.parent != NONE)
-                .then_some(node.parent)
-                .and_then(|parent| usize::try_from(parent).ok());
+            let Some(node) = self.nodes.get(i) else {
+                return;
+            };
+            if covers {
+                self.each_tag(key, node, each);
+            }
+            at = (!key.is_root)
+                .then(|| usize::try_from(node.parent).ok())
+                .flatten();
         }
     }
 
-    fn each_tag(&self, node: &Node<A, L>, each: &mut impl FnMut(L, Prefix)) {
-        let Ok(prefix) = Prefix::new(node.first.ip(), node.len) else {
+    fn each_tag(&self, key: &Key<A>, node: &Node<L>, each: &mut impl FnMut(L, Prefix)) {
+        let Ok(prefix) = Prefix::new(key.first.ip(), key.len) else {
             return;
         };
         each(node.tag, prefix);
@@ -408,25 +423,26 @@ struct Heads {
 }
 
 impl Heads {
-    /// About four nodes for each value: they fill one cache line, and a million nodes need 1 MB here.
-    fn new<L>(nodes: &[Node<u32, L>]) -> Self {
-        let bits = nodes
+    /// About sixteen nodes for each value, and at most 64 Ki values: the table stays in the
+    /// processor's second cache, which is worth more than a shorter search behind it.
+    fn new(keys: &[Key<u32>]) -> Self {
+        let bits = keys
             .len()
             .checked_ilog2()
             .unwrap_or(0)
-            .saturating_sub(1)
-            .clamp(8, 20);
+            .saturating_sub(4)
+            .clamp(8, 16);
         let shift = 32 - bits;
         let mut starts = Vec::with_capacity((1 << bits) + 1);
         let mut at = 0u32;
-        let mut nodes = nodes.iter().peekable();
+        let mut keys = keys.iter().peekable();
         for head in 0..1u32 << bits {
-            while nodes.next_if(|node| node.first >> shift < head).is_some() {
+            while keys.next_if(|key| key.first >> shift < head).is_some() {
                 at += 1;
             }
             starts.push(at);
         }
-        starts.push(at.saturating_add(u32::try_from(nodes.count()).unwrap_or(0)));
+        starts.push(at.saturating_add(u32::try_from(keys.count()).unwrap_or(0)));
         Self { starts, shift }
     }
 
@@ -510,7 +526,7 @@ mod tests {
             scan.sort_unstable_by_key(|(len, feed)| (std::cmp::Reverse(*len), *feed));
             scan.dedup();
             let forest = Forest::new(items);
-            let heads = Heads::new(&forest.nodes);
+            let heads = Heads::new(&forest.keys);
             for bucket in [heads.bucket(addr), None] {
                 let mut found = Vec::new();
                 forest.covering(addr, bucket, &mut |feed, prefix: Prefix| found.push((prefix.len(), feed)));
