@@ -144,7 +144,9 @@ impl Index {
     /// What the feeds say about `addr`, with `port` there, as the far end of a flow in `direction`.
     pub fn lookup(&self, addr: IpAddr, port: Port, direction: Direction) -> Option<Hit> {
         let mut best: Option<(Action, Indicator)> = None;
-        let mut feeds: Vec<&Meta> = Vec::new();
+        let mut severity = Severity::Low;
+        let mut origins = Vec::new();
+        let mut feeds: Vec<FeedName> = Vec::new();
         self.visit(addr, |meta, action, ignored, entry| {
             let here = entry
                 .port
@@ -156,16 +158,20 @@ impl Index {
             if best.is_none_or(|(strongest, _)| action > strongest) {
                 best = Some((action, entry));
             }
-            feeds.push(meta);
+            severity = severity.max(meta.severity);
+            feeds.push(meta.name.clone());
+            if self.rules.deny_at > 1 {
+                origins.push(meta.origin);
+            }
         });
         let (mut action, indicator) = best?;
-        if self.rules.deny_at > 1 && origins(&feeds) < self.rules.deny_at {
+        if self.rules.deny_at > 1 && distinct(origins) < self.rules.deny_at {
             action = Action::Alert;
         }
-        let severity = feeds.iter().map(|meta| meta.severity).max()?;
-        let mut feeds: Vec<FeedName> = feeds.into_iter().map(|meta| meta.name.clone()).collect();
-        feeds.sort_unstable();
-        feeds.dedup();
+        if feeds.len() > 1 {
+            feeds.sort_unstable();
+            feeds.dedup();
+        }
         Some(Hit {
             action,
             indicator,
@@ -260,8 +266,7 @@ pub(super) fn meets(bound: PortMatch, proto: Protocol, port: u16) -> bool {
     bound.port == port && bound.proto.map_or(any, |mine| mine == proto)
 }
 
-fn origins(feeds: &[&Meta]) -> usize {
-    let mut origins: Vec<u32> = feeds.iter().map(|meta| meta.origin).collect();
+fn distinct(mut origins: Vec<u32>) -> usize {
     origins.sort_unstable();
     origins.dedup();
     origins.len()
@@ -291,33 +296,33 @@ pub(super) struct Item<A, L> {
     pub(super) tag: L,
 }
 
-/// What a search looks at: eight bytes for IPv4, so that the nodes that share an address's first
-/// bits are in one or two cache lines. An address that no feed lists costs no other memory.
+/// What a search looks at: sixteen bytes for IPv4, so that the nodes that share an address's first
+/// bits are in a few neighbouring cache lines. Most addresses, listed or not, cost no other memory.
 #[derive(Debug)]
-struct Key<A> {
+struct Key<A, L> {
     first: A,
+    /// The first listing, which mostly is the only one.
+    tag: L,
     len: u8,
-    /// No other node is around this one.
-    is_root: bool,
+    /// No other node is around this one, and it has no further listings.
+    is_alone: bool,
 }
 
 /// What else is known of a node, looked at only when it may cover the address.
 #[derive(Debug)]
-struct Node<L> {
+struct Node {
     /// Index of the smallest node around this one; its own for a root.
     parent: u32,
     /// Where further listings of this prefix begin.
     more: u32,
     /// How many further ones there are.
     further: u16,
-    /// The first listing, which mostly is the only one: no other memory is touched for it.
-    tag: L,
 }
 
 #[derive(Debug)]
 struct Forest<A, L> {
-    keys: Vec<Key<A>>,
-    nodes: Vec<Node<L>>,
+    keys: Vec<Key<A, L>>,
+    nodes: Vec<Node>,
     tags: Vec<L>,
     /// Empty for IPv6, whose first bits are nearly all the same.
     heads: Heads,
@@ -354,16 +359,17 @@ impl<A: Address, L: Copy + Ord> Forest<A, L> {
             };
             while open.pop_if(|(_, last)| *last < *first).is_some() {}
             let parent = open.last().map_or(at, |(at, _)| *at);
+            let is_alone = parent == at && further == 0;
             forest.keys.push(Key {
                 first: *first,
+                tag: *tag,
                 len: *len,
-                is_root: parent == at,
+                is_alone,
             });
             forest.nodes.push(Node {
                 parent,
                 more,
                 further,
-                tag: *tag,
             });
             open.push((at, first.filled(*len)));
             forest.tags.extend(rest.iter().map(|item| item.tag));
@@ -386,26 +392,27 @@ impl<A: Address, L: Copy + Ord> Forest<A, L> {
         let mut at = after.checked_sub(1);
         while let Some((i, key)) = at.and_then(|i| Some((i, self.keys.get(i)?))) {
             let covers = addr.masked(key.len) == key.first;
-            if !covers && key.is_root {
+            if covers && let Ok(prefix) = Prefix::new(key.first.ip(), key.len) {
+                each(key.tag, prefix);
+                if !key.is_alone {
+                    self.each_further(i, prefix, each);
+                }
+            }
+            if key.is_alone {
                 return;
             }
-            let Some(node) = self.nodes.get(i) else {
-                return;
-            };
-            if covers {
-                self.each_tag(key, node, each);
-            }
-            at = (!key.is_root)
-                .then(|| usize::try_from(node.parent).ok())
-                .flatten();
+            let parent = self
+                .nodes
+                .get(i)
+                .and_then(|node| usize::try_from(node.parent).ok());
+            at = parent.filter(|parent| *parent != i);
         }
     }
 
-    fn each_tag(&self, key: &Key<A>, node: &Node<L>, each: &mut impl FnMut(L, Prefix)) {
-        let Ok(prefix) = Prefix::new(key.first.ip(), key.len) else {
+    fn each_further(&self, i: usize, prefix: Prefix, each: &mut impl FnMut(L, Prefix)) {
+        let Some(node) = self.nodes.get(i) else {
             return;
         };
-        each(node.tag, prefix);
         let start = usize::try_from(node.more).unwrap_or(usize::MAX);
         let end = start.saturating_add(node.further.into());
         for tag in self.tags.get(start..end).unwrap_or_default() {
@@ -423,15 +430,15 @@ struct Heads {
 }
 
 impl Heads {
-    /// About sixteen nodes for each value, and at most 64 Ki values: the table stays in the
+    /// About eight nodes for each value, and at most 128 Ki values: the table stays in the
     /// processor's second cache, which is worth more than a shorter search behind it.
-    fn new(keys: &[Key<u32>]) -> Self {
+    fn new<L>(keys: &[Key<u32, L>]) -> Self {
         let bits = keys
             .len()
             .checked_ilog2()
             .unwrap_or(0)
-            .saturating_sub(4)
-            .clamp(8, 16);
+            .saturating_sub(3)
+            .clamp(8, 17);
         let shift = 32 - bits;
         let mut starts = Vec::with_capacity((1 << bits) + 1);
         let mut at = 0u32;
