@@ -213,3 +213,31 @@ fn an_inbound_flow_is_cut_and_down_lets_it_go() {
         (!table.contains("mark=134217728")).then_some(())
     });
 }
+
+#[test]
+fn a_preview_shows_the_established_flows_it_would_touch() {
+    let Some(lab) = Lab::new() else { return };
+    let alerts = Alerts::listen(&lab);
+    echo_tcp(&lab.server);
+    let daemon = Daemon::start(&lab, &lab.host, &conf(&lab, &alerts));
+    let mut stream = connect(&lab.host, "203.0.113.1:7").unwrap();
+    assert!(alive(&mut stream));
+    let more = [&OTHERS[..], &["203.0.113.1"]].concat();
+    fs::write(lab.path("block.txt"), more.join("\n") + "\n").unwrap();
+
+    let preview = daemon.ok(&["refresh", "block", "--dry-run", "--json"]);
+    let preview: serde_json::Value = serde_json::from_str(&preview).unwrap();
+    let flows = &preview[0]["flows"];
+    assert_eq!(flows["count"], 1, "{preview}");
+    let example = &flows["examples"][0];
+    let port = stream.local_addr().unwrap().port();
+    assert_eq!(
+        example["flow"],
+        format!("tcp 192.0.2.2:{port} -> 203.0.113.1:7")
+    );
+    assert_eq!(example["action"], "deny");
+    assert_eq!(example["indicator"], "203.0.113.1");
+    let said = daemon.ok(&["refresh", "block", "--dry-run"]);
+    assert!(said.contains("would be cut"), "{said}");
+    assert!(alive(&mut stream), "nothing was changed");
+}
