@@ -225,7 +225,7 @@ async fn main_loop(
         tokio::select! {
             () = &mut ready, if !is_ready => {
                 is_ready = true;
-                let line = lock(&shared.core).one_line();
+                let line = one_line(shared);
                 tracing::info!("ready: {line}");
                 notify(&[NotifyState::Ready, NotifyState::Status(&line)]);
             }
@@ -242,13 +242,30 @@ async fn first_pulls(shared: &Shared) {
     let all = async {
         loop {
             let progress = shared.progress.notified();
-            if lock(&shared.core).first_pulls_done() {
-                return;
+            match try_core(shared).map(|core| core.first_pulls_done()) {
+                Some(true) => return,
+                Some(false) => progress.await,
+                // A long load has it: the time limit must not wait for that.
+                None => tokio::time::sleep(Duration::from_millis(50)).await,
             }
-            progress.await;
         }
     };
     let _ = tokio::time::timeout(FIRST_PULLS, all).await;
+}
+
+/// The state, if nobody is at it right now.
+fn try_core(shared: &Shared) -> Option<std::sync::MutexGuard<'_, Core>> {
+    match shared.core.try_lock() {
+        Ok(core) => Some(core),
+        Err(std::sync::TryLockError::Poisoned(core)) => Some(core.into_inner()),
+        Err(std::sync::TryLockError::WouldBlock) => None,
+    }
+}
+
+/// The state in one line; never waits for a long load.
+fn one_line(shared: &Shared) -> String {
+    let line = try_core(shared).map(|core| core.one_line());
+    line.unwrap_or_else(|| "a large feed is being loaded; the last good data are in force".into())
 }
 
 /// Timers: summaries, host addresses, the table's health.
@@ -373,7 +390,7 @@ async fn reload(shared: &Arc<Shared>) {
             tracing::error!("the new configuration is refused, the old one stays in force:\n{e}")
         }
     }
-    let line = lock(&shared.core).one_line();
+    let line = one_line(shared);
     notify(&[NotifyState::Ready, NotifyState::Status(&line)]);
 }
 

@@ -33,6 +33,7 @@ fn a_million_prefixes_load_and_answer() {
         .feed("small", "alert", &["203.0.113.1"]);
     let start = Instant::now();
     let daemon = Daemon::start(&lab, &lab.host, &conf);
+    // Ready comes after ten seconds at most, loaded or not.
     let row = crate::support::eventually("it is loaded", || {
         let row = daemon.row("million");
         (row["entries"] == 1_000_000).then_some(row)

@@ -23,7 +23,7 @@ pub(crate) use self::{
 };
 
 /// The longest anything is waited for. Far above what it takes, so that a busy machine is no failure.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A limit that the daemon has to keep; longer where `FEEDGATE_TEST_SLOWER` says that the machine is
 /// so many times slower than a real one (an emulated processor).
