@@ -29,6 +29,17 @@ pub struct Bound {
     pub(super) note: u32,
 }
 
+/// Most addresses of an entry with a port: the kernel gets them one by one, so a wider one is left out.
+const MAX_BOUND: usize = 256;
+
+/// Number of addresses that an entry with a port lists at `prefix`; `None` when it is too wide for that.
+pub fn bound_size(prefix: &Prefix) -> Option<usize> {
+    let bits = prefix.net().max_prefix_len() - prefix.len();
+    1usize
+        .checked_shl(bits.into())
+        .filter(|size| *size <= MAX_BOUND)
+}
+
 /// A port, and the protocol if the feed names one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortMatch {

@@ -1,6 +1,8 @@
 //! Whether a feed's text is good enough to replace what is enforced.
 
-use super::{Bad, BadLine, FeedData, LeftOut, Limits, Parsed, change, collect::without_mark};
+use super::{
+    Bad, BadLine, FeedData, LeftOut, Limits, Parsed, bound_size, change, collect::without_mark,
+};
 
 /// Why a whole text is refused; the last good data stays.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -233,16 +235,10 @@ pub fn judge(
 
 /// Addresses of the entries with a port: the kernel gets them one by one.
 fn bound_addresses(parsed: &Parsed) -> usize {
-    let size = |prefix: &crate::prefix::Prefix| -> usize {
-        let bits = prefix.net().max_prefix_len() - prefix.len();
-        1usize.checked_shl(bits.into()).unwrap_or(usize::MAX)
-    };
-    // Wider ones are left out altogether.
     let listed = parsed
         .bound
         .iter()
-        .map(|bound| size(&bound.prefix))
-        .filter(|size| *size <= 256);
+        .filter_map(|bound| bound_size(&bound.prefix));
     listed.fold(0, usize::saturating_add)
 }
 

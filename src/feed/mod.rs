@@ -30,7 +30,7 @@ use std::fmt;
 pub use change::weight;
 pub(crate) use collect::printable;
 pub(crate) use date::parse as parse_date;
-pub use entry::{Bound, Entry, Indicator, IndicatorError, PortMatch, Span};
+pub use entry::{Bound, Entry, Indicator, IndicatorError, PortMatch, Span, bound_size};
 pub use judge::{Refusal, judge, refuse_body};
 pub use known::Known;
 pub use limits::Limits;

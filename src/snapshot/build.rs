@@ -10,12 +10,9 @@ use super::{
 use crate::{
     config,
     config::PrivateNetworks,
-    feed::{Action, FeedData, FeedName, Scope, Severity, Span},
-    prefix::{Prefix, RangeSet},
+    feed::{Action, FeedData, FeedName, Scope, Severity, Span, bound_size},
+    prefix::RangeSet,
 };
-
-/// Addresses of an entry with a port that are listed one by one; a wider one is left out.
-pub(super) const MAX_BOUND: u128 = 256;
 
 /// One feed with its good data.
 #[derive(Clone, Debug)]
@@ -126,7 +123,7 @@ fn index(inputs: &[Input], rules: Rules) -> Index {
             };
             match item.port {
                 None => whole.push(&item.prefix, tag),
-                Some(port) if is_small(&item.prefix) => {
+                Some(port) if bound_size(&item.prefix).is_some() => {
                     bound.push(&item.prefix, BoundTag { tag, port })
                 }
                 Some(_) => {}
@@ -134,14 +131,6 @@ fn index(inputs: &[Input], rules: Rules) -> Index {
         }
     }
     Index::new(metas, whole, bound, written.list, rules)
-}
-
-/// True when an entry with a port can be listed address by address.
-pub(super) fn is_small(prefix: &Prefix) -> bool {
-    let bits = prefix.net().max_prefix_len() - prefix.len();
-    1u128
-        .checked_shl(bits.into())
-        .is_some_and(|size| size <= MAX_BOUND)
 }
 
 /// Ranges that entries are pieces of, each once, numbered from 1.

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 
 use super::{
     Class, Content, Index, Input, Kind, PortElement, SetName, Sets,
-    build::is_small,
     index::{Rules, private4, private6},
 };
 use crate::{
     config::PrivateNetworks,
-    feed::{Action, Direction, PortMatch, Scope},
+    feed::{Action, Direction, PortMatch, Scope, bound_size},
     packet::Protocol,
     prefix::{Address, Prefix, Range, RangeSet},
 };
@@ -115,7 +114,7 @@ impl<A: Address> Family<'_, A> {
                             pool.nets.push(range)
                         }
                     }
-                    Some(port) if is_small(&item.prefix) => {
+                    Some(port) if bound_size(&item.prefix).is_some() => {
                         self.bound(
                             &mut pools,
                             (class, input.scope),

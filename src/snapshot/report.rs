@@ -4,12 +4,11 @@ use std::{cmp::Ordering, collections::BTreeMap, net::IpAddr};
 
 use super::{
     Exception, FeedReport, Input, Overlap,
-    build::is_small,
     index::{Rules, private4, private6},
 };
 use crate::{
     config::PrivateNetworks,
-    feed::FeedName,
+    feed::{FeedName, bound_size},
     prefix::{Address, Prefix, Range, RangeSet},
 };
 
@@ -94,7 +93,7 @@ fn feed_report(
         wide_bound: parsed
             .bound
             .iter()
-            .filter(|bound| !is_small(&bound.prefix))
+            .filter(|bound| bound_size(&bound.prefix).is_none())
             .count(),
         ..FeedReport::default()
     };
