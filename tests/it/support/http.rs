@@ -76,7 +76,7 @@ pub(crate) struct Site {
     sent: Arc<AtomicU64>,
     /// Endless replies that a client broke off.
     broken: Arc<AtomicUsize>,
-    /// Connections served now, and the most there were at once.
+    /// Connections that wait for their answer now, and the most there were at once.
     now: Arc<AtomicUsize>,
     most: Arc<AtomicUsize>,
 }
@@ -204,19 +204,17 @@ struct Parts {
 impl Parts {
     fn connection(&self, stream: TcpStream, tls: Option<Arc<rustls::ServerConfig>>) {
         stream.set_nonblocking(false).unwrap();
-        let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
-        self.most.fetch_max(now, Ordering::Relaxed);
+        let waiting = Waiting::new(self);
         let _ = match tls {
-            None => self.talk(stream),
+            None => self.talk(stream, waiting),
             Some(tls) => {
                 let tls = rustls::ServerConnection::new(tls).unwrap();
-                self.talk(rustls::StreamOwned::new(tls, stream))
+                self.talk(rustls::StreamOwned::new(tls, stream), waiting)
             }
         };
-        self.now.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn talk(&self, stream: impl Read + Write) -> io::Result<()> {
+    fn talk(&self, stream: impl Read + Write, waiting: Waiting<'_>) -> io::Result<()> {
         let mut stream = BufReader::new(stream);
         let (mut first, mut head) = (String::new(), String::new());
         stream.read_line(&mut first)?;
@@ -232,9 +230,13 @@ impl Parts {
         self.seen.lock().unwrap().push(request.clone());
         let answer = Arc::clone(&self.answer.lock().unwrap());
         match answer(&request) {
-            Reply::Full(status, headers, body) => send(&mut stream, &status, &headers, &body),
+            Reply::Full(status, headers, body) => {
+                drop(waiting);
+                send(&mut stream, &status, &headers, &body)
+            }
             Reply::Late(wait, body) => {
                 std::thread::sleep(wait);
+                drop(waiting);
                 send(&mut stream, "200 OK", &[], body.as_bytes())
             }
             Reply::Hang => stream.read(&mut [0]).map(|_| ()),
@@ -252,6 +254,24 @@ impl Parts {
                 Ok(())
             }
         }
+    }
+}
+
+/// Counts a connection until its answer begins: a client that has the answer may come back before
+/// this side has seen the end of it.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(parts: &'a Parts) -> Self {
+        let now = parts.now.fetch_add(1, Ordering::Relaxed) + 1;
+        parts.most.fetch_max(now, Ordering::Relaxed);
+        Self(&parts.now)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
