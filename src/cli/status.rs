@@ -43,10 +43,14 @@ fn render_status(status: &Value) -> String {
         text(&status["table"]["name"]),
         text(&status["table"]["state"]),
         status["table"]["elements"],
-        if status["table"]["prefilter"] == true {
-            " behind a prefilter"
-        } else {
-            ""
+        match (
+            &status["table"]["prefilter4"],
+            &status["table"]["prefilter6"]
+        ) {
+            (Value::Bool(true), Value::Bool(true)) => " behind prefilters",
+            (Value::Bool(true), _) => " behind a prefilter (IPv4)",
+            (_, Value::Bool(true)) => " behind a prefilter (IPv6)",
+            _ => " without a prefilter",
         },
     ));
     for problem in items(&status["problems"]) {

@@ -20,6 +20,7 @@ use crate::{
     feed::{Action, Bad, FeedName, Finding, LeftOut},
     fetch::Place,
     nft::{Count, QueueKind, TableState},
+    prefix::Family,
     ruleset::{Counter, TableFamily},
     sink::SinkStats,
     snapshot::FeedReport,
@@ -75,8 +76,10 @@ pub struct Table {
     pub state: String,
     /// Elements in the sets of addresses.
     pub elements: usize,
-    /// True when a prefilter stands in front of the IPv4 sets.
-    pub prefilter: bool,
+    /// True when a prefilter stands in front of the IPv4 sets: where it pays (see [`crate::snapshot`]).
+    pub prefilter4: bool,
+    /// The same for IPv6.
+    pub prefilter6: bool,
     /// Milliseconds of the last transaction.
     pub last_sync_ms: Option<u128>,
     /// Times it had to be put back.
@@ -315,22 +318,15 @@ fn table(core: &Core) -> Table {
         Ok(TableState::Foreign(why)) => format!("not feedgate's: {why}"),
         Err(e) => e.to_string(),
     };
-    let prefilter = snapshot.sets.names().any(|name| {
-        matches!(
-            name,
-            crate::snapshot::SetName::Coarse {
-                family: crate::prefix::Family::V4,
-                ..
-            }
-        )
-    });
+    let has_prefilter = |family| snapshot.sets.has_prefilter(family);
     Table {
         name: core.kernel.options().table.clone(),
         family: family(core),
         filled: core.kernel.included().map(|seen| include::sets(&seen)),
         state,
         elements: snapshot.sets.elements(),
-        prefilter,
+        prefilter4: has_prefilter(Family::V4),
+        prefilter6: has_prefilter(Family::V6),
         last_sync_ms: core.applied.map(|applied| applied.elapsed.as_millis()),
         heals: core.heals,
         last_heal_at: rfc3339(core.last_heal.as_ref().map(|(at, _)| *at)),

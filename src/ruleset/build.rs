@@ -23,6 +23,8 @@ use crate::{
 const INSPECT: i32 = -10;
 /// Priority of the guard chains.
 const GUARD: i32 = -9;
+/// Where packets of established flows go.
+pub(super) const KNOWN: &str = "known";
 
 /// What the table depends on besides its sets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +79,7 @@ impl Options {
 /// The table for these options and these sets of addresses.
 pub fn build(options: &Options, present: &BTreeSet<SetName>) -> Ruleset {
     let builder = Builder { options, present };
-    let mut chains = vec![builder.end_denied(), end_denied_repeat()];
+    let mut chains = vec![builder.end_denied(), end_denied_repeat(), builder.known()];
     for family in [Ip::V4, Ip::V6] {
         chains.extend([
             builder.ask(family),
@@ -130,17 +132,26 @@ impl Builder<'_> {
             hook,
             priority: INSPECT,
         };
-        let mut rules = vec![vec![
-            CtMark(self.options.cut_mask),
-            Count(Counter::Cut),
-            Drop,
-        ]];
-        rules.extend(self.base_rules("inspect", hook));
         Chain {
             name: format!("inspect_{}", name(hook)),
             base: Some(base),
-            rules,
+            rules: self.base_rules("inspect", hook, Goto(KNOWN.into())),
         }
+    }
+
+    /// Packets of established flows pass, but for those of a cut flow.
+    ///
+    /// A chain of its own, so that a new flow does not pay for the look at its conntrack mark.
+    fn known(&self) -> Chain {
+        Chain {
+            name: KNOWN.into(),
+            base: None,
+            rules: vec![self.cut(), vec![Accept]],
+        }
+    }
+
+    fn cut(&self) -> Vec<Statement> {
+        vec![CtMark(self.options.cut_mask), Count(Counter::Cut), Drop]
     }
 
     fn guard(&self, hook: Hook) -> Chain {
@@ -150,30 +161,22 @@ impl Builder<'_> {
             hook,
             priority: GUARD,
         };
-        let rules = self.base_rules("guard", hook);
         Chain {
             name: format!("guard_{}", name(hook)),
             base: Some(base),
-            rules,
+            rules: self.base_rules("guard", hook, Accept),
         }
     }
 
-    /// Lets go what is not new, then jumps to the matches of each direction the hook sees.
-    fn base_rules(&self, stage: &str, hook: Hook) -> Vec<Vec<Statement>> {
-        let mut rules = vec![
-            vec![Established, Accept],
-            vec![L4(Protocol::ICMP), Related, Accept],
-            vec![L4(Protocol::ICMPV6), Related, Accept],
-        ];
+    /// Lets go what is established, then jumps to the matches of each direction the hook sees.
+    ///
+    /// Every new flow of the host pays for each rule here; what else is let go waits until an address
+    /// was found in a set ([`let_go`]).
+    fn base_rules(&self, stage: &str, hook: Hook, established: Statement) -> Vec<Vec<Statement>> {
+        let mut rules = vec![vec![Established, established]];
         let directions: &[Direction] = match hook {
-            Hook::Output => {
-                rules.push(vec![ToLoopback, Accept]);
-                &[Direction::Egress]
-            }
-            Hook::Input => {
-                rules.push(vec![FromLoopback, Accept]);
-                &[Direction::Ingress]
-            }
+            Hook::Output => &[Direction::Egress],
+            Hook::Input => &[Direction::Ingress],
             Hook::Forward => &[Direction::Egress, Direction::Ingress],
         };
         for direction in directions {
@@ -258,7 +261,9 @@ impl Builder<'_> {
     fn ask(&self, family: Ip) -> Chain {
         // Nobody else's bits count as the daemon's verdict.
         let mask = self.options.mark_mask;
-        let mut rules = vec![vec![AnyMark(mask), ClearMark(mask)]];
+        let mut rules = vec![self.cut()];
+        rules.extend(let_go(family));
+        rules.push(vec![AnyMark(mask), ClearMark(mask)]);
         for verdict in [Remembered::Allow, Remembered::Deny] {
             rules.extend(recent(verdict, family, &Accept));
         }
@@ -354,7 +359,8 @@ impl Builder<'_> {
 
 /// What becomes of a packet that a class listed: the daemon's verdict, or the class's own.
 fn judge(class: Class, family: Ip) -> Chain {
-    let mut rules = vec![vec![Jump(verdict_name(family))]];
+    let mut rules = let_go(family);
+    rules.push(vec![Jump(verdict_name(family))]);
     match class {
         Class::Deny => {
             rules.push(vec![Count(Counter::DeniedUnattributed)]);
@@ -368,6 +374,19 @@ fn judge(class: Class, family: Ip) -> Chain {
         base: None,
         rules,
     }
+}
+
+/// ICMP errors of known flows and loopback are never judged, whatever address they have.
+fn let_go(family: Ip) -> Vec<Vec<Statement>> {
+    let icmp = match family {
+        Ip::V4 => Protocol::ICMP,
+        Ip::V6 => Protocol::ICMPV6,
+    };
+    vec![
+        vec![L4(icmp), Related, Accept],
+        vec![ToLoopback, Accept],
+        vec![FromLoopback, Accept],
+    ]
 }
 
 fn end_denied_repeat() -> Chain {
@@ -533,7 +552,7 @@ mod tests {
         };
         assert!(
             chain("inspect_output")
-                .contains("ip daddr & 255.255.240.0 @coarse4 jump inspect_egress4")
+                .contains("ip daddr & 255.255.255.0 @coarse4 jump inspect_egress4")
         );
         assert!(chain("inspect_output").contains("meta nfproto ipv6 jump inspect_egress6"));
         assert!(!chain("inspect_input").contains("egress"));

@@ -230,7 +230,7 @@ fn write_base(out: &mut String, ruleset: &Ruleset, own: bool) -> fmt::Result {
 fn guarding(mut chain: Chain) -> Option<Chain> {
     match part(&chain) {
         Part::Guard => {}
-        Part::Inspect => chain.rules.retain(|rule| is_cut(rule)),
+        Part::Inspect => chain.rules.retain(|rule| is_known(rule)),
         // Jumped to by the guard, empty until the daemon is asked.
         Part::Verdict => chain.rules.clear(),
         Part::Ask => return None,
@@ -244,7 +244,7 @@ fn asking(mut chain: Chain) -> Option<Chain> {
         Part::Guard => return None,
         Part::Inspect => {
             chain.base = None;
-            chain.rules.retain(|rule| !is_cut(rule));
+            chain.rules.retain(|rule| !is_known(rule));
         }
         Part::Verdict | Part::Ask => {}
     }
@@ -253,7 +253,7 @@ fn asking(mut chain: Chain) -> Option<Chain> {
 
 enum Part {
     Guard,
-    /// A base chain of inspect: its cut rule enforces, the rest asks.
+    /// A base chain of inspect: its first rule, which leads to the cut, enforces; the rest asks.
     Inspect,
     Verdict,
     Ask,
@@ -269,8 +269,8 @@ fn part(chain: &Chain) -> Part {
     }
 }
 
-fn is_cut(rule: &[Statement]) -> bool {
-    matches!(rule.first(), Some(Statement::CtMark(_)))
+fn is_known(rule: &[Statement]) -> bool {
+    matches!(rule.first(), Some(Statement::Established))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 mod build;
 mod classes;
 mod coarse;
+mod cost;
 mod delta;
 mod index;
 mod report;

@@ -181,6 +181,13 @@ impl Sets {
             .sum()
     }
 
+    /// True when a prefilter stands in front of the class sets of `family`.
+    pub fn has_prefilter(&self, family: Family) -> bool {
+        [Kind::Hosts, Kind::Nets]
+            .into_iter()
+            .any(|kind| self.0.contains_key(&SetName::Coarse { kind, family }))
+    }
+
     /// The sets that deny, without the prefilter: what must be in force first.
     pub fn denied(&self) -> Self {
         let is_denied = |name: &SetName| {

@@ -93,7 +93,12 @@ fn snapshot(feeds: &[(Action, Scope, Vec<String>)]) -> Snapshot {
         .map(|(i, (action, scope, list))| {
             let mut feed = config::Feed::new(format!("f{i}").parse().unwrap());
             (feed.action, feed.scope) = (*action, *scope);
-            let parsed = parse_plain(list.join("\n").as_bytes(), &Limits::default());
+            let limits = Limits {
+                min_prefix4: 1,
+                min_prefix6: 1,
+                ..Limits::default()
+            };
+            let parsed = parse_plain(list.join("\n").as_bytes(), &limits);
             assert_eq!(parsed.good, list.len());
             let pulled = SystemTime::UNIX_EPOCH;
             let data = FeedData {
@@ -112,10 +117,10 @@ fn everything() -> Snapshot {
     let list = [
         "203.0.113.9",
         "198.51.100.0/24",
-        "20.0.0.0/12",
+        "32.0.0.0/5",
         "2001:db8::9",
         "2001:db8:1::/48",
-        "2a00::/24",
+        "2c00::/12",
         "203.0.113.8:443",
         "[2001:db8::8]:53/udp",
     ];
