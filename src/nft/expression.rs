@@ -11,6 +11,7 @@ use nftnl_sys as sys;
 
 use super::{QueueKind, message::attribute};
 use crate::{
+    packet::Protocol,
     prefix::Family,
     ruleset::{FlowKey, Set, Side, Statement},
 };
@@ -33,6 +34,11 @@ const CMP_EQ: u32 = 0;
 const CMP_NEQ: u32 = 1;
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
+/// Offsets in the TCP header, and two of its flags (RFC 9293, section 3.1).
+const TCP_SEQUENCE: u32 = 4;
+const TCP_FLAGS: u32 = 13;
+const TCP_SYN: u8 = 0x02;
+const TCP_ACK: u8 = 0x10;
 const DYNSET_UPDATE: u32 = 1;
 const OBJECT_COUNTER: u32 = 1;
 const QUEUE_BYPASS: u16 = 1;
@@ -156,6 +162,13 @@ pub(super) fn compile(statement: &Statement, queue: QueueKind) -> Vec<Expr> {
         Statement::Established => ct_state(STATE_ESTABLISHED),
         Statement::Related => ct_state(STATE_RELATED),
         Statement::L4(proto) => vec![meta(META_L4PROTO, REG), cmp(CMP_EQ, &[proto.0])],
+        Statement::IsSyn => vec![
+            meta(META_L4PROTO, REG),
+            cmp(CMP_EQ, &[Protocol::TCP.0]),
+            payload(TRANSPORT_HEADER, TCP_FLAGS, 1, REG),
+            and(&[TCP_SYN | TCP_ACK]),
+            cmp(CMP_EQ, &[TCP_SYN]),
+        ],
         Statement::HasPorts => vec![meta(META_L4PROTO, REG), lookup(Set::PortProtocols)],
         Statement::IsEcho(family) => {
             let mut all = nfproto(*family);
@@ -346,10 +359,18 @@ fn recent(set: Set, end: Expr) -> Vec<Expr> {
     };
     let (source, destination, len) = layout(family);
     let mut all = nfproto(family);
+    if key == FlowKey::Syn {
+        all.extend([meta(META_L4PROTO, REG), cmp(CMP_EQ, &[Protocol::TCP.0])]);
+    }
     all.push(payload(NETWORK_HEADER, source, len, REG));
     all.push(payload(NETWORK_HEADER, destination, len, REG32 + len / 4));
     let next = REG32 + len / 2;
     match key {
+        FlowKey::Syn => all.extend([
+            payload(TRANSPORT_HEADER, 0, 2, next),
+            payload(TRANSPORT_HEADER, 2, 2, next + 1),
+            payload(TRANSPORT_HEADER, TCP_SEQUENCE, 4, next + 2),
+        ]),
         FlowKey::Ports => all.extend([
             meta(META_L4PROTO, next),
             payload(TRANSPORT_HEADER, 0, 2, next + 1),

@@ -46,6 +46,7 @@ const TYPE_IP6: u32 = 8;
 const TYPE_PROTO: u32 = 12;
 const TYPE_SERVICE: u32 = 13;
 const TYPE_ICMP: u32 = 14;
+const TYPE_MARK: u32 = 19;
 const TYPE_ICMP6: u32 = 29;
 
 /// A message of attributes that are already encoded.
@@ -302,6 +303,11 @@ impl Shape {
             Set::Recent { key, family, .. } => {
                 let (address, bytes) = ip(family);
                 let (types, rest): (Vec<u32>, u32) = match key {
+                    // nft has no number for a plain 32-bit integer.
+                    FlowKey::Syn => (
+                        vec![address, address, TYPE_SERVICE, TYPE_SERVICE, TYPE_MARK],
+                        12,
+                    ),
                     FlowKey::Ports => (
                         vec![address, address, TYPE_PROTO, TYPE_SERVICE, TYPE_SERVICE],
                         12,

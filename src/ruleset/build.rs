@@ -82,9 +82,11 @@ pub fn build(options: &Options, present: &BTreeSet<SetName>) -> Ruleset {
     let mut chains = vec![builder.end_denied(), end_denied_repeat(), builder.known()];
     for family in [Ip::V4, Ip::V6] {
         chains.extend([
+            builder.ask_syn(family),
             builder.ask(family),
             builder.allowed(family),
             builder.denied(family),
+            verdict_syn(family),
             builder.verdict(family),
             judge(Class::Deny, family),
             judge(Class::Watch, family),
@@ -264,20 +266,38 @@ impl Builder<'_> {
         let mut rules = vec![self.cut()];
         rules.extend(let_go(family));
         rules.push(vec![AnyMark(mask), ClearMark(mask)]);
+        rules.push(vec![IsSyn, Goto(ask_syn_name(family))]);
         for verdict in [Remembered::Allow, Remembered::Deny] {
             rules.extend(recent(verdict, family, &Accept));
         }
-        let queue = Queue {
-            first: self.options.queue_first,
-            count: self.options.queue_count,
-        };
-        rules.push(vec![Count(Counter::Queued)]);
-        rules.push(vec![queue]);
+        rules.extend(self.queue());
         Chain {
             name: ask_name(family),
             base: None,
             rules,
         }
+    }
+
+    /// Asks the daemon about a TCP SYN, unless it is a retransmit of one that it has answered for.
+    fn ask_syn(&self, family: Ip) -> Chain {
+        let mut rules = vec![
+            vec![in_recent(Remembered::Allow, FlowKey::Syn, family), Accept],
+            vec![in_recent(Remembered::Deny, FlowKey::Syn, family), Accept],
+        ];
+        rules.extend(self.queue());
+        Chain {
+            name: ask_syn_name(family),
+            base: None,
+            rules,
+        }
+    }
+
+    fn queue(&self) -> [Vec<Statement>; 2] {
+        let queue = Queue {
+            first: self.options.queue_first,
+            count: self.options.queue_count,
+        };
+        [vec![Count(Counter::Queued)], vec![queue]]
     }
 
     /// The daemon's verdict on a listed packet, or one remembered of its flow; returns when there is none.
@@ -302,6 +322,7 @@ impl Builder<'_> {
                 Goto(format!("denied{}", super::digit(family))),
             ],
         ];
+        rules.push(vec![IsSyn, Goto(verdict_syn_name(family))]);
         rules.extend(recent(Remembered::Allow, family, &Accept));
         rules.extend(recent(
             Remembered::Deny,
@@ -354,6 +375,19 @@ impl Builder<'_> {
             base: None,
             rules,
         }
+    }
+}
+
+/// The verdict remembered of a TCP SYN that came before; returns to the judging chain when there is none.
+fn verdict_syn(family: Ip) -> Chain {
+    let seen = |verdict| in_recent(verdict, FlowKey::Syn, family);
+    Chain {
+        name: verdict_syn_name(family),
+        base: None,
+        rules: vec![
+            vec![seen(Remembered::Allow), Accept],
+            vec![seen(Remembered::Deny), Goto("end_denied_repeat".into())],
+        ],
     }
 }
 
@@ -414,22 +448,24 @@ fn address(name: SetName, family: Ip, direction: Direction) -> Statement {
     }
 }
 
+/// The looks into the sets of a verdict for what is no TCP SYN.
 fn recent(verdict: Remembered, family: Ip, then: &Statement) -> Vec<Vec<Statement>> {
-    FlowKey::ALL
+    [FlowKey::Ports, FlowKey::Echo, FlowKey::Addresses]
         .into_iter()
         .map(|key| {
             let mut rule = guard_of(key, family);
-            rule.extend([
-                InRecent(Set::Recent {
-                    verdict,
-                    key,
-                    family,
-                }),
-                then.clone(),
-            ]);
+            rule.extend([in_recent(verdict, key, family), then.clone()]);
             rule
         })
         .collect()
+}
+
+fn in_recent(verdict: Remembered, key: FlowKey, family: Ip) -> Statement {
+    InRecent(Set::Recent {
+        verdict,
+        key,
+        family,
+    })
 }
 
 /// A full set ends the rule, so the update stands alone and `then` follows in the next one.
@@ -445,13 +481,16 @@ fn remember(verdict: Remembered, family: Ip, then: &Statement) -> Vec<Vec<Statem
                 family,
             }));
             end.push(then.clone());
-            [update, end]
+            // A SYN counts by its ports too: later packets of a one-way flow have another sequence number.
+            let rules = [Some(update), (key != FlowKey::Syn).then_some(end)];
+            rules.into_iter().flatten()
         })
         .collect()
 }
 
 fn guard_of(key: FlowKey, family: Ip) -> Vec<Statement> {
     match key {
+        FlowKey::Syn => vec![IsSyn],
         FlowKey::Ports => vec![HasPorts],
         FlowKey::Echo => vec![IsEcho(family)],
         FlowKey::Addresses => vec![],
@@ -479,6 +518,14 @@ fn matches_name(stage: &str, direction: Direction, family: Ip) -> String {
 
 fn ask_name(family: Ip) -> String {
     format!("ask{}", super::digit(family))
+}
+
+fn ask_syn_name(family: Ip) -> String {
+    format!("ask_syn{}", super::digit(family))
+}
+
+fn verdict_syn_name(family: Ip) -> String {
+    format!("verdict_syn{}", super::digit(family))
 }
 
 fn verdict_name(family: Ip) -> String {

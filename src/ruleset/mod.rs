@@ -180,6 +180,7 @@ impl fmt::Display for Set {
                     Remembered::Deny => "recent_deny",
                 };
                 let key = match key {
+                    FlowKey::Syn => "_syn",
                     FlowKey::Ports => "",
                     FlowKey::Echo => "_echo",
                     FlowKey::Addresses => "_other",

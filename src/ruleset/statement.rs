@@ -17,6 +17,9 @@ pub enum Side {
 /// How a flow is keyed in a `recent_*` set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FlowKey {
+    /// Addresses, ports and sequence number of a TCP SYN: its retransmits, and not the next connection
+    /// that happens to have the same ports.
+    Syn,
     /// Addresses, protocol, ports.
     Ports,
     /// Addresses, ICMP type and identifier of an echo.
@@ -27,7 +30,7 @@ pub enum FlowKey {
 
 impl FlowKey {
     /// All of them, the most specific first.
-    pub const ALL: [Self; 3] = [Self::Ports, Self::Echo, Self::Addresses];
+    pub const ALL: [Self; 4] = [Self::Syn, Self::Ports, Self::Echo, Self::Addresses];
 }
 
 /// One match or action.
@@ -41,6 +44,8 @@ pub enum Statement {
     Related,
     /// `meta l4proto PROTO`
     L4(Protocol),
+    /// `tcp flags & (syn | ack) == syn`: the first packet of a TCP connection.
+    IsSyn,
     /// `meta l4proto @port_protocols`
     HasPorts,
     /// `icmp type @echo4`: an echo request or reply.
@@ -123,6 +128,7 @@ impl fmt::Display for KeyText {
         };
         write!(f, "{ip} saddr . {ip} daddr . ")?;
         match self.key {
+            FlowKey::Syn => f.write_str("tcp sport . tcp dport . tcp sequence"),
             FlowKey::Ports => f.write_str("meta l4proto . th sport . th dport"),
             FlowKey::Echo => write!(f, "{icmp} type . {icmp} id"),
             FlowKey::Addresses => f.write_str("meta l4proto"),
@@ -138,6 +144,7 @@ impl fmt::Display for Statement {
             Self::Related => f.write_str("ct state related"),
             Self::L4(Protocol::ICMPV6) => f.write_str("meta l4proto ipv6-icmp"),
             Self::L4(proto) => write!(f, "meta l4proto {proto}"),
+            Self::IsSyn => f.write_str("tcp flags & (syn | ack) == syn"),
             Self::HasPorts => write!(f, "meta l4proto @{}", Set::PortProtocols),
             Self::IsEcho(Family::V4) => write!(f, "icmp type @{}", Set::Echo(Family::V4)),
             Self::IsEcho(Family::V6) => write!(f, "icmpv6 type @{}", Set::Echo(Family::V6)),

@@ -30,5 +30,6 @@ mod million;
 mod pull;
 mod push;
 mod rails;
+mod reopen;
 mod support;
 mod syslog;

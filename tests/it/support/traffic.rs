@@ -51,7 +51,8 @@ pub(crate) struct Echo {
 
 /// Echoes on `address` of `netns`.
 pub(crate) fn echo(netns: &Netns, address: &str) -> Echo {
-    let socket = netns.enter(|| UdpSocket::bind(address)).unwrap().unwrap();
+    let socket = netns.enter(|| UdpSocket::bind(address)).unwrap();
+    let socket = socket.unwrap_or_else(|e| panic!("{address}: {e}"));
     socket
         .set_read_timeout(Some(Duration::from_millis(50)))
         .unwrap();

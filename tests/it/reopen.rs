@@ -1,0 +1,94 @@
+//! TCP connections with ports that were used a moment ago, and SYNs that are sent again.
+
+use std::fs;
+
+use feedgate::demo::Netns;
+
+use crate::support::{Alerts, Conf, Daemon, Lab, connect, eventually, nft, web};
+
+#[test]
+fn the_next_connection_with_the_same_ports_is_named_too() {
+    let Some(lab) = Lab::new() else { return };
+    let _web = web(&lab.server);
+    let alerts = Alerts::listen(&lab);
+    let conf =
+        Conf::new(&lab)
+            .alerts(&alerts)
+            .feed("watch", "alert", &["203.0.113.1", "2001:db8:bad::1"]);
+    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+
+    let mut pids = Vec::new();
+    for address in ["203.0.113.1", "[2001:db8:bad::1]"] {
+        for _ in 0..3 {
+            only_port(&lab.host, 20_000);
+            let mut curl = lab.host.command("curl");
+            let mut curl = curl
+                .args(["-sS", "-o", "/dev/null", &format!("http://{address}/")])
+                .spawn()
+                .unwrap();
+            pids.push(curl.id().to_string());
+            assert!(curl.wait().unwrap().success());
+        }
+    }
+    let all = eventually("an alert for each connection", || {
+        Some(alerts.all()).filter(|all| all.len() >= pids.len())
+    });
+    let named: Vec<&str> = all.iter().map(|alert| alert.get("pid")).collect();
+    assert_eq!(named, pids);
+    assert!(all.iter().all(|alert| alert.get("spt") == "20000"));
+}
+
+#[test]
+fn a_syn_that_is_sent_again_is_asked_about_once() {
+    let Some(lab) = Lab::new() else { return };
+    let alerts = Alerts::listen(&lab);
+    let conf = Conf::new(&lab)
+        .alerts(&alerts)
+        .feed("watch", "alert", &["203.0.113.1"])
+        .feed("block", "deny", &["203.0.113.2"]);
+    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    // Nobody answers, so that the kernel sends the SYN again and again.
+    nft(
+        &lab.server,
+        &["add table ip mute; add counter ip mute syns; \
+             add chain ip mute in { type filter hook prerouting priority -300; }; \
+             add rule ip mute in ip daddr 203.0.113.1 counter name syns drop"],
+    );
+    for address in ["203.0.113.1:80", "203.0.113.2:80"] {
+        connect(&lab.host, address).unwrap_err();
+    }
+    eventually("the SYN is sent again", || {
+        (packets(&lab.server, &["ip", "mute", "syns"]) >= 2).then_some(())
+    });
+    let repeated = || packets(&lab.host, &["inet", "feedgate", "denied_repeat"]) >= 1;
+    eventually("the denied one too", || repeated().then_some(()));
+    for address in ["203.0.113.1", "203.0.113.2"] {
+        let count = alerts
+            .all()
+            .iter()
+            .filter(|a| a.get("dst") == address)
+            .count();
+        assert_eq!(count, 1, "{address}");
+    }
+}
+
+/// Packets that a counter has seen.
+fn packets(netns: &Netns, counter: &[&str]) -> u64 {
+    let mut nft = netns.command("nft");
+    let output = nft
+        .args(["list", "counter"])
+        .args(counter)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut words = text.split_whitespace();
+    words.find(|word| *word == "packets");
+    words.next().unwrap().parse().unwrap()
+}
+
+/// Leaves one port for connections.
+fn only_port(netns: &Netns, port: u16) {
+    let range = "/proc/sys/net/ipv4/ip_local_port_range";
+    let write = || fs::write(range, format!("{port} {port}"));
+    netns.enter(write).unwrap().unwrap();
+}
