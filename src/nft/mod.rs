@@ -304,9 +304,15 @@ impl Kernel {
         })
     }
 
-    /// Starts to listen for what others do to the table.
+    /// Starts to listen for what others do to the table, unless nobody else can do anything to it.
+    ///
+    /// A listener in any network namespace makes nf_tables write a message of 8 KiB for each element
+    /// that anybody on this host loads, so an owner goes without.
     pub fn watch(&mut self) -> Result<Watch, NftError> {
         let watch = Watch::open(&self.options.table, self.netlink.port())?;
+        if !self.owns() {
+            watch.membership().join()?;
+        }
         self.membership = Some(watch.membership());
         Ok(watch)
     }
@@ -349,10 +355,17 @@ impl Kernel {
     /// Sends a transaction; the listener leaves its group for a large one, and looks afterwards
     /// whether somebody else changed anything meanwhile.
     fn commit(&self, transaction: Transaction, elements: usize) -> Result<(), NftError> {
-        let membership = self.membership.as_ref().filter(|_| elements >= LARGE);
-        let Some(membership) = membership else {
+        let Some(membership) = &self.membership else {
             return transaction.commit(&self.netlink, &self.table);
         };
+        if self.owns() {
+            membership.leave()?;
+            return transaction.commit(&self.netlink, &self.table);
+        }
+        if elements < LARGE {
+            membership.join()?;
+            return transaction.commit(&self.netlink, &self.table);
+        }
         let before = query::generation(&self.netlink)?;
         membership.leave()?;
         let result = transaction.commit(&self.netlink, &self.table);

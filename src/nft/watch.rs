@@ -2,8 +2,10 @@
 //!
 //! Knows which changes are our own by the port of the socket that made them. Repairs nothing.
 //!
-//! As long as anybody is a member, the kernel writes a message for each element of each change,
-//! which makes large loads several times slower: [`Membership::leave`] during our own.
+//! As long as anybody on the host is a member, in whatever network namespace, the kernel writes a
+//! message of 8 KiB for each element of each change, in every namespace: a load of a million elements
+//! takes 8 GiB of kernel memory then and several times as long (measured on 6.18). So
+//! [`Membership::leave`] during our own large loads, and for good where the table is owned.
 #![allow(unsafe_code)]
 
 use std::{
@@ -92,7 +94,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Listens for changes of `table` that do not come from the socket with port `own_port`.
+    /// Listens for changes of `table` that do not come from the socket with port `own_port`, once
+    /// [`Membership::join`] was called.
     pub(super) fn open(table: &str, own_port: u32) -> Result<Self, NftError> {
         let fail = |step: &str| {
             let step = step.to_owned();
@@ -114,9 +117,9 @@ impl Watch {
             .map_err(fail("enlarging the buffer for nf_tables notifications"))?;
         let membership = Membership {
             socket,
+            joined: AtomicBool::new(false),
             unsure: AtomicBool::new(false),
         };
-        membership.join()?;
         Ok(Self {
             membership: Arc::new(membership),
             collector: Collector::new(table, own_port),
@@ -170,17 +173,24 @@ impl Watch {
 /// The listener's place in the notification group, which its socket can leave for a while.
 pub(super) struct Membership {
     socket: OwnedFd,
+    joined: AtomicBool,
     unsure: AtomicBool,
 }
 
 impl Membership {
     /// Nothing is heard until [`Membership::join`]; loads are as fast as without a listener.
     pub(super) fn leave(&self) -> Result<(), NftError> {
+        if !self.joined.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
         self.set(libc::NETLINK_DROP_MEMBERSHIP)
     }
 
     /// Hears what happens from now on.
     pub(super) fn join(&self) -> Result<(), NftError> {
+        if self.joined.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
         self.set(libc::NETLINK_ADD_MEMBERSHIP)
     }
 
