@@ -222,6 +222,10 @@ impl Attributor {
 
     fn add_user(&mut self, source: &mut Source, deadline: Instant) {
         source.user = source.uid.and_then(|uid| self.users.name(uid, deadline));
+        source.session_user = match (source.session_uid, source.uid) {
+            (session, uid) if session == uid => source.user.clone(),
+            (session, _) => session.and_then(|uid| self.users.name(uid, deadline)),
+        };
     }
 
     fn add_client(&mut self, source: &mut Source, mac: Option<Mac>, deadline: Instant) {
@@ -248,16 +252,26 @@ fn machine(mac: Option<Mac>) -> Source {
 fn set_process(source: &mut Source, process: Process) {
     source.pid = Some(process.pid);
     source.start = Some(process.start);
+    source.started = process.started;
     source.ppid = Some(process.ppid);
     source.comm = Some(process.comm);
+    source.command_line = process.command_line;
+    source.gid = process.gid;
+    source.capabilities = process.capabilities;
+    source.session_uid = process.session_uid;
     if process.exe.is_none() {
         add_cause(source, "its executable is not readable");
     }
-    source.exe = process.exe;
+    (source.exe, source.exe_deleted) = match process.exe {
+        Some(exe) => (Some(exe.path), exe.deleted),
+        None => (None, false),
+    };
 }
 
 fn set_identity(source: &mut Source, identity: &Identity) {
     source.unit.clone_from(&identity.unit);
+    source.slice.clone_from(&identity.slice);
+    source.session_uid = source.session_uid.or(identity.session_uid);
     source.container.clone_from(&identity.container);
     source.image.clone_from(&identity.image);
     source.pod.clone_from(&identity.pod);
