@@ -71,8 +71,9 @@ fn who(out: &mut String, source: &Source) {
     pair(out, "pod", source.pod.as_deref());
     pair(out, "client", source.client.as_deref());
     pair(out, "mac", source.mac.as_deref());
+    // An empty name leaves a space, and there is one in front.
+    out.truncate(out.trim_end().len().max(start));
     if out.len() > start {
-        out.truncate(out.trim_end().len());
         if source.grade == Grade::Likely {
             out.insert_str(start, "likely ");
         }
@@ -154,6 +155,17 @@ mod tests {
             ..Source::default()
         };
         assert!(sentence(&alert).contains(": likely Web_Content?, repeated"));
+    }
+
+    #[test]
+    fn an_empty_name_is_no_source() {
+        let mut alert = example::alert();
+        alert.source = Source {
+            grade: Grade::Likely,
+            comm: Some(String::new()),
+            ..Source::default()
+        };
+        assert!(sentence(&alert).ends_with("listed by ipsum: source unknown"));
     }
 
     proptest! {
