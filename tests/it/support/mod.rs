@@ -7,6 +7,7 @@ mod http;
 mod lab;
 mod rsyslog;
 mod traffic;
+mod wire;
 
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ pub(crate) use self::{
     lab::{HOST_MAC, Lab},
     rsyslog::{Parser, Record, Rsyslog},
     traffic::{FeedServer, connect, curl, dropped, echo, exchange, ping, ping_from, web},
+    wire::{Meter, RawSender, counter},
 };
 
 /// The longest anything is waited for. Far above what it takes, so that a busy machine is no failure.
