@@ -32,5 +32,6 @@ mod packets;
 mod pull;
 mod push;
 mod rails;
+mod short_lived;
 mod support;
 mod syslog;
