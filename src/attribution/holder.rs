@@ -18,7 +18,7 @@ use super::{
     relatives::{Relatives, Sharer},
 };
 
-/// Holders remembered, with two open files each.
+/// Holders remembered, with three open files each.
 const MAX_RECENT: usize = 32;
 /// Holders of the same cgroup whose likely descriptors are tried first.
 const MAX_GUESSES: usize = 8;

@@ -27,6 +27,8 @@ mod proc_net;
 mod process;
 #[cfg(test)]
 mod program_tests;
+#[cfg(test)]
+mod raw_tests;
 mod relatives;
 mod roots;
 mod sock_diag;
@@ -123,8 +125,9 @@ impl fmt::Display for Grade {
 pub struct Source {
     /// How sure.
     pub grade: Grade,
-    /// How it was found: `sock-diag`, `sock-diag-listener`, `local-end`, `nfqa-uid`, `forward`, `netns`,
-    /// `netns-` before one of the first three, `live-flow`, ...
+    /// How it was found: `sock-diag`, `sock-diag-listener`, `local-end`, `raw-socket`, `ping-socket`,
+    /// `kernel-socket`, `nfqa-uid`, `forward`, `netns`, `netns-` before one of the first five,
+    /// `netns-packet-socket`, `live-flow`.
     pub method: Option<&'static str>,
     /// Why something is missing, in words.
     pub cause: Option<String>,

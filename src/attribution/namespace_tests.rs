@@ -164,6 +164,32 @@ fn a_rewritten_destination_is_likely_and_no_socket_is_unknown() {
 }
 
 #[test]
+fn packet_sockets_are_told_and_nobody_is_blamed() {
+    let Some(host) = netns("pkhost") else { return };
+    let guest = guest(&host, "pk", "port1");
+    let process = Held::start(guest.command("bash"), "echo ready");
+    let open = || {
+        nix::sys::socket::socket(
+            nix::sys::socket::AddressFamily::Packet,
+            nix::sys::socket::SockType::Raw,
+            nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+            nix::sys::socket::SockProtocol::EthAll,
+        )
+    };
+    let socket = guest.enter(open).unwrap().unwrap();
+    let asked = flow(Protocol::UDP, "192.0.2.2:40000", "198.51.100.7:53");
+    let ask = || attributor().forwarded(&asked, Egress, &clues("port1"));
+    let source = host.enter(ask).unwrap();
+    assert_eq!((source.grade, source.pid), (Grade::Unknown, None));
+    assert_eq!(source.method, Some("netns-packet-socket"));
+    assert!(source.cause.unwrap().contains("packet sockets there (1)"));
+    drop(socket);
+    let source = host.enter(ask).unwrap();
+    assert_eq!(source.method, Some("netns"));
+    drop(process);
+}
+
+#[test]
 fn a_namespace_that_ended_is_let_go_and_its_number_is_not_trusted() {
     let Some(host) = netns("endhost") else { return };
     let guest = guest(&host, "end", "port1");

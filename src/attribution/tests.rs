@@ -12,8 +12,7 @@ use std::{
 };
 
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, setsockopt, socket,
-    sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
 use tempfile::TempDir;
 
@@ -372,30 +371,64 @@ fn a_thread_with_its_own_files_is_found() {
 }
 
 #[test]
-fn a_raw_socket_is_likely() {
-    if !nix::unistd::geteuid().is_root() {
-        return eprintln!("skipped: raw sockets need root");
+fn udp_lite_is_found_as_udp_is() {
+    for (v6, local) in [
+        (false, "127.0.0.1:0"),
+        (true, "[::1]:0"),
+        (true, "[::ffff:127.0.0.1]:0"),
+    ] {
+        let Ok(socket) = super::kernel::udplite_socket(v6) else {
+            return eprintln!("skipped: this kernel has no UDP-Lite");
+        };
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(addr(local))).unwrap();
+        let bound = UdpSocket::from(socket);
+        let from = bound.local_addr().unwrap();
+        let mut to = from;
+        to.set_port(9);
+        let source = attributor().local(&flow(Protocol::UDPLITE, from, to), Egress, &by(0));
+        assert_me(&source, Grade::Exact, "sock-diag");
     }
-    // A socket that writes whole packets, and an experimental protocol (RFC 3692).
-    let _socket = socket(
-        AddressFamily::Inet,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::Raw,
-    )
-    .unwrap();
-    let flow = Flow {
-        src: addr("127.0.0.1:0").ip(),
-        dst: addr("127.0.0.9:0").ip(),
-        proto: Protocol(253),
-        transport: Transport::None,
-        fragment: false,
-    };
-    assert_me(
-        &attributor().local(&flow, Egress, &Clues::default()),
-        Grade::Likely,
-        "local-end",
+}
+
+#[test]
+fn without_cgroup2_the_unit_is_that_of_systemds_hierarchy() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    let flow = flow(
+        Protocol::TCP,
+        client.local_addr().unwrap(),
+        client.peer_addr().unwrap(),
     );
+    let id = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+    let v1 = format!("12:pids:/docker/{id}\n4:memory:/docker/{id}\n1:name=systemd:/docker/{id}\n");
+    let hybrid = "12:pids:/system.slice/a.service\n1:name=systemd:/system.slice/a.service\n0::/\n";
+    let elsewhere = "5:cpu:/\n1:name=systemd:/\n0::/user.slice/user-1000.slice/session-3.scope\n";
+    for (cgroup, unit, container, session) in [
+        (v1.as_str(), None, Some(id), None),
+        (hybrid, Some("a.service"), None, None),
+        (elsewhere, Some("session-3.scope"), None, Some(1000)),
+    ] {
+        let (proc, cgroups) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let me = proc.path().join(std::process::id().to_string());
+        fs::create_dir(&me).unwrap();
+        for name in ["fd", "exe", "stat", "comm", "cmdline", "status", "task"] {
+            std::os::unix::fs::symlink(format!("/proc/self/{name}"), me.join(name)).unwrap();
+        }
+        fs::write(me.join("cgroup"), cgroup).unwrap();
+        let roots = Roots {
+            proc: proc.path().to_owned(),
+            // A host of version 1 only has no such mount.
+            cgroup: cgroups.path().to_owned(),
+            ..Roots::default()
+        };
+        let mut attributor = Attributor::new(&roots, AMPLE).unwrap();
+        let source = attributor.local(&flow, Egress, &Clues::default());
+        assert_eq!(source.pid, Some(std::process::id()), "{source:?}");
+        assert_eq!(source.grade, Grade::Exact);
+        assert_eq!(source.unit.as_deref(), unit);
+        assert_eq!(source.container.as_deref(), container);
+        assert_eq!(source.session_uid, session);
+    }
 }
 
 #[test]
