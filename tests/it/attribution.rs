@@ -10,6 +10,7 @@ use std::{
 
 use feedgate::{attribution::Roots, demo::Netns};
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use crate::support::{
     Alerts, Conf, Daemon, HOST_MAC, Lab, connect, echo, eventually, feedgate, web,
@@ -319,4 +320,59 @@ impl Drop for Groups {
             let _ = fs::remove_dir(group);
         }
     }
+}
+
+#[test]
+fn the_json_event_tells_more_of_the_process_than_the_line() {
+    let Some(lab) = Lab::new() else { return };
+    let _web = web(&lab.server);
+    let alerts = Alerts::listen(&lab);
+    let file = lab.path("alerts.json");
+    let conf =
+        Conf::new(&lab)
+            .alerts(&alerts)
+            .json_file(&file)
+            .feed("watch", "alert", &["203.0.113.1"]);
+    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+
+    // A copy that is gone by the time it connects, and has one capability left.
+    let copy = lab.path("bash");
+    fs::copy("/bin/bash", &copy).unwrap();
+    let script = format!(
+        "rm {}; exec 3<>/dev/tcp/203.0.113.1/80; : \x1b[2J",
+        copy.display()
+    );
+    let mut command = lab.host.command("setpriv");
+    command.args([
+        "--regid=65534",
+        "--clear-groups",
+        "--bounding-set=-all,+net_raw",
+    ]);
+    let mut child = command.arg(&copy).args(["-c", &script]).spawn().unwrap();
+    assert!(child.wait().unwrap().success());
+    let alert = alerts.wait(&[("dst", "203.0.113.1")]);
+    alert.assert(&[("pid", &child.id().to_string()), ("attribution", "exact")]);
+    let path = copy.display();
+    alert.assert(&[("exe", &format!("{path} (deleted)"))]);
+    let event = eventually("the event is in the file", || {
+        let text = fs::read_to_string(&file).ok()?;
+        serde_json::from_str::<serde_json::Value>(text.lines().next()?).ok()
+    });
+    let line = format!("{path} -c {script}");
+    for (pointer, wanted) in [
+        ("/process/pid", json!(child.id())),
+        ("/process/executable", json!(path.to_string())),
+        ("/process/command_line", json!(line)),
+        ("/process/group/id", json!("65534")),
+        ("/process/parent/pid", json!(std::process::id())),
+        (
+            "/process/thread/capabilities/effective",
+            json!(["CAP_NET_RAW"]),
+        ),
+        ("/feedgate/exe_deleted", json!(true)),
+    ] {
+        assert_eq!(event.pointer(pointer), Some(&wanted), "{pointer}: {event}");
+    }
+    assert!(event.pointer("/process/start").unwrap().is_string());
+    assert!(!fs::read_to_string(&file).unwrap().contains('\x1b'));
 }

@@ -59,6 +59,7 @@ fn run(lab: &Lab, own_ports: bool) -> (Vec<(&'static str, String)>, Vec<Alert>) 
     let alerts = Alerts::listen(lab);
     let conf = Conf::new(lab)
         .alerts(&alerts)
+        .section("[attribution]\ntimeout = \"50ms\"") // the default is part of the figure
         .feed("watch", "alert", &["203.0.113.1"]);
     let daemon = Daemon::start(lab, &lab.host, &conf);
     let mut started = Vec::new();

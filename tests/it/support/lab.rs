@@ -11,7 +11,7 @@ use std::{
 
 use feedgate::demo::{Netns, owner, sweep};
 
-use super::privileged;
+use super::{eventually, privileged};
 
 const PREFIX: &str = "fg";
 
@@ -55,6 +55,9 @@ impl Lab {
             dir,
         };
         lab.wire();
+        for netns in [&lab.host, &lab.gateway, &lab.server] {
+            settle(netns);
+        }
         Some(lab)
     }
 
@@ -131,6 +134,25 @@ impl Lab {
         let said = fs::read_to_string(self.path("daemon.out")).unwrap_or_default();
         eprintln!("--- the daemon said:\n{said}---");
     }
+}
+
+/// Waits until all addresses can be used: on a busy machine the kernel takes its time even without
+/// looking for duplicates.
+fn settle(netns: &Netns) {
+    let read = || fs::read_to_string("/proc/thread-self/net/if_inet6");
+    // ADDRESS INDEX LENGTH SCOPE FLAGS DEVICE; IFA_F_TENTATIVE (linux/if_addr.h).
+    let is_tentative = |line: &str| {
+        let flags = line.split_whitespace().nth(4);
+        flags
+            .and_then(|flags| u32::from_str_radix(flags, 16).ok())
+            .unwrap()
+            & 0x40
+            != 0
+    };
+    eventually("no address is tentative", || {
+        let table = netns.enter(read).unwrap().unwrap();
+        (!table.lines().any(is_tentative)).then_some(())
+    });
 }
 
 /// Removes what killed test processes left.
