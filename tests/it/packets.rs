@@ -178,7 +178,7 @@ fn udp(length: u16, data: &[u8]) -> Vec<u8> {
 fn transports() -> Vec<(u8, Vec<u8>)> {
     let mut all = Vec::new();
     for proto in PROTOCOLS {
-        for length in [0, 1, 2, 3, 4, 5, 7, 8, 12, 13, 19, 20] {
+        for length in [0, 1, 3, 4, 8, 19] {
             all.push((proto, vec![0; length]));
             all.push((proto, vec![0xff; length]));
         }
