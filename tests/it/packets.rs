@@ -566,3 +566,29 @@ fn last(address: IpAddr) -> usize {
         IpAddr::V6(address) => usize::from(address.octets()[15]),
     }
 }
+
+/// VXLAN, as WireGuard, is a program of the kernel on a UDP socket.
+#[test]
+fn a_tunnel_of_the_kernel_is_reported_as_the_kernels() {
+    let Some(lab) = Lab::new() else { return };
+    let alerts = Alerts::listen(&lab);
+    // All processes of the machine are looked at, once: the kernel remembers the flow.
+    let conf = conf(&lab, &alerts).section("[attribution]\ntimeout = \"10s\"");
+    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    let tunnel = lab.host.ip(&[
+        "link add vx0 type vxlan id 7 remote 203.0.113.1 srcport 4789 4790 dstport 4789 dev eth0",
+        "addr add 198.18.5.1/24 dev vx0",
+        "link set vx0 up",
+    ]);
+    if let Err(error) = tunnel {
+        return eprintln!("skipped: this kernel has no VXLAN: {error}");
+    }
+    // The tunnel sends what it likes, such as router solicitations; this is one more.
+    ping(&lab.host, "198.18.5.2");
+    let alert = alerts.wait(&[("dst", "203.0.113.1"), ("dpt", "4789")]);
+    alert.assert(&[("attribution", "unknown"), ("pid", ""), ("proto", "udp")]);
+    let pids = std::fs::read_link("/proc/self/ns/pid").unwrap();
+    if pids.as_os_str() == "pid:[4026531836]" {
+        alert.assert(&[("method", "kernel-socket")]);
+    }
+}
