@@ -326,7 +326,7 @@ fn also_held_by(sharers: &[Sharer]) -> Cause {
     let named: Vec<String> = sharers
         .iter()
         .take(MAX_SHARERS)
-        .map(|Sharer { process, .. }| format!("{} ({})", process.pid, process.comm))
+        .map(|Sharer { pid, comm, .. }| format!("{pid} ({comm})"))
         .collect();
     let more = sharers.len().saturating_sub(MAX_SHARERS);
     match more {

@@ -127,6 +127,11 @@ impl Handle {
         self.pid
     }
 
+    /// Clock ticks since boot.
+    pub(super) fn start(&self) -> u64 {
+        self.start
+    }
+
     /// The parent when it was opened.
     pub(super) fn ppid(&self) -> u32 {
         self.ppid
