@@ -237,20 +237,7 @@ fn a_connection_that_nobody_accepted_goes_to_the_listener() {
 #[test]
 fn a_rewritten_destination_is_likely_by_the_local_end() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    // From an address that no other test's socket has: several may have the same local port.
-    let [_, _, high, low] = std::process::id().to_be_bytes();
-    let from = SocketAddr::from(([127, 77, high, low], 0));
-    let client = socket(
-        AddressFamily::Inet,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )
-    .unwrap();
-    bind(client.as_raw_fd(), &SockaddrStorage::from(from)).unwrap();
-    let to = SockaddrStorage::from(server.local_addr().unwrap());
-    nix::sys::socket::connect(client.as_raw_fd(), &to).unwrap();
-    let client = TcpStream::from(client);
+    let client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     let flow = flow(
         Protocol::TCP,
         client.local_addr().unwrap(),
