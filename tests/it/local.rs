@@ -1,8 +1,14 @@
 //! Flows of local processes (the output hook): who is named, what passes, what is dropped.
 
+use std::time::{Duration, Instant};
+
 use crate::support::{
-    Alerts, Conf, Daemon, Lab, connect, curl, dropped, echo, exchange, ping, web,
+    Alerts, Conf, Daemon, Lab, connect, curl, curl_times_out, dropped, echo, exchange, ping,
+    ping_lost, unanswered, web,
 };
+
+/// A SYN that waits for its verdict for so long is sent again, and asked about again.
+const RETRY: Duration = Duration::from_secs(1);
 
 #[test]
 fn a_watched_address_is_reached_and_the_process_is_named() {
@@ -74,7 +80,7 @@ fn the_user_is_the_socket_owners() {
             "curl",
             "-s",
             "-m",
-            "2",
+            "20",
             "-o",
             "/dev/null",
             "http://203.0.113.1/",
@@ -99,8 +105,7 @@ fn a_denied_address_is_dropped_and_the_process_is_named() {
         .feed("block", "deny", &["203.0.113.1"]);
     let _daemon = Daemon::start(&lab, &lab.host, &conf);
 
-    let output = curl(&lab.host, &["http://203.0.113.1/"]);
-    assert_eq!(output.status.code(), Some(28), "curl times out");
+    assert!(curl_times_out(&lab.host, &["http://203.0.113.1/"]));
     alerts.wait(&[("dst", "203.0.113.1")]).assert(&[
         ("action", "deny"),
         ("direction", "egress"),
@@ -149,7 +154,7 @@ fn udp_is_watched_and_denied() {
 
     exchange(&lab.host, "203.0.113.1:53").unwrap();
     exchange(&lab.host, "[2001:db8:bad::1]:53").unwrap();
-    exchange(&lab.host, "203.0.113.2:53").unwrap_err();
+    assert!(unanswered(&lab.host, "203.0.113.2:53"));
     let pid = std::process::id().to_string();
     for (address, action) in [
         ("203.0.113.1", "alert"),
@@ -177,8 +182,8 @@ fn icmp_is_watched_and_denied() {
 
     assert!(ping(&lab.host, "203.0.113.1"));
     assert!(ping(&lab.host, "2001:db8:bad::1"));
-    assert!(!ping(&lab.host, "203.0.113.2"));
-    assert!(!ping(&lab.host, "2001:db8:bad::2"));
+    assert!(ping_lost(&lab.host, "203.0.113.2"));
+    assert!(ping_lost(&lab.host, "2001:db8:bad::2"));
     for (address, action) in [
         ("203.0.113.1", "alert"),
         ("2001:db8:bad::1", "alert"),
@@ -202,11 +207,24 @@ fn an_established_flow_is_one_alert() {
         .feed("watch", "alert", &["203.0.113.1"]);
     let _daemon = Daemon::start(&lab, &lab.host, &conf);
 
+    let start = Instant::now();
     curl(&lab.host, &["http://203.0.113.1/"]);
     curl(&lab.host, &["http://203.0.113.1/"]);
     connect(&lab.host, "203.0.113.1:80").unwrap();
+    let retried = start.elapsed() >= RETRY;
     alerts.wait(&[("pid", &std::process::id().to_string())]);
-    assert_eq!(alerts.all().len(), 3, "{:#?}", alerts.all());
+    // The search of live flows, once more a second after the start, may find them too.
+    let mut ports: Vec<_> = alerts
+        .all()
+        .iter()
+        .filter(|alert| alert.get("method") != "live-flow")
+        .map(|alert| alert.get("spt").to_owned())
+        .collect();
+    if retried {
+        ports.sort();
+        ports.dedup();
+    }
+    assert_eq!(ports.len(), 3, "{:#?}", alerts.all());
 }
 
 #[test]

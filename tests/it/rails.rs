@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Conf, Daemon, Lab, Reply, Site, connect, dropped, eventually, nft, ping, web,
+    Conf, Daemon, Lab, Reply, Site, connect, dropped, eventually, nft, ping, reached, web,
 };
 
 const AT: &str = "127.0.0.1:8099";
@@ -325,7 +325,7 @@ fn a_slip_in_an_exception_file_blocks_nobody() {
     assert!(shown.contains("! "), "{shown}");
     connect(&lab.host, "203.0.113.1:80").expect("as before the slip");
     eventually("what can be read counts", || {
-        connect(&lab.host, "203.0.113.2:80").ok()
+        reached(&lab.host, "203.0.113.2:80")
     });
     std::fs::remove_file(&spare).unwrap();
     std::fs::write(&spare, "203.0.113.2\n").unwrap();

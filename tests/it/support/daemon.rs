@@ -3,16 +3,15 @@
 use std::{
     fs,
     io::Write as _,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::{ExitStatus, Output, Stdio},
+    process::{Command, ExitStatus, Output, Stdio},
     time::Duration,
 };
 
 use feedgate::demo::{self, DaemonError, Netns};
 use nix::sys::signal::Signal;
 
-use super::{Conf, Lab, PATIENCE, within};
+use super::{Conf, Lab, PATIENCE, eventually, within};
 
 /// The binary under test.
 pub(crate) fn feedgate() -> &'static Path {
@@ -54,11 +53,9 @@ impl<'a> Daemon<'a> {
         env: &[(&str, &str)],
     ) -> Self {
         let set: Vec<_> = env.iter().map(|(k, v)| format!("{k}='{v}'")).collect();
-        let script = lab.path("feedgate.sh");
         let exe = feedgate().display();
         let text = format!("#!/bin/sh\n{} exec '{exe}' \"$@\"\n", set.join(" "));
-        fs::write(&script, text).unwrap();
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let script = program(lab, "feedgate.sh", &text);
         match Self::spawn(&script, lab, netns, conf) {
             Ok(daemon) => daemon,
             Err(error) => panic!("{error}"),
@@ -160,6 +157,21 @@ impl<'a> Daemon<'a> {
         self.inner.signal(signal).unwrap();
     }
 
+    /// SIGSTOP; every thread stands still when this returns.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.pid());
+        eventually("every thread has stopped", || {
+            let stopped = |task: fs::DirEntry| {
+                let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                stat.rsplit_once(") ")
+                    .is_some_and(|(_, rest)| rest.starts_with('T'))
+            };
+            let all = fs::read_dir(&tasks).unwrap().flatten().all(stopped);
+            all.then_some(())
+        });
+    }
+
     /// True while it has not ended.
     pub(crate) fn runs(&mut self) -> bool {
         self.inner.wait(Duration::ZERO).unwrap().is_none()
@@ -193,6 +205,22 @@ impl<'a> Daemon<'a> {
     pub(crate) fn output(&self) -> String {
         self.inner.output()
     }
+}
+
+/// A program in the lab's folder with this text.
+pub(crate) fn program(lab: &Lab, name: &str, text: &str) -> PathBuf {
+    let (file, path) = (lab.path(&format!("{name}.text")), lab.path(name));
+    fs::write(&file, text).unwrap();
+    install(&file, &path);
+    path
+}
+
+/// Copies a program, for everybody to run. By another process: where a test of this one forks at the
+/// wrong moment, its child would hold the new file open for writing, and it could not be run (ETXTBSY).
+pub(crate) fn install(from: &Path, to: &Path) {
+    let mut command = Command::new("install");
+    let status = command.args(["-m", "0755"]).arg(from).arg(to).status();
+    assert!(status.unwrap().success(), "{}", to.display());
 }
 
 /// What `nft` lists in a namespace, without counters.

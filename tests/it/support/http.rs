@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -65,7 +66,7 @@ impl Reply {
 
 type Answer = dyn Fn(&Request) -> Reply + Send + Sync;
 
-/// A running server; it stops taking connections on drop.
+/// A running server; when it is dropped, its port is closed.
 pub(crate) struct Site {
     address: SocketAddr,
     scheme: &'static str,
@@ -79,6 +80,7 @@ pub(crate) struct Site {
     /// Connections that wait for their answer now, and the most there were at once.
     now: Arc<AtomicUsize>,
     most: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Site {
@@ -109,7 +111,7 @@ impl Site {
     ) -> Self {
         let listener = netns.enter(|| TcpListener::bind(address)).unwrap().unwrap();
         listener.set_nonblocking(true).unwrap();
-        let site = Self {
+        let mut site = Self {
             address: listener.local_addr().unwrap(),
             scheme: if tls.is_some() { "https" } else { "http" },
             seen: Arc::default(),
@@ -119,9 +121,10 @@ impl Site {
             broken: Arc::default(),
             now: Arc::default(),
             most: Arc::default(),
+            thread: None,
         };
         let parts = site.parts();
-        std::thread::spawn(move || {
+        let accept = move || {
             while !parts.stop.load(Ordering::Relaxed) {
                 match listener.accept() {
                     Ok((stream, _)) => {
@@ -131,7 +134,8 @@ impl Site {
                     Err(_) => std::thread::sleep(Duration::from_millis(5)),
                 }
             }
-        });
+        };
+        site.thread = Some(std::thread::spawn(accept));
         site
     }
 
@@ -187,6 +191,7 @@ impl Site {
 impl Drop for Site {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
