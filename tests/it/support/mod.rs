@@ -6,6 +6,7 @@ mod daemon;
 mod http;
 mod lab;
 mod rsyslog;
+mod stream;
 mod traffic;
 
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ pub(crate) use self::{
     http::{Reply, Site, Tls},
     lab::{HOST_MAC, Lab},
     rsyslog::{Parser, Record, Rsyslog},
+    stream::{Pace, Stream},
     traffic::{
         FeedServer, connect, curl, curl_times_out, dropped, echo, exchange, ping, ping_from,
         ping_from_lost, ping_lost, reached, unanswered, web,
