@@ -22,11 +22,8 @@ const RUNS: usize = 200;
 fn every_short_lived_process_is_named_exactly() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
-    let conf = Conf::new(&lab)
-        .alerts(&alerts)
-        .feed("watch", "alert", &["203.0.113.1"]);
-    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    let conf = Conf::new(&lab).feed("watch", "alert", &["203.0.113.1"]);
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.host, conf);
 
     let mut started = Vec::new();
     for run in 0..RUNS {
@@ -72,11 +69,8 @@ fn every_short_lived_process_is_named_exactly() {
 fn a_process_that_ended_while_held_is_not_guessed() {
     let Some(lab) = Lab::new() else { return };
     let _echo = echo(&lab.server, "203.0.113.3:53");
-    let alerts = Alerts::listen(&lab);
-    let conf = Conf::new(&lab)
-        .alerts(&alerts)
-        .feed("watch", "alert", &["203.0.113.3"]);
-    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    let conf = Conf::new(&lab).feed("watch", "alert", &["203.0.113.3"]);
+    let (alerts, daemon) = Daemon::alerting(&lab, &lab.host, conf);
 
     daemon.freeze();
     let script = "echo hello > /dev/udp/203.0.113.3/53";
@@ -143,11 +137,8 @@ fn the_right_container_behind_a_bridge_is_named_with_its_process() {
         return;
     };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
-    let conf = Conf::new(&lab)
-        .alerts(&alerts)
-        .feed("watch", "alert", &["203.0.113.0/29"]);
-    let _daemon = Daemon::start(&lab, &lab.gateway, &conf);
+    let conf = Conf::new(&lab).feed("watch", "alert", &["203.0.113.0/29"]);
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.gateway, conf);
     lab.gateway
         .ip(&[
             "link add cbr0 type bridge",
@@ -187,14 +178,12 @@ fn the_right_container_behind_a_bridge_is_named_with_its_process() {
 fn a_lan_client_has_the_name_of_the_configuration() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
     let conf = Conf::new(&lab)
-        .alerts(&alerts)
         .section(&format!(
             "[attribution]\ntimeout = \"5s\"\nclients = {{ \"{HOST_MAC}\" = \"printer\" }}"
         ))
         .feed("watch", "alert", &["203.0.113.1"]);
-    let _daemon = Daemon::start(&lab, &lab.gateway, &conf);
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.gateway, conf);
 
     connect(&lab.host, "203.0.113.1:80").unwrap();
     alerts

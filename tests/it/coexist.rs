@@ -1,11 +1,11 @@
 //! Beside other tables: nothing of theirs changes, `down` leaves no trace; and a restart leaves no gap.
 
-use std::{io::Write as _, process::Stdio};
-
 use feedgate::demo::Netns;
 use nix::sys::signal::Signal;
 
-use crate::support::{Conf, Daemon, Lab, Pace, Stream, connect, dropped, eventually, nft, web};
+use crate::support::{
+    Conf, Daemon, Lab, Pace, Stream, connect, dropped, eventually, load, nft, web,
+};
 
 /// What Docker, firewalld and iptables-nft leave on a host: NAT, sets with flags, maps, compat matches' names.
 const OTHERS: &str = r#"
@@ -77,22 +77,6 @@ fn conf(lab: &Lab) -> Conf {
     Conf::new(lab)
         .feed("block", "deny", &["203.0.113.1", "198.18.0.0/15"])
         .feed("watch", "alert", &["203.0.113.2", "2001:db8:bad::2"])
-}
-
-fn load(netns: &Netns, text: &str) {
-    let mut child = netns
-        .command("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(text.as_bytes())
-        .unwrap();
-    assert!(child.wait().unwrap().success());
 }
 
 /// The whole ruleset with handles, without counts; times that run are cut off.

@@ -9,7 +9,7 @@ use std::{
 use feedgate::demo::Response;
 
 use crate::support::{
-    Alerts, Conf, Daemon, FeedServer, Lab, Pace, Stream, connect, dropped, eventually, nft, web,
+    Conf, Daemon, FeedServer, Lab, Pace, Stream, connect, dropped, eventually, nft, web,
 };
 
 const HTML: &str =
@@ -110,12 +110,10 @@ fn refresh_returns_when_the_change_is_in_the_kernel() {
 fn of_two_feeds_deny_wins_and_both_are_named() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
     let conf = Conf::new(&lab)
-        .alerts(&alerts)
         .feed("wide", "alert", &["203.0.113.0/29", "2001:db8:bad::/64"])
         .feed("narrow", "deny", &["203.0.113.1", "2001:db8:bad::1"]);
-    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.host, conf);
 
     assert!(dropped(&lab.host, "203.0.113.1:80"));
     assert!(dropped(&lab.host, "[2001:db8:bad::1]:80"));
@@ -290,13 +288,8 @@ fn the_labs_own_feed_loads_and_matches() {
     };
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
-    let conf = Conf::new(&lab).alerts(&alerts).feed_from(
-        "lab",
-        "deny",
-        &format!("file://{}", file.display()),
-    );
-    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    let conf = Conf::new(&lab).feed_from("lab", "deny", &format!("file://{}", file.display()));
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.host, conf);
     move_in(&lab, "2606:4700:30::6812:3594".parse().unwrap());
     move_in(&lab, "193.176.211.7".parse().unwrap());
 

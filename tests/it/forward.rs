@@ -1,7 +1,7 @@
 //! Flows routed through this host (the forward hook): the client of the LAN is named.
 
 use crate::support::{
-    Alerts, Conf, Daemon, HOST_MAC, Lab, connect, curl, curl_times_out, dropped, echo, ping_lost,
+    Conf, Daemon, HOST_MAC, Lab, connect, curl, curl_times_out, dropped, echo, ping_lost,
     unanswered, web,
 };
 
@@ -9,12 +9,8 @@ use crate::support::{
 fn a_lan_client_is_named_by_interface_and_mac() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
-    let conf =
-        Conf::new(&lab)
-            .alerts(&alerts)
-            .feed("watch", "alert", &["203.0.113.1", "2001:db8:bad::1"]);
-    let _daemon = Daemon::start(&lab, &lab.gateway, &conf);
+    let conf = Conf::new(&lab).feed("watch", "alert", &["203.0.113.1", "2001:db8:bad::1"]);
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.gateway, conf);
 
     for (url, src, dst) in [
         ("203.0.113.1:80", "192.0.2.2", "203.0.113.1"),
@@ -38,10 +34,9 @@ fn a_denied_address_is_not_reached_through_the_gateway() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
     let _echo = echo(&lab.server, "203.0.113.3:53");
-    let alerts = Alerts::listen(&lab);
     let feed = ["203.0.113.1", "203.0.113.3", "2001:db8:bad::1"];
-    let conf = Conf::new(&lab).alerts(&alerts).feed("block", "deny", &feed);
-    let _daemon = Daemon::start(&lab, &lab.gateway, &conf);
+    let conf = Conf::new(&lab).feed("block", "deny", &feed);
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.gateway, conf);
 
     assert!(dropped(&lab.host, "203.0.113.1:80"));
     assert!(dropped(&lab.host, "[2001:db8:bad::1]:80"));
@@ -60,11 +55,8 @@ fn a_denied_address_is_not_reached_through_the_gateway() {
 fn a_denied_address_does_not_reach_the_lan() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.host);
-    let alerts = Alerts::listen(&lab);
-    let conf = Conf::new(&lab)
-        .alerts(&alerts)
-        .feed("block", "deny", &["203.0.113.1"]);
-    let _daemon = Daemon::start(&lab, &lab.gateway, &conf);
+    let conf = Conf::new(&lab).feed("block", "deny", &["203.0.113.1"]);
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.gateway, conf);
 
     let denied = ["--interface", "203.0.113.1", "http://192.0.2.2/"];
     assert!(curl_times_out(&lab.server, &denied));

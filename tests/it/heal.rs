@@ -1,15 +1,11 @@
 //! What the daemon does when others change its table, and what the kernel refuses them.
 
-use std::{
-    io::Write as _,
-    process::Stdio,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use feedgate::demo::Netns;
 
 use crate::support::{
-    Alert, Alerts, Conf, Daemon, Lab, connect, dropped, eventually, feedgate, nft, web,
+    Alert, Alerts, Conf, Daemon, Lab, connect, dropped, eventually, feedgate, load, nft, web,
 };
 
 const DENIED: &str = "203.0.113.1:80";
@@ -22,12 +18,8 @@ fn conf(lab: &Lab) -> Conf {
         .feed("watch", "alert", &["203.0.113.2"])
 }
 
-fn status(daemon: &Daemon<'_>) -> serde_json::Value {
-    serde_json::from_str(&daemon.ok(&["status", "--json"])).unwrap()
-}
-
 fn heals(daemon: &Daemon<'_>) -> u64 {
-    status(daemon)["table"]["heals"].as_u64().unwrap()
+    daemon.status()["table"]["heals"].as_u64().unwrap()
 }
 
 /// Runs nft and gives what it wrote to standard error; empty when it succeeded.
@@ -44,25 +36,9 @@ fn table(netns: &Netns) -> Vec<String> {
     lines
 }
 
-/// Feeds nft a file.
-fn load(netns: &Netns, text: &str) {
-    let mut child = netns
-        .command("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(text.as_bytes())
-        .unwrap();
-    assert!(child.wait().unwrap().success());
-}
-
+/// On a machine with nothing else to do; the gaps are printed.
 #[test]
-fn whatever_is_removed_is_put_back() {
+fn whatever_is_removed_is_back_within_a_second() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
     let alerts = Alerts::listen(&lab);
@@ -95,7 +71,7 @@ fn whatever_is_removed_is_put_back() {
         assert_eq!(change(&lab.host, command), "", "{command:?}");
         eventually("it is healed", || (heals(&daemon) == count).then_some(()));
         assert!(table(&lab.host) == whole, "{command:?}");
-        let told = status(&daemon)["table"]["last_heal"].clone();
+        let told = daemon.status()["table"]["last_heal"].clone();
         let told = told.as_str().unwrap();
         println!("{told}");
         assert!(gap(told) < ODD, "{told}");
@@ -177,7 +153,7 @@ fn a_program_that_removes_it_again_and_again_is_named_and_repairs_wait() {
             .then_some(())
     });
     eventually("it is back at last", || {
-        (status(&daemon)["table"]["state"] == "present").then_some(())
+        (daemon.status()["table"]["state"] == "present").then_some(())
     });
     let count = heals(&daemon);
     assert!((5..=9).contains(&count), "{count} in {:?}", start.elapsed());
@@ -224,11 +200,11 @@ fn healed(lab: &Lab, elements: u32) {
         .feed_from("watch", "alert", &file("watch.txt", elements / 3..elements));
     let daemon = Daemon::start(lab, &lab.host, &conf);
     eventually("all is loaded", || {
-        (status(&daemon)["table"]["elements"] == elements).then_some(())
+        (daemon.status()["table"]["elements"] == elements).then_some(())
     });
     change(&lab.host, &["flush", "ruleset"]);
     eventually("it is healed", || (heals(&daemon) == 1).then_some(()));
-    let told = status(&daemon)["table"]["last_heal"].clone();
+    let told = daemon.status()["table"]["last_heal"].clone();
     let said = daemon.output();
     let line = said.lines().find(|line| line.contains("put back"));
     println!("{elements} elements: {}", line.unwrap_or_default());
@@ -251,7 +227,7 @@ fn gap(told: &str) -> Duration {
 
 /// True when the kernel has tables that outlive their owner.
 fn owned(daemon: &Daemon<'_>) -> bool {
-    let owned = status(daemon)["table"]["owned"] == true;
+    let owned = daemon.status()["table"]["owned"] == true;
     if !owned {
         eprintln!("skipped: owned tables need kernel 6.9");
     }
@@ -276,7 +252,7 @@ fn an_owned_table_is_refused_to_others() {
     let why = change(&lab.host, &["delete", "table", "inet", "feedgate"]);
     assert!(why.contains("Operation not permitted"), "{why}");
     assert!(dropped(&lab.host, DENIED));
-    assert_eq!(status(&daemon)["table"]["state"], "present");
+    assert_eq!(daemon.status()["table"]["state"], "present");
     assert_eq!(heals(&daemon), 0);
     // Another feedgate without a control socket to talk through sees a living owner.
     let other = lab.path("other.toml");
@@ -311,7 +287,7 @@ fn an_owned_table_outlives_its_daemon_and_the_emergency_exit_works_then() {
     drop(dead);
 
     let second = Daemon::start(&lab, &lab.host, &owned_conf(&lab));
-    assert_eq!(status(&second)["table"]["state"], "present", "taken over");
+    assert_eq!(second.status()["table"]["state"], "present", "taken over");
     assert!(change(&lab.host, &["delete", "table", "inet", "feedgate"]).contains("not permitted"));
     // A daemon that hangs: SIGKILL is enough, the table is anybody's then.
     second.signal(nix::sys::signal::Signal::SIGSTOP);

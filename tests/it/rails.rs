@@ -262,7 +262,7 @@ fn the_daemon_never_cuts_its_own_lifelines() {
     daemon.ok(&["refresh"]); // the server of the feed
     let row = daemon.row("block");
     assert_eq!(row["excepted"], 8, "{row}");
-    let status: Value = serde_json::from_str(&daemon.ok(&["status", "--json"])).unwrap();
+    let status = daemon.status();
     let excepted = status["exceptions"].to_string();
     for why in [
         "exceptions.prefixes",

@@ -11,7 +11,7 @@ use std::{
 use feedgate::demo::{self, DaemonError, Netns};
 use nix::sys::signal::Signal;
 
-use super::{Conf, Lab, PATIENCE, eventually, within};
+use super::{Alerts, Conf, Lab, PATIENCE, eventually, within};
 
 /// The binary under test.
 pub(crate) fn feedgate() -> &'static Path {
@@ -33,6 +33,14 @@ impl<'a> Daemon<'a> {
             Ok(daemon) => daemon,
             Err(error) => panic!("{error}"),
         }
+    }
+
+    /// Starts it with a syslog target of the test, waits until it is ready, and gives both.
+    #[track_caller]
+    pub(crate) fn alerting(lab: &'a Lab, netns: &'a Netns, conf: Conf) -> (Alerts, Self) {
+        let alerts = Alerts::listen(lab);
+        let daemon = Self::start(lab, netns, &conf.alerts(&alerts));
+        (alerts, daemon)
     }
 
     /// Starts `program`, which runs it with the arguments it is given, and waits until it is ready.
@@ -125,6 +133,12 @@ impl<'a> Daemon<'a> {
         // A command that refuses early closes the pipe.
         let _ = child.stdin.take().unwrap().write_all(input);
         child.wait_with_output().unwrap()
+    }
+
+    /// `status --json`.
+    #[track_caller]
+    pub(crate) fn status(&self) -> serde_json::Value {
+        serde_json::from_str(&self.ok(&["status", "--json"])).unwrap()
     }
 
     /// The row of a feed in `feeds --json`.
@@ -221,6 +235,34 @@ pub(crate) fn install(from: &Path, to: &Path) {
     let mut command = Command::new("install");
     let status = command.args(["-m", "0755"]).arg(from).arg(to).status();
     assert!(status.unwrap().success(), "{}", to.display());
+}
+
+/// `nft ARGUMENTS -f -` in a namespace.
+///
+/// # Errors
+/// What nft complained about.
+pub(crate) fn load_with(netns: &Netns, arguments: &[&str], text: &str) -> Result<(), String> {
+    let mut command = netns.command("nft");
+    command.args(arguments).args(["-f", "-"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    output.status.success().then_some(()).ok_or(said)
+}
+
+/// Loads a ruleset into a namespace.
+#[track_caller]
+pub(crate) fn load(netns: &Netns, text: &str) {
+    if let Err(said) = load_with(netns, &[], text) {
+        panic!("{said}");
+    }
 }
 
 /// What `nft` lists in a namespace, without counters.

@@ -16,7 +16,7 @@ use feedgate::demo::TICK;
 pub(crate) use self::{
     alerts::{Alert, Alerts},
     conf::Conf,
-    daemon::{Daemon, feedgate, install, nft, program},
+    daemon::{Daemon, feedgate, install, load, load_with, nft, program},
     http::{Reply, Site, Tls},
     lab::{HOST_MAC, Lab},
     rsyslog::{Parser, Record, Rsyslog},

@@ -1,7 +1,7 @@
 //! Servers and clients inside a namespace.
 
 use std::{
-    io::{self, Write as _},
+    io,
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::{Output, Stdio},
     sync::{
@@ -219,19 +219,7 @@ fn a_dropped_connection_is_told_from_an_open_one() {
     let Some(lab) = super::Lab::new() else { return };
     let _web = web(&lab.server);
     assert!(!dropped(&lab.host, "203.0.113.1:80"));
-    let mut nft = lab
-        .gateway
-        .command("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
     let rules = "table ip t { chain c { type filter hook forward priority 0; ip daddr 203.0.113.1 drop; }; }";
-    nft.stdin
-        .take()
-        .unwrap()
-        .write_all(rules.as_bytes())
-        .unwrap();
-    assert!(nft.wait().unwrap().success());
+    super::load(&lab.gateway, rules);
     assert!(dropped(&lab.host, "203.0.113.1:80"));
 }
