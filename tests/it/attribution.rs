@@ -86,15 +86,10 @@ fn a_process_that_ended_while_held_is_not_guessed() {
 fn without_cap_sys_ptrace_the_flow_is_reported_and_the_cause_is_said_once() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
-    let conf = Conf::new(&lab)
-        .alerts(&alerts)
-        .feed("watch", "alert", &["203.0.113.1"]);
-    let less = wrapper(
+    let (alerts, daemon) = started_by(
         &lab,
         "exec setpriv --bounding-set -sys_ptrace --inh-caps -sys_ptrace",
     );
-    let daemon = Daemon::start_as(&less, &lab, &lab.host, &conf);
 
     for _ in 0..3 {
         let stream = connect(&lab.host, "203.0.113.1:80").unwrap();
@@ -112,17 +107,12 @@ fn without_cap_sys_ptrace_the_flow_is_reported_and_the_cause_is_said_once() {
 fn hidepid_leaves_the_user_and_a_cause() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
-    let conf = Conf::new(&lab)
-        .alerts(&alerts)
-        .feed("watch", "alert", &["203.0.113.1"]);
-    let hidden = wrapper(
+    let (alerts, _daemon) = started_by(
         &lab,
         "[ -z \"$HIDDEN\" ] && HIDDEN=1 exec unshare -m -- \"$0\" \"$@\"\n\
          mount -t proc -o hidepid=invisible,gid=54321 proc /proc || exit 3\n\
          exec setpriv --bounding-set -sys_ptrace --inh-caps -sys_ptrace",
     );
-    let _daemon = Daemon::start_as(&hidden, &lab, &lab.host, &conf);
 
     connect(&lab.host, "203.0.113.1:80").unwrap();
     let alert = alerts.wait(&[("dst", "203.0.113.1")]);
@@ -200,14 +190,17 @@ fn only_port(netns: &Netns, port: usize) {
         .unwrap();
 }
 
-/// A program that does `lines`, the last of which runs the daemon with the arguments given.
-fn wrapper(lab: &Lab, lines: &str) -> PathBuf {
+/// A daemon that watches 203.0.113.1, started by a program that does `lines`: the last of them runs it
+/// with the arguments given.
+fn started_by<'a>(lab: &'a Lab, lines: &str) -> (Alerts, Daemon<'a>) {
+    let alerts = Alerts::listen(lab);
+    let conf = Conf::new(lab)
+        .alerts(&alerts)
+        .feed("watch", "alert", &["203.0.113.1"]);
     let daemon = feedgate().display();
-    program(
-        lab,
-        "wrapper",
-        &format!("#!/bin/sh\n{lines} {daemon} \"$@\"\n"),
-    )
+    let text = format!("#!/bin/sh\n{lines} {daemon} \"$@\"\n");
+    let wrapper = program(lab, "wrapper", &text);
+    (alerts, Daemon::start_as(&wrapper, lab, &lab.host, &conf))
 }
 
 /// A shell in a network namespace and a cgroup of its own.
