@@ -191,7 +191,12 @@ fn nothing_is_left_of_a_lab_whose_test_failed() {
         lab.server.path(),
         lab.dir.clone(),
     ];
-    let mut sleeper = lab.host.command("sleep").arg("60").spawn().unwrap();
+    let mut sleeper = lab.host.command("sleep").arg("600").spawn().unwrap();
+    // nsenter has entered the namespace, then.
+    super::eventually("it sleeps", || {
+        let comm = fs::read_to_string(format!("/proc/{}/comm", sleeper.id())).unwrap();
+        (comm == "sleep\n").then_some(())
+    });
     let failed = std::thread::spawn(move || {
         let _lab = lab;
         panic!("as a failing test does");
