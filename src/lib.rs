@@ -11,7 +11,7 @@
 //! Pure modules know no operating system: [`prefix`], [`feed`], [`snapshot`], [`ruleset`],
 //! [`packet`], [`policy`], [`alert`], [`config`], [`netlink`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
 //! [`conntrack`], [`attribution`], [`sink`], [`store`], [`host`], [`control`]. Only [`daemon`] wires edges together.
-//! `route` is a socket that two of them use. `tests/structure.rs` holds this.
+//! `netlink_socket` and `route` are sockets that several of them use. `tests/structure.rs` holds this.
 
 pub mod alert;
 pub mod attribution;
@@ -26,6 +26,7 @@ pub mod feed;
 pub mod fetch;
 pub mod host;
 pub mod netlink;
+mod netlink_socket;
 pub mod nft;
 pub mod packet;
 pub mod policy;

@@ -4,13 +4,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::{
     errno::Errno,
-    sys::socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv,
-        send, socket,
-    },
+    sys::socket::{MsgFlags, SockProtocol, recv, send},
 };
 
-use crate::netlink::{Attributes, REQUEST, messages, request};
+use crate::{
+    netlink::{Attributes, REQUEST, messages, request},
+    netlink_socket,
+};
 
 /// One link with all its attributes is about 2 KiB.
 const BUFFER: usize = 16 * 1024;
@@ -24,14 +24,8 @@ pub(crate) struct Route {
 
 impl Route {
     pub(crate) fn open() -> Result<Self, Errno> {
-        let socket = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            SockProtocol::NetlinkRoute,
-        )?;
-        // Connected to port 0: only the kernel can answer.
-        connect(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        let socket = netlink_socket::open(SockProtocol::NetlinkRoute)?;
+        netlink_socket::connect_to_kernel(&socket)?;
         Ok(Self {
             socket,
             sequence: 0,

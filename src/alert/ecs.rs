@@ -12,6 +12,7 @@ use super::{
     text::is_hidden,
 };
 use crate::{
+    attribution::Source,
     feed::{Action, Direction, Indicator, Severity},
     packet::{Protocol, Transport},
 };
@@ -288,12 +289,25 @@ fn related(alert: &Alert) -> Vec<String> {
 
 fn process(alert: &Alert) -> Option<Value> {
     let source = &alert.source;
+    let started = source.started.map(|time| Rfc3339(time).to_string().into());
+    let group = source.gid.map(|gid| gid.to_string().into());
     object([
         ("pid", source.pid.map(Value::from)),
         ("name", text(&source.comm)),
         ("executable", text(&source.exe)),
+        ("command_line", text(&source.command_line)),
+        ("start", started),
         ("parent", object([("pid", source.ppid.map(Value::from))])),
+        ("group", object([("id", group)])),
+        ("thread", capabilities(source)),
     ])
+}
+
+/// Those of interest only: root's are forty.
+fn capabilities(source: &Source) -> Option<Value> {
+    let names: Vec<&str> = source.capabilities?.of_interest().collect();
+    let effective = (!names.is_empty()).then(|| names.into());
+    object([("capabilities", object([("effective", effective)]))])
 }
 
 fn user(alert: &Alert) -> Option<Value> {
@@ -373,9 +387,22 @@ fn own(alert: &Alert) -> Value {
         ("held_us", alert.window.is_none().then(|| held.into())),
         ("client", text(&source.client)),
         ("process_start_ticks", source.start.map(Value::from)),
+        (
+            "exe_deleted",
+            source.exe.is_some().then(|| source.exe_deleted.into()),
+        ),
+        ("slice", text(&source.slice)),
+        ("session_user", session_user(source)),
         ("icmp", icmp),
     ])
     .unwrap_or_default()
+}
+
+fn session_user(source: &Source) -> Option<Value> {
+    object([
+        ("id", source.session_uid.map(|uid| uid.to_string().into())),
+        ("name", text(&source.session_user)),
+    ])
 }
 
 /// ECS writes a MAC address in capitals with dashes (RFC 7042).
@@ -405,7 +432,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::alert::example;
+    use crate::{alert::example, attribution::Capabilities};
 
     fn observer() -> Observer {
         Observer {
@@ -416,7 +443,17 @@ mod tests {
 
     #[test]
     fn a_local_flow_field_by_field() {
-        let alert = example::alert();
+        let mut alert = example::alert();
+        alert.source = Source {
+            started: Some(alert.time - std::time::Duration::from_micros(3_456)),
+            command_line: Some("curl -s \u{1b}[2J".into()),
+            gid: Some(100),
+            capabilities: Some(Capabilities::from_bits(1 << 13 | 1)),
+            session_uid: Some(1000),
+            session_user: Some("blue".into()),
+            slice: Some("system.slice".into()),
+            ..alert.source
+        };
         assert_eq!(
             ecs(&alert, &observer()),
             json!({
@@ -446,7 +483,11 @@ mod tests {
                     "egress": { "interface": { "name": "eth0" } },
                 },
                 "host": { "name": "gw" },
-                "process": { "pid": 1234, "name": "curl", "executable": "/usr/bin/curl", "parent": { "pid": 1 } },
+                "process": {
+                    "pid": 1234, "name": "curl", "executable": "/usr/bin/curl", "command_line": "curl -s \u{1b}[2J",
+                    "start": "2026-08-06T07:06:40.120000Z", "parent": { "pid": 1 }, "group": { "id": "100" },
+                    "thread": { "capabilities": { "effective": ["CAP_NET_RAW"] } },
+                },
                 "user": { "id": "1001", "name": "red" },
                 "service": { "name": "cron.service" },
                 "threat": {
@@ -457,6 +498,7 @@ mod tests {
                 "feedgate": {
                     "attribution": { "grade": "exact", "method": "sock-diag" },
                     "severity": "medium", "count": 1, "held_us": 312, "process_start_ticks": 5678,
+                    "exe_deleted": false, "slice": "system.slice", "session_user": { "id": "1000", "name": "blue" },
                 },
             })
         );
@@ -471,7 +513,7 @@ mod tests {
         alert.policy = Some("default.feeds".into());
         alert.nat_dst = Some(("192.0.2.9".parse().unwrap(), Some(8080)));
         alert.window = Some((alert.time, alert.time));
-        alert.source = crate::attribution::Source {
+        alert.source = Source {
             method: Some("forward"),
             cause: Some("no socket here".into()),
             container: Some("0123456789ab".into()),
@@ -480,7 +522,7 @@ mod tests {
             namespace: Some("shop".into()),
             mac: Some("00:00:5e:00:53:0a".into()),
             client: Some("printer".into()),
-            ..Default::default()
+            ..Source::default()
         };
         let doc = ecs(&alert, &observer());
         for (pointer, want) in [

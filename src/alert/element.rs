@@ -1,6 +1,7 @@
 //! The structured data element `[feedgate@32473 key="value" ...]` of DESIGN.md section 5.
 
 use std::{
+    borrow::Cow,
     fmt::{self, Write},
     time::SystemTime,
 };
@@ -8,6 +9,7 @@ use std::{
 use time::OffsetDateTime;
 
 use super::{Alert, community_id, text::push_value};
+use crate::attribution::Source;
 
 /// SD-ID (RFC 5424 section 7: a private one ends in an enterprise number; 32473 is the one of RFC 5612).
 pub(crate) const SD_ID: &str = "feedgate@32473";
@@ -127,7 +129,7 @@ fn who(params: &mut Params, alert: &Alert) {
     params.add_text("user", source.user.as_deref());
     params.add_some("pid", source.pid);
     params.add_some("ppid", source.ppid);
-    params.add_text("exe", source.exe.as_deref());
+    params.add_text("exe", exe(source).as_deref());
     params.add_text("comm", source.comm.as_deref());
     params.add_text("unit", source.unit.as_deref());
     params.add_text("container", source.container.as_deref());
@@ -136,6 +138,16 @@ fn who(params: &mut Params, alert: &Alert) {
     params.add_text("namespace", source.namespace.as_deref());
     params.add_text("mac", source.mac.as_deref());
     params.add_text("client", source.client.as_deref());
+}
+
+/// With the kernel's own word behind a file that is gone.
+fn exe(source: &Source) -> Option<Cow<'_, str>> {
+    let exe = source.exe.as_deref()?;
+    Some(if source.exe_deleted {
+        format!("{exe} (deleted)").into()
+    } else {
+        exe.into()
+    })
 }
 
 fn rest(params: &mut Params, alert: &Alert) {
@@ -265,6 +277,17 @@ mod tests {
                 r#" exe="/usr/bin/curl" comm="curl" unit="cron.service" image="busybox" natdst="192.0.2.1" natdpt="8080""#,
                 r#" community_id="1:OHtovGbttPq2UT6l3DTkAdYbV1E=" count="1" held_us="312"]"#
             )
+        );
+    }
+
+    #[test]
+    fn an_executable_that_is_gone_says_so() {
+        let mut alert = example::alert();
+        alert.source.exe_deleted = true;
+        let element = element(&alert, 2048);
+        assert!(
+            element.contains(r#" exe="/usr/bin/curl (deleted)""#),
+            "{element}"
         );
     }
 

@@ -388,8 +388,10 @@ mod tests {
             let sd = read.sd.find_sdid("feedgate@32473").unwrap();
             let dropped = line.len() > MAX_LINE - 600;
             let s = &alert.source;
+            let deleted = if s.exe_deleted { " (deleted)" } else { "" };
+            let exe = s.exe.as_ref().map(|exe| format!("{exe}{deleted}"));
             for (key, want) in [
-                ("exe", &s.exe), ("comm", &s.comm), ("unit", &s.unit), ("container", &s.container), ("image", &s.image),
+                ("exe", &exe), ("comm", &s.comm), ("unit", &s.unit), ("container", &s.container), ("image", &s.image),
                 ("pod", &s.pod), ("namespace", &s.namespace), ("mac", &s.mac), ("client", &s.client), ("user", &s.user),
                 ("cause", &s.cause), ("policy", &alert.policy), ("iface", &alert.iface),
             ] {

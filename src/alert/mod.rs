@@ -66,7 +66,7 @@ pub(crate) mod example {
 
     use super::*;
     use crate::{
-        attribution::Grade,
+        attribution::{Capabilities, Grade},
         packet::{Protocol, Transport},
     };
 
@@ -143,9 +143,18 @@ pub(crate) mod example {
     }
 
     prop_compose! {
-        fn process()(exe in of(nasty()), comm in of(nasty()), unit in of(nasty()), container in of(nasty()),
+        fn program()(exe in of(nasty()), exe_deleted: bool, comm in of(nasty()), command_line in of(nasty()),
+                     slice in of(nasty()), session_user in of(nasty()), session_uid: Option<u32>, gid: Option<u32>,
+                     bits: Option<u64>) -> Source {
+            Source { exe, exe_deleted, comm, command_line, slice, session_user, session_uid, gid,
+                     capabilities: bits.map(Capabilities::from_bits), ..Source::default() }
+        }
+    }
+
+    prop_compose! {
+        fn process()(program in program().boxed(), unit in of(nasty()), container in of(nasty()),
                      image in of(nasty()), pid: Option<u32>, ppid: Option<u32>, start: Option<u64>) -> Source {
-            Source { exe, comm, unit, container, image, pid, ppid, start, ..Source::default() }
+            Source { unit, container, image, pid, ppid, start, ..program }
         }
     }
 

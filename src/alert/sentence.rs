@@ -71,8 +71,10 @@ fn who(out: &mut String, source: &Source) {
     pair(out, "pod", source.pod.as_deref());
     pair(out, "client", source.client.as_deref());
     pair(out, "mac", source.mac.as_deref());
-    if out.len() > start {
-        out.truncate(out.trim_end().len());
+    // No further back than to the start: a process may have an empty name.
+    let named = out.get(start..).map_or(0, |who| who.trim_end().len());
+    out.truncate(start + named);
+    if named > 0 {
         if source.grade == Grade::Likely {
             out.insert_str(start, "likely ");
         }
@@ -154,6 +156,21 @@ mod tests {
             ..Source::default()
         };
         assert!(sentence(&alert).contains(": likely Web_Content?, repeated"));
+    }
+
+    #[test]
+    fn an_empty_name_is_no_source() {
+        let source = Source {
+            grade: Grade::Likely,
+            comm: Some(String::new()),
+            cause: Some("it has ended".into()),
+            ..Source::default()
+        };
+        let text = sentence(&Alert {
+            source,
+            ..example::alert()
+        });
+        assert!(text.ends_with(": source unknown (it has ended)"), "{text}");
     }
 
     proptest! {

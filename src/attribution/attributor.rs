@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,7 +13,7 @@ use super::{
     cgroup_tree::CgroupTree,
     clients::Clients,
     containers::{Containers, Identity},
-    finder::{Cause, Finder, Found, Question},
+    finder::{Cause, Finder, Found, Question, Socket},
     holder::{Holders, Search},
     namespaces::Namespaces,
     process::{Process, cgroup_of},
@@ -25,6 +26,9 @@ use crate::{feed::Direction, packet::Flow};
 /// Holders of a shared socket named beside the likeliest.
 const MAX_SHARERS: usize = 4;
 
+/// The PID namespace that sees all processes (PROC_PID_INIT_INO, linux/proc_ns.h).
+const INITIAL_PIDS: &str = "pid:[4026531836]";
+
 /// Names the source of flows, one packet at a time; each queue thread has its own.
 ///
 /// Grades:
@@ -34,8 +38,8 @@ const MAX_SHARERS: usize = 4;
 ///   start time, was read while the packet was held. The same inside the network namespace that a
 ///   forwarded packet comes from, with `netns-` before the method.
 /// - *likely*: one candidate by less: one of several sockets on a local port, one of several
-///   processes that hold the socket, the local end alone (`local-end`; a destination rewritten by
-///   NAT, raw and ping sockets), a user that differs from the queue's, the container of a
+///   processes that hold the socket, the local end alone (`local-end`, a destination rewritten by
+///   NAT; `raw-socket` and `ping-socket`), a user that differs from the queue's, the container of a
 ///   namespace (`netns`), or the network card of a forwarded packet (`forward`).
 /// - *unknown*: no process; `cause` says why. What is known (user, unit, container) is there.
 pub struct Attributor {
@@ -81,7 +85,7 @@ impl Attributor {
     pub fn local(&mut self, flow: &Flow, direction: Direction, clues: &Clues) -> Source {
         let question = self.question(flow, direction, clues.uid, clues.device(direction));
         let mut source = match self.finder.find(&question) {
-            Ok(found) => self.describe(found, &question),
+            Ok(found) => self.describe_own(found, &question),
             Err(cause) => Source {
                 method: clues.uid.map(|_| "nfqa-uid"),
                 uid: clues.uid,
@@ -141,6 +145,14 @@ impl Attributor {
         };
         let mut source = match answer.found {
             Ok(found) => self.describe(found, question),
+            Err(cause) if answer.packet_sockets > 0 => Source {
+                method: Some("netns-packet-socket"),
+                cause: Some(format!(
+                    "{cause}; packet sockets there ({}) can write any packet",
+                    answer.packet_sockets
+                )),
+                ..Source::default()
+            },
             Err(cause) => Source {
                 method: Some("netns"),
                 cause: Some(cause),
@@ -164,6 +176,37 @@ impl Attributor {
             }
         }
         source
+    }
+
+    /// A socket of this host: of a process, or of the kernel itself (WireGuard, VXLAN, NFS).
+    fn describe_own(&mut self, found: Found, question: &Question<'_>) -> Source {
+        let socket = found.socket;
+        let source = self.describe(found, question);
+        if source.pid.is_some() || !self.is_kernels(socket, question) {
+            return source;
+        }
+        Source {
+            method: Some("kernel-socket"),
+            uid: source.uid,
+            cause: Some("a socket of the kernel itself (WireGuard, VXLAN, NFS, ...)".to_owned()),
+            ..Source::default()
+        }
+    }
+
+    /// True when the socket is still there and no process can have it: all processes were seen,
+    /// and the queue named no user, as it does for every socket with a descriptor.
+    fn is_kernels(&mut self, socket: Socket, question: &Question<'_>) -> bool {
+        let is_candidate = socket.inode != 0 && question.uid.is_none();
+        let all_seen = || {
+            fs::read_link(self.proc.join("self/ns/pid"))
+                .is_ok_and(|space| space.as_os_str() == INITIAL_PIDS)
+                && fs::read_dir(self.proc.join("1/fd")).is_ok()
+        };
+        if !is_candidate || Instant::now() >= question.deadline || !all_seen() {
+            return false;
+        }
+        let again = self.finder.find(question);
+        again.is_ok_and(|again| again.socket.inode == socket.inode)
     }
 
     /// Adds the process, unit and container to a socket.
@@ -222,6 +265,10 @@ impl Attributor {
 
     fn add_user(&mut self, source: &mut Source, deadline: Instant) {
         source.user = source.uid.and_then(|uid| self.users.name(uid, deadline));
+        source.session_user = match (source.session_uid, source.uid) {
+            (session, uid) if session == uid => source.user.clone(),
+            (session, _) => session.and_then(|uid| self.users.name(uid, deadline)),
+        };
     }
 
     fn add_client(&mut self, source: &mut Source, mac: Option<Mac>, deadline: Instant) {
@@ -248,16 +295,26 @@ fn machine(mac: Option<Mac>) -> Source {
 fn set_process(source: &mut Source, process: Process) {
     source.pid = Some(process.pid);
     source.start = Some(process.start);
+    source.started = process.started;
     source.ppid = Some(process.ppid);
     source.comm = Some(process.comm);
+    source.command_line = process.command_line;
+    source.gid = process.gid;
+    source.capabilities = process.capabilities;
+    source.session_uid = process.session_uid;
     if process.exe.is_none() {
         add_cause(source, "its executable is not readable");
     }
-    source.exe = process.exe;
+    (source.exe, source.exe_deleted) = match process.exe {
+        Some(exe) => (Some(exe.path), exe.deleted),
+        None => (None, false),
+    };
 }
 
 fn set_identity(source: &mut Source, identity: &Identity) {
     source.unit.clone_from(&identity.unit);
+    source.slice.clone_from(&identity.slice);
+    source.session_uid = source.session_uid.or(identity.session_uid);
     source.container.clone_from(&identity.container);
     source.image.clone_from(&identity.image);
     source.pod.clone_from(&identity.pod);
@@ -269,7 +326,7 @@ fn also_held_by(sharers: &[Sharer]) -> Cause {
     let named: Vec<String> = sharers
         .iter()
         .take(MAX_SHARERS)
-        .map(|Sharer { process, .. }| format!("{} ({})", process.pid, process.comm))
+        .map(|Sharer { pid, comm, .. }| format!("{pid} ({comm})"))
         .collect();
     let more = sharers.len().saturating_sub(MAX_SHARERS);
     match more {

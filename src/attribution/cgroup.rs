@@ -16,6 +16,8 @@ pub struct CgroupIdentity {
     pub unit: Option<String>,
     /// Innermost systemd slice above that unit.
     pub slice: Option<String>,
+    /// The user whose sessions' slice it is below, `/user.slice/user-UID.slice`.
+    pub session_uid: Option<u32>,
     /// Innermost container.
     pub container: Option<ContainerId>,
     /// Kubernetes pod UID: a UUID, or the 32 digits of a static pod.
@@ -82,9 +84,21 @@ pub fn identify(path: &str) -> CgroupIdentity {
             .iter()
             .rfind(|part| part.ends_with(".slice"))
             .map(|part| unescape_cgroup(part).to_owned()),
+        session_uid: session(&parts),
         container: container(&parts),
         pod_uid: pod_uid(&parts),
     }
+}
+
+/// Only of the host itself: a container may have a logind of its own.
+fn session(parts: &[&str]) -> Option<u32> {
+    let ["user.slice", user, ..] = parts else {
+        return None;
+    };
+    user.strip_prefix("user-")?
+        .strip_suffix(".slice")?
+        .parse()
+        .ok()
 }
 
 fn is_unit(part: &str) -> bool {
@@ -404,6 +418,24 @@ mod tests {
             Some("system.slice")
         );
         assert_eq!(slice("/kubepods.slice").as_deref(), Some("kubepods.slice"));
+        assert_eq!(slice("/docker/x"), None);
+    }
+
+    #[test]
+    fn a_session_is_the_hosts_own() {
+        let session = |path| identify(path).session_uid;
+        assert_eq!(
+            session("/user.slice/user-1000.slice/session-3.scope"),
+            Some(1000)
+        );
+        assert_eq!(session("/user.slice/user-0.slice/user@0.service"), Some(0));
+        assert_eq!(session("/user.slice/user-.slice"), None);
+        assert_eq!(session("/system.slice/cron.service"), None);
+        assert_eq!(
+            session("/lxc/box/user.slice/user-1000.slice/session-3.scope"),
+            None,
+            "a user of a container"
+        );
     }
 
     #[test]

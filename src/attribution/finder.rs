@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::errno::Errno;
+
 use super::{
     Grade,
     inet_diag::{Answer, Ends},
@@ -32,6 +34,9 @@ pub(super) struct Socket {
     pub(super) uid: u32,
     pub(super) cgroup: Option<u64>,
 }
+
+/// Method of what a raw socket sent.
+const RAW: &str = "raw-socket";
 
 /// Why there is no socket, in words.
 pub(super) type Cause = String;
@@ -79,7 +84,10 @@ impl Finder {
             _ if flow.fragment => Err("a later fragment carries no ports".to_owned()),
             Transport::Ports { .. } => self.find_by_ports(question, ends),
             Transport::None if flow.proto.has_ports() => {
-                Err("the packet ends before its ports".to_owned())
+                let writers = self.writers(question, ends)?;
+                only_candidate(writers, RAW, uid, || {
+                    "the packet ends before its ports".to_owned()
+                })
             }
             Transport::Icmp { kind, .. } if is_kernels_own(flow, kind, direction, uid) => Err(
                 format!("the kernel itself handles {} type {kind}", flow.proto),
@@ -100,17 +108,23 @@ impl Finder {
         let sends = question.direction == Direction::Egress;
         let rows = proc_net::local_end(&self.tables, proto, ends, sends, question.deadline)
             .map_err(|proc_net::Timeout| question.timed_out())?;
-        only_candidate(rows, question.uid, || match (failure, question.direction) {
-            (Some(errno), _) => {
-                format!("sock_diag for {proto}: {errno}; no socket on the local end")
+        let writers = if rows.iter().all(|row| row.inode == 0) {
+            self.writers(question, ends)?
+        } else {
+            Vec::new()
+        };
+        // What the kernel has no sockets for, a program does by itself (SCTP in user space). Of the
+        // others a socket that was closed meanwhile is likelier.
+        if !writers.is_empty() && !proc_net::has_table(proto) {
+            return only_candidate(writers, RAW, question.uid, || no_socket(question, failure));
+        }
+        only_candidate(rows, "local-end", question.uid, || {
+            let none = no_socket(question, failure);
+            if writers.is_empty() {
+                none
+            } else {
+                format!("{none}; or a raw socket of this user wrote the packet")
             }
-            (None, Direction::Egress) => {
-                "no socket: the process closed it, or the kernel sent this".to_owned()
-            }
-            (None, Direction::Ingress) => format!(
-                "no socket of this host takes {proto} port {}",
-                ends.local.port()
-            ),
         })
     }
 
@@ -151,6 +165,22 @@ impl Finder {
         }
     }
 
+    /// Raw sockets of the user that the queue named, which may have written headers with ports
+    /// themselves. Without a name there are none: it means that an open socket sent the packet.
+    fn writers(&self, question: &Question<'_>, ends: Ends) -> Result<Vec<Row>, Cause> {
+        let Some(uid) = question
+            .uid
+            .filter(|_| question.direction == Direction::Egress)
+        else {
+            return Ok(Vec::new());
+        };
+        let proto = question.flow.proto;
+        let mut rows = proc_net::raws(&self.tables, proto, ends, question.deadline)
+            .map_err(|proc_net::Timeout| question.timed_out())?;
+        rows.retain(|row| row.uid == uid && row.inode != 0);
+        Ok(rows)
+    }
+
     fn find_raw(
         &self,
         question: &Question<'_>,
@@ -158,11 +188,34 @@ impl Finder {
         id: Option<u16>,
     ) -> Result<Found, Cause> {
         let proto = question.flow.proto;
-        let rows = proc_net::raw(&self.tables, proto, ends, id, question.deadline)
-            .map_err(|proc_net::Timeout| question.timed_out())?;
-        only_candidate(rows, question.uid, || {
+        let late = |proc_net::Timeout| question.timed_out();
+        let pings = match id {
+            Some(id) => proc_net::pings(&self.tables, ends, id, question.deadline).map_err(late)?,
+            None => Vec::new(),
+        };
+        let (rows, method) = if pings.is_empty() {
+            let raws = proc_net::raws(&self.tables, proto, ends, question.deadline);
+            (raws.map_err(late)?, RAW)
+        } else {
+            (pings, "ping-socket")
+        };
+        only_candidate(rows, method, question.uid, || {
             format!("no ping or raw socket for {proto}: the kernel's own, or closed")
         })
+    }
+}
+
+fn no_socket(question: &Question<'_>, failure: Option<Errno>) -> Cause {
+    let proto = question.flow.proto;
+    match (failure, question.direction) {
+        (Some(errno), _) => format!("sock_diag for {proto}: {errno}; no socket on the local end"),
+        (None, Direction::Egress) => {
+            "no socket: the process closed it, or the kernel sent this".to_owned()
+        }
+        (None, Direction::Ingress) => format!(
+            "no socket of this host takes {proto} port {}",
+            question.flow.dst_port().unwrap_or_default()
+        ),
     }
 }
 
@@ -218,6 +271,7 @@ fn listening(answer: Answer, direction: Direction) -> Found {
 /// The one socket among candidates of the local end.
 fn only_candidate(
     mut rows: Vec<Row>,
+    method: &'static str,
     nfqa_uid: Option<u32>,
     none: impl FnOnce() -> Cause,
 ) -> Result<Found, Cause> {
@@ -234,7 +288,7 @@ fn only_candidate(
                 cgroup: None,
             },
             grade: Grade::Likely,
-            method: "local-end",
+            method,
             cause: None,
         }),
         many => Err(format!(

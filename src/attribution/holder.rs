@@ -18,7 +18,7 @@ use super::{
     relatives::{Relatives, Sharer},
 };
 
-/// Holders remembered, with two open files each.
+/// Holders remembered, with three open files each.
 const MAX_RECENT: usize = 32;
 /// Holders of the same cgroup whose likely descriptors are tried first.
 const MAX_GUESSES: usize = 8;
@@ -159,7 +159,19 @@ impl Holders {
             return Search::Found(process, sharers);
         }
         let busy = holder.handle.is_busy_with(holder.fd);
-        likeliest_first(Sharer { process, busy }, sharers)
+        let (first, others) = likeliest_first(sharer_of(&process, busy), sharers);
+        if first.pid == process.pid {
+            return Search::Found(process, others);
+        }
+        match self.relatives.describe(&first) {
+            Some(first) => Search::Found(first, others),
+            // It has just ended: the holder that was found is still one.
+            None => {
+                let others = others.into_iter().filter(|other| other.pid != process.pid);
+                let others = others.collect();
+                Search::Found(process, others)
+            }
+        }
     }
 
     fn scan_processes(
@@ -303,15 +315,30 @@ impl Goal {
     }
 }
 
+fn sharer_of(process: &Process, busy: bool) -> Sharer {
+    Sharer {
+        pid: process.pid,
+        start: process.start,
+        comm: process.comm.clone(),
+        busy,
+    }
+}
+
 /// Whoever is in a system call on the socket; then the newest: a socket is mostly opened to be
 /// handed to a child.
-fn likeliest_first(holder: Sharer, mut sharers: Vec<Sharer>) -> Search {
-    sharers.push(holder);
-    sharers.sort_by_key(|sharer| {
-        std::cmp::Reverse((sharer.busy, sharer.process.start, sharer.process.pid))
-    });
-    let first = sharers.remove(0);
-    Search::Found(first.process, sharers)
+fn likeliest_first(holder: Sharer, sharers: Vec<Sharer>) -> (Sharer, Vec<Sharer>) {
+    let rank = |sharer: &Sharer| (sharer.busy, sharer.start, sharer.pid);
+    let mut others = sharers;
+    others.sort_by_key(|sharer| std::cmp::Reverse(rank(sharer)));
+    match others.first() {
+        Some(other) if rank(other) > rank(&holder) => {
+            let first = others.remove(0);
+            let at = others.partition_point(|other| rank(other) > rank(&holder));
+            others.insert(at, holder);
+            (first, others)
+        }
+        _ => (holder, others),
+    }
 }
 
 fn link(thread: Option<u32>, fd: u32) -> String {
@@ -470,7 +497,7 @@ mod tests {
         fs::write(fixture.0.path().join(children).join("children"), list).unwrap();
         let find = |holders: &mut Holders| match holders.find(10, None, || vec![P], soon()) {
             Search::Found(process, others) => {
-                let others = others.iter().map(|other| other.process.pid);
+                let others = others.iter().map(|other| other.pid);
                 (process.pid, others.collect::<Vec<_>>())
             }
             other => panic!("{other:?}"),

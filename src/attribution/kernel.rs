@@ -53,3 +53,18 @@ pub(super) fn share_files(a: u32, b: u32) -> bool {
     // SAFETY: kcmp takes numbers only.
     unsafe { libc::syscall(libc::SYS_kcmp, a, b, KCMP_FILES, 0, 0) == 0 }
 }
+
+/// A UDP-Lite socket, which has no name in nix; for tests.
+///
+/// # Errors
+/// `EPROTONOSUPPORT` on a kernel without it.
+#[cfg(test)]
+pub(super) fn udplite_socket(v6: bool) -> Result<OwnedFd, Errno> {
+    let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+    // SAFETY: socket takes numbers only.
+    let fd = unsafe { libc::socket(family, kind, libc::IPPROTO_UDPLITE) };
+    let fd = Errno::result(fd)?;
+    // SAFETY: the call has just returned this descriptor, and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

@@ -3,7 +3,7 @@
 //!
 //! An answer that is not certain says so: unknown stays unknown, with a cause.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::SystemTime};
 
 use nix::errno::Errno;
 use thiserror::Error;
@@ -11,6 +11,7 @@ use thiserror::Error;
 use crate::feed::Direction;
 
 mod attributor;
+mod capabilities;
 pub mod cgroup;
 mod cgroup_tree;
 mod clients;
@@ -24,14 +25,20 @@ mod namespace_tests;
 mod namespaces;
 mod proc_net;
 mod process;
+#[cfg(test)]
+mod program_tests;
+#[cfg(test)]
+mod raw_tests;
 mod relatives;
 mod roots;
 mod sock_diag;
+mod status;
 #[cfg(test)]
 mod tests;
 mod users;
 
 pub use attributor::Attributor;
+pub use capabilities::Capabilities;
 pub use roots::Roots;
 
 /// Why attribution cannot start.
@@ -118,8 +125,9 @@ impl fmt::Display for Grade {
 pub struct Source {
     /// How sure.
     pub grade: Grade,
-    /// How it was found: `sock-diag`, `sock-diag-listener`, `local-end`, `nfqa-uid`, `forward`, `netns`,
-    /// `netns-` before one of the first three, `live-flow`, ...
+    /// How it was found: `sock-diag`, `sock-diag-listener`, `local-end`, `raw-socket`, `ping-socket`,
+    /// `kernel-socket`, `nfqa-uid`, `forward`, `netns`, `netns-` before one of the first five,
+    /// `netns-packet-socket`, `live-flow`.
     pub method: Option<&'static str>,
     /// Why something is missing, in words.
     pub cause: Option<String>,
@@ -131,14 +139,31 @@ pub struct Source {
     pub pid: Option<u32>,
     /// Its start time in clock ticks since boot (proc(5), stat field 22): pid and start are its identity.
     pub start: Option<u64>,
+    /// The same by the clock on the wall, to a hundredth of a second.
+    pub started: Option<SystemTime>,
     /// Its parent.
     pub ppid: Option<u32>,
     /// Path of its executable.
     pub exe: Option<String>,
+    /// The file that `exe` names is gone, or was never there (memfd_create(2)).
+    pub exe_deleted: bool,
+    /// Its arguments with spaces between, at most 256 bytes; not in the alert line.
+    pub command_line: Option<String>,
+    /// Its effective group.
+    pub gid: Option<u32>,
+    /// Its effective capabilities.
+    pub capabilities: Option<Capabilities>,
+    /// The user whose login it descends from: the kernel's audit record of it, else the slice of
+    /// its session.
+    pub session_uid: Option<u32>,
+    /// Name of `session_uid`.
+    pub session_user: Option<String>,
     /// Its name (proc(5), comm; at most 15 bytes, chosen by the process).
     pub comm: Option<String>,
     /// systemd unit.
     pub unit: Option<String>,
+    /// systemd slice that the unit is in.
+    pub slice: Option<String>,
     /// Container: the name where known, else the ID.
     pub container: Option<String>,
     /// Container image.

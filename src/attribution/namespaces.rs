@@ -29,10 +29,12 @@ use nix::{
 
 use super::{
     finder::{Cause, Finder, Found, Question},
+    proc_net,
     process::numbers,
     sock_diag::SockDiag,
 };
 use crate::{
+    feed::Direction,
     netlink::put,
     route::{Route, attribute, i32_at},
 };
@@ -66,6 +68,8 @@ pub(super) struct Namespaces {
 /// What a namespace says of a flow.
 pub(super) struct Answer {
     pub(super) found: Result<Found, Cause>,
+    /// Packet sockets in it, when nothing was found.
+    pub(super) packet_sockets: usize,
     /// One of its processes.
     pub(super) member: u32,
 }
@@ -81,6 +85,8 @@ struct Space {
     nsid: i32,
     member: Member,
     finder: Result<Finder, Cause>,
+    /// The folder whose `net` has the tables.
+    tables: PathBuf,
     used: Instant,
 }
 
@@ -145,7 +151,8 @@ impl Namespaces {
         Ok(Space {
             nsid,
             member,
-            finder: open_inside(file).map(|diag| Finder::new(tables, diag)),
+            finder: open_inside(file).map(|diag| Finder::new(tables.clone(), diag)),
+            tables,
             used: Instant::now(),
         })
     }
@@ -241,7 +248,12 @@ impl Space {
             Ok(finder) => finder.find(question),
             Err(cause) => Err(cause.clone()),
         };
+        let packet_sockets = match (&found, question.direction) {
+            (Err(_), Direction::Egress) => proc_net::packet_sockets(&self.tables),
+            _ => 0,
+        };
         Answer {
+            packet_sockets,
             found: found.map(|found| Found {
                 method: inside(found.method),
                 ..found
@@ -325,6 +337,8 @@ fn inside(method: &'static str) -> &'static str {
         "sock-diag" => "netns-sock-diag",
         "sock-diag-listener" => "netns-sock-diag-listener",
         "local-end" => "netns-local-end",
+        "ping-socket" => "netns-ping-socket",
+        "raw-socket" => "netns-raw-socket",
         other => other,
     }
 }

@@ -5,12 +5,18 @@ use std::{
     io::Read,
     os::{fd::OwnedFd, unix::fs::FileExt},
     path::Path,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use nix::{
-    fcntl::{OFlag, open, openat, readlinkat},
-    sys::stat::Mode,
+    fcntl::{AtFlags, OFlag, open, openat, readlinkat},
+    sys::stat::{FileStat, Mode, fstatat},
+    time::{ClockId, clock_gettime},
+};
+
+use super::{
+    Capabilities,
+    status::{MAX_COMMAND_LINE, Status, command_line, parse_login, parse_status},
 };
 
 /// Most bytes read of a stat line: 52 numbers and a name of 15 bytes.
@@ -22,9 +28,18 @@ const MAX_CGROUP: u64 = 64 * 1024;
 /// Longest name of a process: 15 bytes and a line feed, and 63 of a kernel thread.
 const MAX_COMM: usize = 64;
 
-/// How long the cgroup of a process is believed: reading it costs 15 us, and to move a process
-/// after its start is rare.
-const CGROUP_FRESH: Duration = Duration::from_secs(1);
+/// Most bytes read of a status file: some sixty lines, of which only the list of groups is long.
+const MAX_STATUS: u64 = 64 * 1024;
+
+/// How long the cgroup, group and capabilities of a process are believed while it runs the same
+/// program with the same arguments: reading them costs 25 us, and they change rarely after a start.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Behind the link to an executable that is gone.
+const DELETED: &str = " (deleted)";
+
+/// Clock ticks in a second, USER_HZ: 100 on every architecture that Linux and Rust share.
+const TICKS: u64 = 100;
 
 /// A process that held the socket when all of this was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,12 +47,29 @@ pub(super) struct Process {
     pub(super) pid: u32,
     /// Clock ticks since boot.
     pub(super) start: u64,
+    /// The same by the clock on the wall.
+    pub(super) started: Option<SystemTime>,
     pub(super) ppid: u32,
     pub(super) comm: String,
-    /// With ` (deleted)` behind it when the file is gone; `None`: not readable.
-    pub(super) exe: Option<String>,
+    pub(super) command_line: Option<String>,
+    /// `None`: not readable.
+    pub(super) exe: Option<Executable>,
+    /// Effective group.
+    pub(super) gid: Option<u32>,
+    /// Effective capabilities.
+    pub(super) capabilities: Option<Capabilities>,
+    /// The user that logged in (CONFIG_AUDIT).
+    pub(super) session_uid: Option<u32>,
     /// Path of its cgroup.
     pub(super) cgroup: Option<String>,
+}
+
+/// The file a process runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Executable {
+    pub(super) path: String,
+    /// It is not at `path` any more, or never was (memfd_create(2)).
+    pub(super) deleted: bool,
 }
 
 /// A process kept open.
@@ -49,12 +81,27 @@ pub(super) struct Process {
 pub(super) struct Handle {
     pid: u32,
     start: u64,
+    started: Option<SystemTime>,
     ppid: u32,
     folder: OwnedFd,
     comm: File,
-    exe: Option<String>,
+    /// `None`: not readable.
+    cmdline: Option<File>,
+    program: Program,
+    /// When `program` was read.
+    read: Option<Instant>,
+}
+
+/// What is read again when the process runs something else, and after a second.
+#[derive(Debug, Default)]
+struct Program {
+    /// Where PROC/PID/exe leads.
+    link: Option<String>,
+    command_line: Option<String>,
+    exe: Option<Executable>,
     cgroup: Option<String>,
-    cgroup_read: Option<Instant>,
+    status: Status,
+    session_uid: Option<u32>,
 }
 
 impl Handle {
@@ -66,17 +113,23 @@ impl Handle {
         Some(Self {
             pid,
             start: stat.start,
+            started: started(stat.start),
             ppid: stat.ppid,
             comm: file_at(&folder, "comm")?,
+            cmdline: file_at(&folder, "cmdline"),
             folder,
-            exe: None,
-            cgroup: None,
-            cgroup_read: None,
+            program: Program::default(),
+            read: None,
         })
     }
 
     pub(super) fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Clock ticks since boot.
+    pub(super) fn start(&self) -> u64 {
+        self.start
     }
 
     /// The parent when it was opened.
@@ -109,25 +162,85 @@ impl Handle {
     }
 
     /// Reads what may change; `None` when the process has gone meanwhile.
+    ///
+    /// Name, executable and arguments are read each time, so that what was true before an
+    /// execve(2) is never told after it: a program with other arguments, or another program, also
+    /// has its group, capabilities and cgroup read anew.
     pub(super) fn describe(&mut self, now: Instant) -> Option<Process> {
-        let exe = readlinkat(&self.folder, "exe").ok();
-        let exe = exe.map(|path| path.to_string_lossy().into_owned());
-        let fresh = |read: Instant| now.saturating_duration_since(read) < CGROUP_FRESH;
-        if exe != self.exe || !self.cgroup_read.is_some_and(fresh) {
-            self.cgroup = read_at(&self.folder, "cgroup", MAX_CGROUP)
-                .and_then(|text| cgroup_path(&String::from_utf8_lossy(&text)).map(str::to_owned));
-            self.cgroup_read = Some(now);
-            self.exe.clone_from(&exe);
+        let link = readlinkat(&self.folder, "exe").ok();
+        let link = link.map(|path| path.to_string_lossy().into_owned());
+        let command_line = self.command_line();
+        let fresh = |read: Instant| now.saturating_duration_since(read) < FRESH;
+        let same = link == self.program.link && command_line == self.program.command_line;
+        if !same || !self.read.is_some_and(fresh) {
+            self.program = self.program(link, command_line);
+            self.read = Some(now);
         }
+        let program = &self.program;
         Some(Process {
             pid: self.pid,
             start: self.start,
+            started: self.started,
             ppid: self.ppid,
-            exe,
-            cgroup: self.cgroup.clone(),
+            command_line: program.command_line.clone(),
+            exe: program.exe.clone(),
+            gid: program.status.gid,
+            capabilities: program.status.capabilities,
+            session_uid: program.session_uid,
+            cgroup: program.cgroup.clone(),
             comm: self.comm()?, // last: it fails when the process is gone
         })
     }
+
+    /// Its arguments now. More than what is kept is read, to see that something was cut.
+    fn command_line(&self) -> Option<String> {
+        let mut bytes = [0; MAX_COMMAND_LINE + 1];
+        let length = self.cmdline.as_ref()?.read_at(&mut bytes, 0).ok()?;
+        command_line(bytes.get(..length)?)
+    }
+
+    fn program(&self, link: Option<String>, command_line: Option<String>) -> Program {
+        let cgroup = read_at(&self.folder, "cgroup", MAX_CGROUP)
+            .and_then(|text| cgroup_path(&String::from_utf8_lossy(&text)).map(str::to_owned));
+        let status = read_at(&self.folder, "status", MAX_STATUS);
+        let login = read_at(&self.folder, "loginuid", 32);
+        Program {
+            exe: link.clone().map(|link| self.executable(link)),
+            link,
+            command_line,
+            cgroup,
+            status: status.map(|text| parse_status(&text)).unwrap_or_default(),
+            session_uid: login.and_then(|text| parse_login(&text)),
+        }
+    }
+
+    /// The kernel writes ` (deleted)` behind the path of a file that is gone. A file may have that
+    /// in its name as well: then it is there.
+    fn executable(&self, link: String) -> Executable {
+        let Some(path) = link.strip_suffix(DELETED) else {
+            return Executable {
+                path: link,
+                deleted: false,
+            };
+        };
+        let file = |name: &str| fstatat(&self.folder, name, AtFlags::empty()).ok();
+        let id = |file: FileStat| (file.st_dev, file.st_ino);
+        let named = file(&format!("root{link}")).map(id);
+        let deleted = named.is_none() || named != file("exe").map(id);
+        let path = if deleted { path.to_owned() } else { link };
+        Executable { path, deleted }
+    }
+}
+
+/// A start time by the clock on the wall, to a hundredth of a second.
+fn started(ticks: u64) -> Option<SystemTime> {
+    let up = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?);
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .ok()?;
+    let since = now.checked_sub(up)? + Duration::from_millis(ticks.checked_mul(1000 / TICKS)?);
+    let hundredths = since.as_millis() / 10 * 10;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(u64::try_from(hundredths).ok()?))
 }
 
 /// Calls whose first argument is a socket.
@@ -269,10 +382,24 @@ mod tests {
         let process = me.describe(Instant::now()).unwrap();
         assert_eq!(process.ppid, std::os::unix::process::parent_id());
         assert!(process.start > 0);
+        let exe = std::env::current_exe().unwrap();
         assert_eq!(
             process.exe,
-            std::env::current_exe().unwrap().to_str().map(str::to_owned)
+            Some(Executable {
+                path: exe.to_str().unwrap().to_owned(),
+                deleted: false
+            })
         );
+        assert_eq!(process.gid, Some(nix::unistd::getegid().as_raw()));
+        assert!(process.capabilities.is_some());
+        let arguments: Vec<String> = std::env::args().collect();
+        let line = process.command_line.unwrap();
+        assert!(
+            arguments
+                .join(" ")
+                .starts_with(line.trim_end_matches("..."))
+        );
+        assert!(process.started.unwrap() <= SystemTime::now());
         let comm = fs::read_to_string("/proc/self/comm").unwrap();
         assert_eq!(process.comm, comm.trim_end());
         assert_eq!(cgroup_of(Path::new("/proc"), pid), process.cgroup);
@@ -342,7 +469,11 @@ mod tests {
         let process = handle.describe(Instant::now()).unwrap();
         assert_eq!((process.pid, process.start, process.ppid), (7, 99, 1));
         assert_eq!(process.comm, "sh");
-        assert_eq!(process.exe.as_deref(), Some("/bin/gone (deleted)"));
+        let gone = Executable {
+            path: "/bin/gone".to_owned(),
+            deleted: true,
+        };
+        assert_eq!(process.exe, Some(gone));
         assert_eq!(process.cgroup.as_deref(), Some("/x.service"));
         fs::remove_dir_all(&folder).unwrap();
         create(100);

@@ -29,7 +29,10 @@ const ROOTS: u32 = 2;
 /// One of several processes that hold a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sharer {
-    pub(super) process: Process,
+    pub(super) pid: u32,
+    /// Clock ticks since boot.
+    pub(super) start: u64,
+    pub(super) comm: String,
     /// It is in a system call on the socket.
     pub(super) busy: bool,
 }
@@ -87,7 +90,7 @@ impl Relatives {
         }
         let mut pid = holder.ppid();
         for _ in 0..MAX_ANCESTORS {
-            let holds = |sharer: &Sharer| sharer.process.pid == pid;
+            let holds = |sharer: &Sharer| sharer.pid == pid;
             if !sharers.iter().any(holds) || Instant::now() >= deadline {
                 break;
             }
@@ -109,13 +112,25 @@ impl Relatives {
                 .is_ok_and(|found| found.as_os_str() == target)
         };
         let fd = [fd, STDIN].into_iter().find(|&fd| leads(fd))?;
-        let mut handle = Handle::open(&self.proc, pid)?;
+        let handle = Handle::open(&self.proc, pid)?;
         if !handle.leads_to(&format!("fd/{fd}"), target) {
             return None;
         }
-        let busy = handle.is_busy_with(fd);
-        let process = handle.describe(Instant::now())?;
-        Some(Sharer { process, busy })
+        Some(Sharer {
+            pid,
+            start: handle.start(),
+            busy: handle.is_busy_with(fd),
+            comm: handle.comm()?,
+        })
+    }
+
+    /// All of one that is named first; `None` when it has gone meanwhile.
+    pub(super) fn describe(&self, sharer: &Sharer) -> Option<Process> {
+        let mut handle = Handle::open(&self.proc, sharer.pid)?;
+        if handle.start() != sharer.start {
+            return None;
+        }
+        handle.describe(Instant::now())
     }
 
     fn descendants(&self, of: u32, but: u32, found: &mut Vec<u32>) {

@@ -8,17 +8,14 @@ use std::{
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv,
-        send, socket,
-    },
+    sys::socket::{MsgFlags, SockProtocol, recv, send},
 };
 
 use super::{
     AttributionError,
     inet_diag::{Answer, Ends, Message, Query, TCP_LISTEN, encode, messages},
 };
-use crate::packet::Protocol;
+use crate::{netlink_socket, packet::Protocol};
 
 /// The largest datagram of a netlink dump.
 const BUFFER: usize = 32 * 1024;
@@ -55,15 +52,9 @@ pub(super) enum Fit {
 
 impl SockDiag {
     pub(super) fn open() -> Result<Self, AttributionError> {
-        let socket = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            SockProtocol::NetlinkSockDiag,
-        )
-        .map_err(AttributionError::Open)?;
-        // Connected to port 0: only the kernel can answer.
-        connect(socket.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(AttributionError::Connect)?;
+        let socket =
+            netlink_socket::open(SockProtocol::NetlinkSockDiag).map_err(AttributionError::Open)?;
+        netlink_socket::connect_to_kernel(&socket).map_err(AttributionError::Connect)?;
         Ok(Self {
             socket,
             sequence: 0,

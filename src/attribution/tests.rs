@@ -12,8 +12,7 @@ use std::{
 };
 
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, setsockopt, socket,
-    sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
 use tempfile::TempDir;
 
@@ -64,6 +63,46 @@ fn start_of(pid: u32) -> u64 {
         .split_whitespace()
         .collect();
     fields[19].parse().unwrap()
+}
+
+/// A connection of this process to itself that nobody accepted.
+struct Pair {
+    _server: TcpListener,
+    client: TcpStream,
+}
+
+impl Pair {
+    /// The client's end is bound: no connection of another test can have its port too.
+    fn open() -> Self {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = socket(
+            AddressFamily::Inet,
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let any = SockaddrStorage::from(addr("127.0.0.1:0"));
+        bind(client.as_raw_fd(), &any).unwrap();
+        let to = SockaddrStorage::from(server.local_addr().unwrap());
+        connect(client.as_raw_fd(), &to).unwrap();
+        Self {
+            _server: server,
+            client: client.into(),
+        }
+    }
+
+    fn local(&self) -> SocketAddr {
+        self.client.local_addr().unwrap()
+    }
+
+    fn flow(&self) -> Flow {
+        flow(
+            Protocol::TCP,
+            self.local(),
+            self.client.peer_addr().unwrap(),
+        )
+    }
 }
 
 #[track_caller]
@@ -117,13 +156,8 @@ fn ipv4_of_an_ipv6_socket() {
 
 #[test]
 fn the_user_has_a_name() {
-    let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
-    let flow = flow(
-        Protocol::TCP,
-        client.local_addr().unwrap(),
-        client.peer_addr().unwrap(),
-    );
+    let pair = Pair::open();
+    let flow = pair.flow();
     let uid = nix::unistd::geteuid();
     let source = attributor().local(&flow, Egress, &by(uid.as_raw()));
     let user = nix::unistd::User::from_uid(uid).unwrap();
@@ -221,13 +255,8 @@ fn a_listener_is_the_target_of_what_comes_in() {
 
 #[test]
 fn a_connection_that_nobody_accepted_goes_to_the_listener() {
-    let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
-    let flow = flow(
-        Protocol::TCP,
-        client.local_addr().unwrap(),
-        client.peer_addr().unwrap(),
-    );
+    let pair = Pair::open();
+    let flow = pair.flow();
     assert_me(
         &attributor().local(&flow, Ingress, &Clues::default()),
         Grade::Exact,
@@ -237,13 +266,8 @@ fn a_connection_that_nobody_accepted_goes_to_the_listener() {
 
 #[test]
 fn a_rewritten_destination_is_likely_by_the_local_end() {
-    let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
-    let flow = flow(
-        Protocol::TCP,
-        client.local_addr().unwrap(),
-        addr("192.0.2.80:80"),
-    );
+    let pair = Pair::open();
+    let flow = flow(Protocol::TCP, pair.local(), addr("192.0.2.80:80"));
     assert_me(
         &attributor().local(&flow, Egress, &Clues::default()),
         Grade::Likely,
@@ -253,13 +277,8 @@ fn a_rewritten_destination_is_likely_by_the_local_end() {
 
 #[test]
 fn a_user_that_differs_is_not_exact() {
-    let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
-    let flow = flow(
-        Protocol::TCP,
-        client.local_addr().unwrap(),
-        client.peer_addr().unwrap(),
-    );
+    let pair = Pair::open();
+    let flow = pair.flow();
     let source = attributor().local(&flow, Egress, &by(4242));
     assert_me(&source, Grade::Likely, "sock-diag");
     assert!(source.cause.unwrap().contains("uid 4242"));
@@ -313,13 +332,8 @@ fn what_has_no_ports_says_so() {
 
 #[test]
 fn the_time_limit_ends_the_search() {
-    let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
-    let flow = flow(
-        Protocol::TCP,
-        client.local_addr().unwrap(),
-        client.peer_addr().unwrap(),
-    );
+    let pair = Pair::open();
+    let flow = pair.flow();
     let mut attributor = Attributor::new(&Roots::default(), Duration::ZERO).unwrap();
     let source = attributor.local(&flow, Egress, &Clues::default());
     assert_eq!((source.grade, source.pid), (Grade::Unknown, None));
@@ -328,13 +342,8 @@ fn the_time_limit_ends_the_search() {
 
 #[test]
 fn a_hidden_process_is_not_guessed() {
-    let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
-    let flow = flow(
-        Protocol::TCP,
-        client.local_addr().unwrap(),
-        client.peer_addr().unwrap(),
-    );
+    let pair = Pair::open();
+    let flow = pair.flow();
     let empty = TempDir::new().unwrap();
     let roots = Roots {
         proc: empty.path().to_owned(),
@@ -372,30 +381,64 @@ fn a_thread_with_its_own_files_is_found() {
 }
 
 #[test]
-fn a_raw_socket_is_likely() {
-    if !nix::unistd::geteuid().is_root() {
-        return eprintln!("skipped: raw sockets need root");
+fn udp_lite_is_found_as_udp_is() {
+    for (v6, local) in [
+        (false, "127.0.0.1:0"),
+        (true, "[::1]:0"),
+        (true, "[::ffff:127.0.0.1]:0"),
+    ] {
+        let Ok(socket) = super::kernel::udplite_socket(v6) else {
+            return eprintln!("skipped: this kernel has no UDP-Lite");
+        };
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(addr(local))).unwrap();
+        let bound = UdpSocket::from(socket);
+        let from = bound.local_addr().unwrap();
+        let mut to = from;
+        to.set_port(9);
+        let source = attributor().local(&flow(Protocol::UDPLITE, from, to), Egress, &by(0));
+        assert_me(&source, Grade::Exact, "sock-diag");
     }
-    // A socket that writes whole packets, and an experimental protocol (RFC 3692).
-    let _socket = socket(
-        AddressFamily::Inet,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::Raw,
-    )
-    .unwrap();
-    let flow = Flow {
-        src: addr("127.0.0.1:0").ip(),
-        dst: addr("127.0.0.9:0").ip(),
-        proto: Protocol(253),
-        transport: Transport::None,
-        fragment: false,
-    };
-    assert_me(
-        &attributor().local(&flow, Egress, &Clues::default()),
-        Grade::Likely,
-        "local-end",
+}
+
+#[test]
+fn without_cgroup2_the_unit_is_that_of_systemds_hierarchy() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    let flow = flow(
+        Protocol::TCP,
+        client.local_addr().unwrap(),
+        client.peer_addr().unwrap(),
     );
+    let id = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+    let v1 = format!("12:pids:/docker/{id}\n4:memory:/docker/{id}\n1:name=systemd:/docker/{id}\n");
+    let hybrid = "12:pids:/system.slice/a.service\n1:name=systemd:/system.slice/a.service\n0::/\n";
+    let elsewhere = "5:cpu:/\n1:name=systemd:/\n0::/user.slice/user-1000.slice/session-3.scope\n";
+    for (cgroup, unit, container, session) in [
+        (v1.as_str(), None, Some(id), None),
+        (hybrid, Some("a.service"), None, None),
+        (elsewhere, Some("session-3.scope"), None, Some(1000)),
+    ] {
+        let (proc, cgroups) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let me = proc.path().join(std::process::id().to_string());
+        fs::create_dir(&me).unwrap();
+        for name in ["fd", "exe", "stat", "comm", "cmdline", "status", "task"] {
+            std::os::unix::fs::symlink(format!("/proc/self/{name}"), me.join(name)).unwrap();
+        }
+        fs::write(me.join("cgroup"), cgroup).unwrap();
+        let roots = Roots {
+            proc: proc.path().to_owned(),
+            // A host of version 1 only has no such mount.
+            cgroup: cgroups.path().to_owned(),
+            ..Roots::default()
+        };
+        let mut attributor = Attributor::new(&roots, AMPLE).unwrap();
+        let source = attributor.local(&flow, Egress, &Clues::default());
+        assert_eq!(source.pid, Some(std::process::id()), "{source:?}");
+        assert_eq!(source.grade, Grade::Exact);
+        assert_eq!(source.unit.as_deref(), unit);
+        assert_eq!(source.container.as_deref(), container);
+        assert_eq!(source.session_uid, session);
+    }
 }
 
 #[test]
@@ -489,14 +532,13 @@ fn processes_are_told_apart() {
         one.assert_source(&attributor.local(&flow_one, Egress, &Clues::default()));
         other.assert_source(&attributor.local(&flow_other, Egress, &Clues::default()));
     }
+    let pid = one.child.id();
     drop(one);
+    // A connection of another test may have got the same local end: it is no more than likely then.
     let source = attributor.local(&flow_one, Egress, &Clues::default());
-    assert_eq!(
-        (source.grade, source.pid),
-        (Grade::Unknown, None),
-        "{source:?}"
-    );
-    assert!(source.cause.is_some());
+    assert_ne!(source.grade, Grade::Exact, "{source:?}");
+    assert_ne!(source.pid, Some(pid), "{source:?}");
+    assert!(source.pid.is_some() || source.cause.is_some(), "{source:?}");
 }
 
 /// Groups below the cgroup2 mount, removed with everything in them.

@@ -134,7 +134,10 @@ mod tests {
         let start = Instant::now();
         assert_eq!(users.name(1, start + Duration::from_millis(5)), None);
         assert_eq!(users.name(1, start), None);
-        assert!(start.elapsed() < Duration::from_secs(5));
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "it was waited for"
+        );
     }
 
     #[test]

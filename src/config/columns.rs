@@ -44,12 +44,8 @@ pub(super) fn csv(log: &mut Log<'_>, feed: &Table<'_>) -> Option<CsvOptions> {
             (None, None) => usual.column,
         },
         header: header.unwrap_or(named),
-        delimiter: table
-            .read(log, "column-delimiter", delimiter)
-            .unwrap_or(usual.delimiter),
-        comment: table
-            .read(log, "comment-delimiter", comment)
-            .unwrap_or(usual.comment),
+        delimiter: table.read_or(log, "column-delimiter", delimiter, usual.delimiter),
+        comment: table.read_or(log, "comment-delimiter", comment, usual.comment),
         record_size,
         port: table.read(log, "port-column", column),
         score: table.read(log, "score-column", column),

@@ -61,16 +61,17 @@ fn feed(log: &mut Log<'_>, table: &Table<'_>) -> Option<Feed> {
     let preset = table.read(log, "preset", preset);
     // The other keys of a nameless feed are judged all the same.
     let usual = usual(name.clone(), preset)?;
-    let period = table
-        .read(log, "period", value::duration(MINUTE..=LONGEST))
-        .unwrap_or(usual.period);
+    let period = table.read_or(
+        log,
+        "period",
+        value::duration(MINUTE..=LONGEST),
+        usual.period,
+    );
     let stale_after = match preset {
         Some(preset) if period == usual.period => preset.stale_after(),
         _ => stale_after(period),
     };
-    let format = table
-        .read(log, "format", value::word(words::FORMATS))
-        .unwrap_or(usual.format);
+    let format = table.read_or(log, "format", value::word(words::FORMATS), usual.format);
     let feed = Feed {
         preset,
         period,
@@ -83,55 +84,57 @@ fn feed(log: &mut Log<'_>, table: &Table<'_>) -> Option<Feed> {
             .or(usual.min_score),
         deny_score: table.read(log, "deny-score", value::integer(0..=u32::MAX)),
         origin: table.read(log, "origin", value::label).or(usual.origin),
-        action: table
-            .read(log, "action", value::word(words::ACTIONS))
-            .unwrap_or(usual.action),
+        action: table.read_or(log, "action", value::word(words::ACTIONS), usual.action),
         scope: table
             .set(log, "directions", value::word(words::DIRECTIONS))
             .map_or(usual.scope, |directions| scope(&directions)),
-        stale_after: table
-            .read(log, "stale-after", value::duration(MINUTE..=LONGEST))
-            .unwrap_or(stale_after),
-        expire_after: table
-            .read(
-                log,
-                "expire-after",
-                value::duration_or_never(MINUTE..=LONGEST),
-            )
-            .unwrap_or(usual.expire_after),
-        severity: table
-            .read(log, "severity", value::word(words::SEVERITIES))
-            .unwrap_or(usual.severity),
+        stale_after: table.read_or(
+            log,
+            "stale-after",
+            value::duration(MINUTE..=LONGEST),
+            stale_after,
+        ),
+        expire_after: table.read_or(
+            log,
+            "expire-after",
+            value::duration_or_never(MINUTE..=LONGEST),
+            usual.expire_after,
+        ),
+        severity: table.read_or(
+            log,
+            "severity",
+            value::word(words::SEVERITIES),
+            usual.severity,
+        ),
         labels: table.map(log, "labels", label_name, value::label),
         headers: table.map(log, "headers", header_name, header_value),
-        enabled: table
-            .read(log, "enabled", value::boolean)
-            .unwrap_or(usual.enabled),
-        max_entries: table
-            .read(log, "max-entries", value::integer(1..=usize::MAX))
-            .unwrap_or(usual.max_entries),
-        max_bytes: table
-            .read(log, "max-bytes", value::size)
-            .unwrap_or(usual.max_bytes),
-        max_shrink: table
-            .read(log, "max-shrink", value::share)
-            .unwrap_or(usual.max_shrink),
-        max_growth: table
-            .read(log, "max-growth", value::growth)
-            .unwrap_or(usual.max_growth),
-        max_bad: table
-            .read(log, "max-bad", value::share)
-            .unwrap_or(usual.max_bad),
+        enabled: table.read_or(log, "enabled", value::boolean, usual.enabled),
+        max_entries: table.read_or(
+            log,
+            "max-entries",
+            value::integer(1..=usize::MAX),
+            usual.max_entries,
+        ),
+        max_bytes: table.read_or(log, "max-bytes", value::size, usual.max_bytes),
+        max_shrink: table.read_or(log, "max-shrink", value::share, usual.max_shrink),
+        max_growth: table.read_or(log, "max-growth", value::growth, usual.max_growth),
+        max_bad: table.read_or(log, "max-bad", value::share, usual.max_bad),
         allow_empty: table
             .read(log, "allow-empty", value::boolean)
             // A stream says by id what is gone: no decisions left is an answer, not a failure.
             .unwrap_or(usual.allow_empty || format == Format::Crowdsec),
-        min_prefix4: table
-            .read(log, "min-prefix4", value::integer(0..=32))
-            .unwrap_or(usual.min_prefix4),
-        min_prefix6: table
-            .read(log, "min-prefix6", value::integer(0..=128))
-            .unwrap_or(usual.min_prefix6),
+        min_prefix4: table.read_or(
+            log,
+            "min-prefix4",
+            value::integer(0..=32),
+            usual.min_prefix4,
+        ),
+        min_prefix6: table.read_or(
+            log,
+            "min-prefix6",
+            value::integer(0..=128),
+            usual.min_prefix6,
+        ),
         name: usual.name,
     };
     judge(log, table, &feed);

@@ -102,6 +102,17 @@ impl<'a> Table<'a> {
         self.take(log, &self.child(key).0, value, read)
     }
 
+    /// Like [`Self::read`], or `usual`.
+    pub(super) fn read_or<T>(
+        &self,
+        log: &mut Log<'_>,
+        key: &str,
+        read: impl FnOnce(&'a DeValue<'a>) -> Result<T, Problem>,
+        usual: T,
+    ) -> T {
+        self.read(log, key, read).unwrap_or(usual)
+    }
+
     /// Like [`Self::read`]; a missing key is an error.
     pub(super) fn require<T>(
         &self,

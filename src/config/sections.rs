@@ -19,15 +19,19 @@ pub(super) fn daemon(log: &mut Log<'_>, root: &Table<'_>) -> Daemon {
     let table = root.table(log, "daemon");
     let usual = Daemon::default();
     Daemon {
-        state_dir: table
-            .read(log, "state-dir", value::path)
-            .unwrap_or(usual.state_dir),
-        control_socket: table
-            .read(log, "control-socket", value::socket_path)
-            .unwrap_or(usual.control_socket),
-        on_daemon_down: table
-            .read(log, "on-daemon-down", value::word(words::ON_DAEMON_DOWN))
-            .unwrap_or(usual.on_daemon_down),
+        state_dir: table.read_or(log, "state-dir", value::path, usual.state_dir),
+        control_socket: table.read_or(
+            log,
+            "control-socket",
+            value::socket_path,
+            usual.control_socket,
+        ),
+        on_daemon_down: table.read_or(
+            log,
+            "on-daemon-down",
+            value::word(words::ON_DAEMON_DOWN),
+            usual.on_daemon_down,
+        ),
     }
 }
 
@@ -35,39 +39,41 @@ pub(super) fn nftables(log: &mut Log<'_>, root: &Table<'_>) -> Nftables {
     let table = root.table(log, "nftables");
     let usual = Nftables::default();
     let nftables = Nftables {
-        mode: table
-            .read(log, "mode", value::word(words::MODES))
-            .unwrap_or(usual.mode),
+        mode: table.read_or(log, "mode", value::word(words::MODES), usual.mode),
         family: table
             .read(log, "family", value::word(words::FAMILIES))
             .map_or(usual.family, str::to_owned),
-        table: table
-            .read(log, "table", identifier::identifier)
-            .unwrap_or(usual.table),
-        owner: table
-            .read(log, "owner", value::boolean)
-            .unwrap_or(usual.owner),
+        table: table.read_or(log, "table", identifier::identifier, usual.table),
+        owner: table.read_or(log, "owner", value::boolean, usual.owner),
         hooks: table
             .set(log, "hooks", value::word(words::HOOKS))
             .unwrap_or(usual.hooks),
-        queue_first: table
-            .read(log, "queue-first", value::integer(0..=u16::MAX))
-            .unwrap_or(usual.queue_first),
-        queue_count: table
-            .read(log, "queue-count", value::integer(1..=u16::MAX))
-            .unwrap_or(usual.queue_count),
-        queue_max_len: table
-            .read(log, "queue-max-len", value::integer(1..=u32::MAX))
-            .unwrap_or(usual.queue_max_len),
-        mark_mask: table
-            .read(log, "mark-mask", value::mask(2))
-            .unwrap_or(usual.mark_mask),
-        cut_mask: table
-            .read(log, "cut-mask", value::mask(1))
-            .unwrap_or(usual.cut_mask),
-        deny_with: table
-            .read(log, "deny-with", value::word(words::DENY_WITH))
-            .unwrap_or(usual.deny_with),
+        queue_first: table.read_or(
+            log,
+            "queue-first",
+            value::integer(0..=u16::MAX),
+            usual.queue_first,
+        ),
+        queue_count: table.read_or(
+            log,
+            "queue-count",
+            value::integer(1..=u16::MAX),
+            usual.queue_count,
+        ),
+        queue_max_len: table.read_or(
+            log,
+            "queue-max-len",
+            value::integer(1..=u32::MAX),
+            usual.queue_max_len,
+        ),
+        mark_mask: table.read_or(log, "mark-mask", value::mask(2), usual.mark_mask),
+        cut_mask: table.read_or(log, "cut-mask", value::mask(1), usual.cut_mask),
+        deny_with: table.read_or(
+            log,
+            "deny-with",
+            value::word(words::DENY_WITH),
+            usual.deny_with,
+        ),
     };
     judge_nftables(log, &table, &nftables);
     nftables
@@ -107,16 +113,13 @@ pub(super) fn exceptions(log: &mut Log<'_>, root: &Table<'_>) -> Exceptions {
             .list(log, "prefixes", value::prefix)
             .unwrap_or(usual.prefixes),
         files: table.list(log, "files", value::path).unwrap_or(usual.files),
-        own_addresses: table
-            .read(log, "own-addresses", value::boolean)
-            .unwrap_or(usual.own_addresses),
-        private_networks: table
-            .read(
-                log,
-                "private-networks",
-                value::word(words::PRIVATE_NETWORKS),
-            )
-            .unwrap_or(usual.private_networks),
+        own_addresses: table.read_or(log, "own-addresses", value::boolean, usual.own_addresses),
+        private_networks: table.read_or(
+            log,
+            "private-networks",
+            value::word(words::PRIVATE_NETWORKS),
+            usual.private_networks,
+        ),
     }
 }
 
@@ -125,18 +128,22 @@ pub(super) fn pull(log: &mut Log<'_>, root: &Table<'_>) -> Pull {
     let usual = Pull::default();
     let seconds = Duration::from_secs(1)..=Duration::from_secs(3600);
     Pull {
-        proxy: table
-            .read(log, "proxy", address::proxy)
-            .unwrap_or(usual.proxy),
+        proxy: table.read_or(log, "proxy", address::proxy, usual.proxy),
         ca_files: table
             .list(log, "ca-files", value::path)
             .unwrap_or(usual.ca_files),
-        connect_timeout: table
-            .read(log, "connect-timeout", value::duration(seconds.clone()))
-            .unwrap_or(usual.connect_timeout),
-        total_timeout: table
-            .read(log, "total-timeout", value::duration(seconds))
-            .unwrap_or(usual.total_timeout),
+        connect_timeout: table.read_or(
+            log,
+            "connect-timeout",
+            value::duration(seconds.clone()),
+            usual.connect_timeout,
+        ),
+        total_timeout: table.read_or(
+            log,
+            "total-timeout",
+            value::duration(seconds),
+            usual.total_timeout,
+        ),
     }
 }
 
@@ -145,9 +152,12 @@ pub(super) fn attribution(log: &mut Log<'_>, root: &Table<'_>) -> Attribution {
     // Longer than that is an outage for every new flow, not a search.
     let range = Duration::from_millis(1)..=Duration::from_secs(10);
     Attribution {
-        timeout: table
-            .read(log, "timeout", value::duration(range))
-            .unwrap_or(Attribution::default().timeout),
+        timeout: table.read_or(
+            log,
+            "timeout",
+            value::duration(range),
+            Attribution::default().timeout,
+        ),
         clients: table.map(log, "clients", address::mac, value::label),
     }
 }
@@ -168,12 +178,13 @@ pub(super) fn alerts(log: &mut Log<'_>, root: &Table<'_>) -> Alerts {
         );
     }
     Alerts {
-        suppress: table
-            .read(log, "suppress", value::duration(Duration::ZERO..=LONGEST))
-            .unwrap_or(usual.suppress),
-        json_file: table
-            .read(log, "json-file", value::path_or_none)
-            .unwrap_or(usual.json_file),
+        suppress: table.read_or(
+            log,
+            "suppress",
+            value::duration(Duration::ZERO..=LONGEST),
+            usual.suppress,
+        ),
+        json_file: table.read_or(log, "json-file", value::path_or_none, usual.json_file),
         syslog: targets(log, &table).unwrap_or(usual.syslog),
     }
 }

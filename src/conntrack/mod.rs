@@ -13,15 +13,15 @@ use std::{
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv,
-        send, setsockopt, socket, sockopt,
-    },
+    sys::socket::{MsgFlags, SockProtocol, recv, send, setsockopt, sockopt},
 };
 
 pub use entry::{Entry, Handle, Tuple};
 
-use crate::netlink::{self, ACK, DUMP, REQUEST};
+use crate::{
+    netlink::{self, ACK, DUMP, REQUEST},
+    netlink_socket,
+};
 
 // linux/netfilter/nfnetlink.h and nfnetlink_conntrack.h
 const SUBSYSTEM: u16 = 1 << 8;
@@ -77,15 +77,9 @@ impl Conntrack {
                 source: e.into(),
             }
         };
-        let socket = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            SockProtocol::NetlinkNetFilter,
-        )
-        .map_err(fail("opening a socket for conntrack"))?;
-        // Connected to port 0: only the kernel can answer.
-        connect(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))
+        let socket = netlink_socket::open(SockProtocol::NetlinkNetFilter)
+            .map_err(fail("opening a socket for conntrack"))?;
+        netlink_socket::connect_to_kernel(&socket)
             .map_err(fail("connecting a socket for conntrack"))?;
         setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)
             .map_err(fail("enlarging the buffer for conntrack"))?;

@@ -13,7 +13,7 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// A client that says nothing for that long is let go.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Longest request head that is read, in bytes.
 const MAX_HEAD: u64 = 8 * 1024;

@@ -218,6 +218,10 @@ fn config(dir: &Path, action: &str) -> String {
 state-dir = "{dir}/state"
 control-socket = "{dir}/control.sock"
 
+# Who it was is shown on a busy machine too.
+[attribution]
+timeout = "5s"
+
 [[feed]]
 name = "{FEED_NAME}"
 url = "http://{FEED_AT}/threat_feed_list?token=lab"

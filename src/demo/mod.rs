@@ -33,7 +33,7 @@ use self::{
 };
 
 /// The longest a step waits for what it expects.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs the demo with the feedgate binary `exe` and narrates it on `out`.
 ///

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Bad, Item, Known, Parsed};
-use crate::prefix::{Address, Family, Prefix, RangeSet};
+use crate::prefix::{Address, Family, MULTICAST, PRIVATE, Prefix, RangeSet};
 
 /// Examples kept of each finding.
 const EXAMPLES: usize = 5;
@@ -16,12 +16,17 @@ const EXAMPLES: usize = 5;
 const WIDE4: u8 = 15;
 const WIDE6: u8 = 31;
 
-/// Space that no feed should list as a network (IANA's special-purpose registries).
-const PRIVATE: &str = "0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 \
-    192.168.0.0/16 ::/8 fc00::/7 fe80::/10";
-/// Space that nothing on the Internet answers from.
-const RESERVED: &str = "192.0.0.0/24 192.0.2.0/24 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 \
-    224.0.0.0/3 100::/64 2001:db8::/32 3fff::/20 ff00::/8";
+/// Space that nothing on the Internet answers from, besides multicast.
+const RESERVED: [&str; 8] = [
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "100::/64",
+    "2001:db8::/32",
+    "3fff::/20",
+];
 
 /// Something to look at.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -104,7 +109,10 @@ impl Display for Finding {
 /// is what is known to be good.
 pub fn lint(parsed: &Parsed, others: &[(&str, &Parsed)], known: &Known) -> Vec<Finding> {
     let mut found = Findings::default();
-    let (private, reserved) = (Space::of(PRIVATE), Space::of(RESERVED));
+    let (private, reserved) = (
+        Space::of(&PRIVATE),
+        Space::of(&[&RESERVED[..], &MULTICAST].concat()),
+    );
     let whole = Space::of_prefixes(parsed.prefixes());
     for item in parsed.items() {
         for owner in known.owners(&item.prefix) {
@@ -214,11 +222,8 @@ impl Findings {
 struct Space(RangeSet<u32>, RangeSet<u128>);
 
 impl Space {
-    fn of(text: &str) -> Self {
-        let prefixes: Vec<Prefix> = text
-            .split_ascii_whitespace()
-            .filter_map(|text| text.parse().ok())
-            .collect();
+    fn of(nets: &[&str]) -> Self {
+        let prefixes: Vec<Prefix> = nets.iter().filter_map(|net| net.parse().ok()).collect();
         Self::of_prefixes(prefixes.iter())
     }
 

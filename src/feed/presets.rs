@@ -73,6 +73,17 @@ const USUAL: Preset = Preset {
     allow_empty: false,
 };
 
+/// Both lists of Spamhaus.
+const SPAMHAUS: Preset = Preset {
+    licence: "free with credit to Spamhaus",
+    note: "do not pull it more often than once an hour",
+    origin: "spamhaus",
+    shape: Shape::Jsonl("cidr", "sblid"),
+    period: 12 * HOUR,
+    severity: Severity::High,
+    ..USUAL
+};
+
 const PRESETS: &[Preset] = &[
     Preset {
         name: "feodo",
@@ -110,25 +121,13 @@ const PRESETS: &[Preset] = &[
         name: "spamhaus-drop",
         about: "Spamhaus DROP, IPv4: networks that are hijacked or run by criminals",
         url: "https://www.spamhaus.org/drop/drop_v4.json",
-        licence: "free with credit to Spamhaus",
-        note: "do not pull it more often than once an hour",
-        origin: "spamhaus",
-        shape: Shape::Jsonl("cidr", "sblid"),
-        period: 12 * HOUR,
-        severity: Severity::High,
-        ..USUAL
+        ..SPAMHAUS
     },
     Preset {
         name: "spamhaus-drop6",
         about: "Spamhaus DROP, IPv6: networks that are hijacked or run by criminals",
         url: "https://www.spamhaus.org/drop/drop_v6.json",
-        licence: "free with credit to Spamhaus",
-        note: "do not pull it more often than once an hour",
-        origin: "spamhaus",
-        shape: Shape::Jsonl("cidr", "sblid"),
-        period: 12 * HOUR,
-        severity: Severity::High,
-        ..USUAL
+        ..SPAMHAUS
     },
     Preset {
         name: "firehol-level1",

@@ -14,11 +14,11 @@ use tokio::{
 use super::{Client, Options};
 use crate::config::Feed;
 
-/// A client that does not wait long and asks no proxy.
+/// A client that waits long and asks no proxy.
 pub(super) fn client() -> Client {
     Client::new(Options {
-        connect_timeout: Duration::from_secs(5),
-        total_timeout: Duration::from_secs(10),
+        connect_timeout: Duration::from_secs(30),
+        total_timeout: Duration::from_secs(60),
         proxy: crate::config::Proxy::Direct,
         ca_files: Vec::new(),
     })

@@ -21,17 +21,14 @@ use std::{
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv,
-        setsockopt, socket, sockopt,
-    },
+    sys::socket::{MsgFlags, SockProtocol, recv, setsockopt, sockopt},
 };
 
 use super::{
     NftError,
     wire::{self, be32},
 };
-use crate::ruleset::Set;
+use crate::{netlink_socket, ruleset::Set};
 
 // linux/netfilter/nfnetlink.h and nf_tables.h
 const GROUP: libc::c_int = 7;
@@ -104,14 +101,9 @@ impl Watch {
                 source: e.into(),
             }
         };
-        let socket = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            SockProtocol::NetlinkNetFilter,
-        )
-        .map_err(fail("opening a socket for nf_tables notifications"))?;
-        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))
+        let socket = netlink_socket::open(SockProtocol::NetlinkNetFilter)
+            .map_err(fail("opening a socket for nf_tables notifications"))?;
+        netlink_socket::bind_any(&socket)
             .map_err(fail("binding the socket for nf_tables notifications"))?;
         setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)
             .map_err(fail("enlarging the buffer for nf_tables notifications"))?;

@@ -306,6 +306,19 @@ mod tests {
         )
     }
 
+    fn whole(src: IpAddr, dst: IpAddr, proto: u8, (sport, dport): (u16, u16)) -> Flow {
+        Flow {
+            src,
+            dst,
+            proto: Protocol(proto),
+            transport: Transport::Ports {
+                src: sport,
+                dst: dport,
+            },
+            fragment: false,
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_never_panic(bytes in vec(any::<u8>(), 0..300)) {
@@ -330,26 +343,14 @@ mod tests {
         fn ipv4_ports_come_back(src: [u8; 4], dst: [u8; 4], proto in port_protocol(), words in 0_usize..=10, sport: u16, dport: u16) {
             let (src, dst) = (Ipv4Addr::from(src), Ipv4Addr::from(dst));
             let flow = decode(&v4(src, dst, proto, &vec![1; words * 4], 0, &with_ports(sport, dport))).unwrap();
-            prop_assert_eq!(flow, Flow {
-                src: src.into(),
-                dst: dst.into(),
-                proto: Protocol(proto),
-                transport: Transport::Ports { src: sport, dst: dport },
-                fragment: false,
-            });
+            prop_assert_eq!(flow, whole(src.into(), dst.into(), proto, (sport, dport)));
         }
 
         #[test]
         fn ipv6_chains_come_back(src: u128, dst: u128, chain in vec(extension(), 0..16), proto in port_protocol(), sport: u16, dport: u16) {
             let (src, dst) = (Ipv6Addr::from(src), Ipv6Addr::from(dst));
             let flow = decode(&v6(src, dst, &chain, 0, proto, &with_ports(sport, dport))).unwrap();
-            prop_assert_eq!(flow, Flow {
-                src: src.into(),
-                dst: dst.into(),
-                proto: Protocol(proto),
-                transport: Transport::Ports { src: sport, dst: dport },
-                fragment: false,
-            });
+            prop_assert_eq!(flow, whole(src.into(), dst.into(), proto, (sport, dport)));
         }
 
         #[test]

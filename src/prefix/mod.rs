@@ -3,6 +3,7 @@
 //! Does not know feeds or the kernel.
 
 mod range;
+mod special;
 
 use std::{
     fmt,
@@ -13,6 +14,7 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use range::{Address, Range, RangeSet};
+pub use special::{MULTICAST, PRIVATE};
 
 /// IP version of an address, a prefix or a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, UdpSocket},
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -13,12 +13,12 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    tests::{alert, syslog},
+    tests::{alert, quiet_port, syslog},
     *,
 };
 use crate::alert::line;
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A running rsyslogd; killed and reaped on drop.
 struct Rsyslog {
@@ -46,16 +46,7 @@ impl Rsyslog {
             .unwrap();
         let out = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         out.set_read_timeout(Some(LIMIT)).unwrap();
-        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let (udp, tcp) = (quiet_port(), quiet_port());
         let config = dir.path().join("conf");
         fs::write(
             &config,

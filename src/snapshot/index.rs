@@ -10,7 +10,7 @@ use crate::{
     config::PrivateNetworks,
     feed::{Action, Direction, FeedName, Indicator, PortMatch, Scope, Severity, Span},
     packet::Protocol,
-    prefix::{Address, Family, Prefix, RangeSet},
+    prefix::{Address, Family, MULTICAST, PRIVATE, Prefix, RangeSet},
 };
 
 /// A feed as the index knows it.
@@ -474,22 +474,9 @@ pub(super) fn private6() -> &'static RangeSet<u128> {
 }
 
 fn private<A: Address>(family: Family) -> RangeSet<A> {
-    const NETS: [&str; 12] = [
-        "0.0.0.0/8",
-        "10.0.0.0/8",
-        "100.64.0.0/10",
-        "127.0.0.0/8",
-        "169.254.0.0/16",
-        "172.16.0.0/12",
-        "192.168.0.0/16",
-        "224.0.0.0/3",
-        "::/8",
-        "fc00::/7",
-        "fe80::/10",
-        "ff00::/8",
-    ];
-    let prefixes: Vec<Prefix> = NETS
+    let prefixes: Vec<Prefix> = PRIVATE
         .iter()
+        .chain(&MULTICAST)
         .filter_map(|net| net.parse().ok())
         .filter(|p: &Prefix| p.family() == family)
         .collect();

@@ -1,33 +1,30 @@
 //! Who is named when it is hard: short-lived, shared, hidden, gone, and inside containers.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Write},
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Stdio},
 };
 
 use feedgate::{attribution::Roots, demo::Netns};
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use crate::support::{
-    Alerts, Conf, Daemon, HOST_MAC, Lab, connect, echo, eventually, feedgate, web,
+    Alerts, Conf, Daemon, HOST_MAC, Lab, connect, echo, eventually, feedgate, program, web,
 };
 
-/// Runs of each program in the test of short-lived processes.
-const RUNS: usize = 200;
+/// Runs of each program in the test of short-lived processes; short_lived.rs measures a thousand.
+const RUNS: usize = 100;
 
 #[test]
 fn every_short_lived_process_is_named_exactly() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
-    let conf = Conf::new(&lab)
-        .alerts(&alerts)
-        .section("[attribution]\ntimeout = \"2s\"") // what is tested is not how busy the machine is
-        .feed("watch", "alert", &["203.0.113.1"]);
-    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    let conf = Conf::new(&lab).feed("watch", "alert", &["203.0.113.1"]);
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.host, conf);
 
     let mut started = Vec::new();
     for run in 0..RUNS {
@@ -40,44 +37,43 @@ fn every_short_lived_process_is_named_exactly() {
         {
             // A port of its own for each: a flow with the ports of an earlier one is allowed by
             // the kernel's own memory for up to a minute, without a question to the daemon.
-            only_port(&lab.host, 20_000 + 2 * run + step);
+            let port = 20_000 + 2 * run + step;
+            only_port(&lab.host, port);
             let mut command = lab.host.command(program);
             let child = command.args(arguments).stdout(Stdio::null()).spawn();
             let mut child = child.unwrap();
-            started.push((program, child.id()));
+            started.push((port, (program, child.id())));
             assert!(child.wait().unwrap().success());
         }
     }
+    // The first of each port: a busy machine may send a SYN again, and ask about it again.
     let all = eventually("an alert for each", || {
-        Some(alerts.all()).filter(|all| all.len() == started.len())
+        let mut first = BTreeMap::new();
+        for alert in alerts.all() {
+            first.entry(alert.get("spt").to_owned()).or_insert(alert);
+        }
+        (first.len() == started.len()).then_some(first)
     });
-    let right = |(program, pid): &(&str, u32)| {
-        all.iter().any(|alert| {
-            alert.get("pid") == pid.to_string()
-                && alert.get("attribution") == "exact"
-                && alert.get("comm") == *program
-                && alert.get("exe").ends_with(&format!("/{program}"))
-        })
-    };
-    let missing: Vec<_> = started.iter().filter(|one| !right(one)).collect();
-    let wrong: Vec<_> = all
-        .iter()
-        .filter(|alert| alert.get("attribution") != "exact")
-        .collect();
-    assert!(missing.is_empty(), "{missing:?} are missing: {wrong:#?}");
+    for (port, (program, pid)) in started {
+        let alert = &all[&port.to_string()];
+        alert.assert(&[
+            ("pid", &pid.to_string()),
+            ("attribution", "exact"),
+            ("comm", program),
+        ]);
+        let exe = alert.get("exe");
+        assert!(exe.ends_with(&format!("/{program}")), "{}", alert.line);
+    }
 }
 
 #[test]
 fn a_process_that_ended_while_held_is_not_guessed() {
     let Some(lab) = Lab::new() else { return };
     let _echo = echo(&lab.server, "203.0.113.3:53");
-    let alerts = Alerts::listen(&lab);
-    let conf = Conf::new(&lab)
-        .alerts(&alerts)
-        .feed("watch", "alert", &["203.0.113.3"]);
-    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    let conf = Conf::new(&lab).feed("watch", "alert", &["203.0.113.3"]);
+    let (alerts, daemon) = Daemon::alerting(&lab, &lab.host, conf);
 
-    daemon.signal(Signal::SIGSTOP);
+    daemon.freeze();
     let script = "echo hello > /dev/udp/203.0.113.3/53";
     let status = lab.host.command("bash").args(["-c", script]).status();
     assert!(status.unwrap().success());
@@ -91,27 +87,19 @@ fn a_process_that_ended_while_held_is_not_guessed() {
 fn without_cap_sys_ptrace_the_flow_is_reported_and_the_cause_is_said_once() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
-    let conf = Conf::new(&lab)
-        .alerts(&alerts)
-        .feed("watch", "alert", &["203.0.113.1"]);
-    let conf = conf.section("[attribution]\ntimeout = \"2s\"");
-    let less = wrapper(
+    let (alerts, daemon) = started_by(
         &lab,
         "exec setpriv --bounding-set -sys_ptrace --inh-caps -sys_ptrace",
     );
-    let daemon = Daemon::start_as(&less, &lab, &lab.host, &conf);
 
     for _ in 0..3 {
-        connect(&lab.host, "203.0.113.1:80").unwrap();
+        let stream = connect(&lab.host, "203.0.113.1:80").unwrap();
+        let port = stream.local_addr().unwrap().port().to_string();
+        let alert = alerts.wait(&[("spt", &port)]);
+        alert.assert(&[("attribution", "unknown"), ("pid", ""), ("uid", "0")]);
+        let cause = alert.get("cause");
+        assert!(cause.contains("CAP_SYS_PTRACE"), "{}", alert.line);
     }
-    let alert = alerts.wait(&[("dst", "203.0.113.1")]);
-    alert.assert(&[("attribution", "unknown"), ("pid", ""), ("uid", "0")]);
-    assert!(
-        alert.get("cause").contains("CAP_SYS_PTRACE"),
-        "{}",
-        alert.line
-    );
     let said = daemon.output();
     assert_eq!(said.matches("CAP_SYS_PTRACE").count(), 1, "{said}");
 }
@@ -120,18 +108,12 @@ fn without_cap_sys_ptrace_the_flow_is_reported_and_the_cause_is_said_once() {
 fn hidepid_leaves_the_user_and_a_cause() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
-    let conf = Conf::new(&lab)
-        .alerts(&alerts)
-        .feed("watch", "alert", &["203.0.113.1"]);
-    let conf = conf.section("[attribution]\ntimeout = \"2s\"");
-    let hidden = wrapper(
+    let (alerts, _daemon) = started_by(
         &lab,
         "[ -z \"$HIDDEN\" ] && HIDDEN=1 exec unshare -m -- \"$0\" \"$@\"\n\
          mount -t proc -o hidepid=invisible,gid=54321 proc /proc || exit 3\n\
          exec setpriv --bounding-set -sys_ptrace --inh-caps -sys_ptrace",
     );
-    let _daemon = Daemon::start_as(&hidden, &lab, &lab.host, &conf);
 
     connect(&lab.host, "203.0.113.1:80").unwrap();
     let alert = alerts.wait(&[("dst", "203.0.113.1")]);
@@ -146,11 +128,8 @@ fn the_right_container_behind_a_bridge_is_named_with_its_process() {
         return;
     };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
-    let conf = Conf::new(&lab)
-        .alerts(&alerts)
-        .feed("watch", "alert", &["203.0.113.0/29"]);
-    let _daemon = Daemon::start(&lab, &lab.gateway, &conf);
+    let conf = Conf::new(&lab).feed("watch", "alert", &["203.0.113.0/29"]);
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.gateway, conf);
     lab.gateway
         .ip(&[
             "link add cbr0 type bridge",
@@ -190,14 +169,12 @@ fn the_right_container_behind_a_bridge_is_named_with_its_process() {
 fn a_lan_client_has_the_name_of_the_configuration() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
     let conf = Conf::new(&lab)
-        .alerts(&alerts)
         .section(&format!(
-            "[attribution]\nclients = {{ \"{HOST_MAC}\" = \"printer\" }}"
+            "[attribution]\ntimeout = \"5s\"\nclients = {{ \"{HOST_MAC}\" = \"printer\" }}"
         ))
         .feed("watch", "alert", &["203.0.113.1"]);
-    let _daemon = Daemon::start(&lab, &lab.gateway, &conf);
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.gateway, conf);
 
     connect(&lab.host, "203.0.113.1:80").unwrap();
     alerts
@@ -214,13 +191,17 @@ fn only_port(netns: &Netns, port: usize) {
         .unwrap();
 }
 
-/// A program that does `lines`, the last of which runs the daemon with the arguments given.
-fn wrapper(lab: &Lab, lines: &str) -> PathBuf {
-    let path = lab.path("wrapper");
+/// A daemon that watches 203.0.113.1, started by a program that does `lines`: the last of them runs it
+/// with the arguments given.
+fn started_by<'a>(lab: &'a Lab, lines: &str) -> (Alerts, Daemon<'a>) {
+    let alerts = Alerts::listen(lab);
+    let conf = Conf::new(lab)
+        .alerts(&alerts)
+        .feed("watch", "alert", &["203.0.113.1"]);
     let daemon = feedgate().display();
-    fs::write(&path, format!("#!/bin/sh\n{lines} {daemon} \"$@\"\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    path
+    let text = format!("#!/bin/sh\n{lines} {daemon} \"$@\"\n");
+    let wrapper = program(lab, "wrapper", &text);
+    (alerts, Daemon::start_as(&wrapper, lab, &lab.host, &conf))
 }
 
 /// A shell in a network namespace and a cgroup of its own.
@@ -319,4 +300,59 @@ impl Drop for Groups {
             let _ = fs::remove_dir(group);
         }
     }
+}
+
+#[test]
+fn the_json_event_tells_more_of_the_process_than_the_line() {
+    let Some(lab) = Lab::new() else { return };
+    let _web = web(&lab.server);
+    let alerts = Alerts::listen(&lab);
+    let file = lab.path("alerts.json");
+    let conf =
+        Conf::new(&lab)
+            .alerts(&alerts)
+            .json_file(&file)
+            .feed("watch", "alert", &["203.0.113.1"]);
+    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+
+    // A copy that is gone by the time it connects, and has one capability left.
+    let copy = lab.path("bash");
+    fs::copy("/bin/bash", &copy).unwrap();
+    let script = format!(
+        "rm {}; exec 3<>/dev/tcp/203.0.113.1/80; : \x1b[2J",
+        copy.display()
+    );
+    let mut command = lab.host.command("setpriv");
+    command.args([
+        "--regid=65534",
+        "--clear-groups",
+        "--bounding-set=-all,+net_raw",
+    ]);
+    let mut child = command.arg(&copy).args(["-c", &script]).spawn().unwrap();
+    assert!(child.wait().unwrap().success());
+    let alert = alerts.wait(&[("dst", "203.0.113.1")]);
+    alert.assert(&[("pid", &child.id().to_string()), ("attribution", "exact")]);
+    let path = copy.display();
+    alert.assert(&[("exe", &format!("{path} (deleted)"))]);
+    let event = eventually("the event is in the file", || {
+        let text = fs::read_to_string(&file).ok()?;
+        serde_json::from_str::<serde_json::Value>(text.lines().next()?).ok()
+    });
+    let line = format!("{path} -c {script}");
+    for (pointer, wanted) in [
+        ("/process/pid", json!(child.id())),
+        ("/process/executable", json!(path.to_string())),
+        ("/process/command_line", json!(line)),
+        ("/process/group/id", json!("65534")),
+        ("/process/parent/pid", json!(std::process::id())),
+        (
+            "/process/thread/capabilities/effective",
+            json!(["CAP_NET_RAW"]),
+        ),
+        ("/feedgate/exe_deleted", json!(true)),
+    ] {
+        assert_eq!(event.pointer(pointer), Some(&wanted), "{pointer}: {event}");
+    }
+    assert!(event.pointer("/process/start").unwrap().is_string());
+    assert!(!fs::read_to_string(&file).unwrap().contains('\x1b'));
 }

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{Conf, Daemon, Lab, feedgate, privileged};
+use crate::support::{Conf, Daemon, Lab, feedgate, install, privileged};
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(feedgate()).args(arguments).output().unwrap()
@@ -101,7 +101,7 @@ fn no_privileges_is_77_and_names_the_capability() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let exe = dir.path().join("feedgate");
-    fs::copy(feedgate(), &exe).unwrap();
+    install(feedgate(), &exe);
     let config = dir.path().join("feedgate.toml");
     fs::write(&config, "[daemon]\nstate-dir = \"/tmp\"\n").unwrap();
     for verb in ["run", "demo", "down"] {

@@ -1,17 +1,11 @@
 //! Beside other tables: nothing of theirs changes, `down` leaves no trace; and a restart leaves no gap.
 
-use std::{
-    io::Write as _,
-    net::UdpSocket,
-    process::Stdio,
-    sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
-};
-
 use feedgate::demo::Netns;
 use nix::sys::signal::Signal;
 
-use crate::support::{Conf, Daemon, Lab, connect, dropped, eventually, nft, web};
+use crate::support::{
+    Conf, Daemon, Lab, Pace, Stream, connect, dropped, eventually, load, nft, web,
+};
 
 /// What Docker, firewalld and iptables-nft leave on a host: NAT, sets with flags, maps, compat matches' names.
 const OTHERS: &str = r#"
@@ -85,22 +79,6 @@ fn conf(lab: &Lab) -> Conf {
         .feed("watch", "alert", &["203.0.113.2", "2001:db8:bad::2"])
 }
 
-fn load(netns: &Netns, text: &str) {
-    let mut child = netns
-        .command("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(text.as_bytes())
-        .unwrap();
-    assert!(child.wait().unwrap().success());
-}
-
 /// The whole ruleset with handles, without counts; times that run are cut off.
 fn everything(netns: &Netns) -> String {
     let listing = nft(netns, &["-a", "list", "ruleset"]);
@@ -166,44 +144,6 @@ fn down_without_a_daemon_leaves_no_trace_either() {
     assert_eq!(everything(&lab.host), before);
 }
 
-/// Sends a thousand datagrams a second, each a flow of its own, to a denied address while `restart`
-/// runs, and gives how many were sent and how many arrived.
-fn bombard(lab: &Lab, restart: impl FnOnce() + Send) -> (usize, usize) {
-    let server = lab
-        .server
-        .enter(|| UdpSocket::bind("203.0.113.1:9"))
-        .unwrap()
-        .unwrap();
-    server.set_nonblocking(true).unwrap();
-    let stop = AtomicBool::new(false);
-    let sent = std::thread::scope(|scope| {
-        let sender = scope.spawn(|| {
-            let work = || {
-                let (start, mut sent) = (Instant::now(), 0);
-                while !stop.load(Ordering::Relaxed) {
-                    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-                    // A drop in the output hook is EPERM here.
-                    let _ = socket.send_to(b"out", "203.0.113.1:9");
-                    sent += 1;
-                    let due = start + Duration::from_millis(sent);
-                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                }
-                sent
-            };
-            lab.host.enter(work).unwrap()
-        });
-        restart();
-        stop.store(true, Ordering::Relaxed);
-        sender.join().unwrap()
-    });
-    std::thread::sleep(Duration::from_millis(100)); // what is under way arrives
-    let mut arrived = 0;
-    while server.recv(&mut [0; 16]).is_ok() {
-        arrived += 1;
-    }
-    (usize::try_from(sent).unwrap(), arrived)
-}
-
 #[test]
 fn a_restart_leaves_no_gap() {
     let Some(lab) = Lab::new() else { return };
@@ -211,16 +151,14 @@ fn a_restart_leaves_no_gap() {
         for owner in ["owner = true", "owner = false"] {
             let conf = conf(&lab).nftables(owner);
             let mut first = Daemon::start(&lab, &lab.host, &conf);
-            let mut second = None;
-            let (sent, arrived) = bombard(&lab, || {
-                first.signal(signal);
-                first.ended();
-                second = Some(Daemon::start(&lab, &lab.host, &conf));
-                std::thread::sleep(Duration::from_millis(300));
-            });
-            assert!(sent > 300, "{sent}");
+            let stream = Stream::start(&lab, &["203.0.113.1"], 9, Pace::Steady);
+            first.signal(signal);
+            first.ended();
+            let second = Daemon::start(&lab, &lab.host, &conf);
+            stream.wait_for_more(300);
+            let (sent, arrived) = stream.end();
             assert_eq!(arrived, 0, "of {sent} with {signal} and {owner}");
-            second.unwrap().ok(&["down"]);
+            second.ok(&["down"]);
         }
     }
 }

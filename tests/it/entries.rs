@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Alerts, Conf, Daemon, Lab, connect, dropped, nft, web};
+use crate::support::{Conf, Daemon, Lab, connect, dropped, nft, web};
 
 /// A second web server of the lab, on port 443.
 fn https_port(lab: &Lab) -> feedgate::demo::Server {
@@ -15,10 +15,9 @@ fn https_port(lab: &Lab) -> feedgate::demo::Server {
 fn an_entry_with_a_port_is_denied_at_that_port_only() {
     let Some(lab) = Lab::new() else { return };
     let (_web, _https) = (web(&lab.server), https_port(&lab));
-    let alerts = Alerts::listen(&lab);
     let feed = ["203.0.113.5:443", "[2001:db8:bad::5]:443", "203.0.113.6"];
-    let conf = Conf::new(&lab).alerts(&alerts).feed("c2", "deny", &feed);
-    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    let conf = Conf::new(&lab).feed("c2", "deny", &feed);
+    let (alerts, daemon) = Daemon::alerting(&lab, &lab.host, conf);
 
     assert!(dropped(&lab.host, "203.0.113.5:443"));
     assert!(dropped(&lab.host, "[2001:db8:bad::5]:443"));
@@ -53,7 +52,6 @@ fn an_entry_with_a_port_is_denied_at_that_port_only() {
 fn a_feed_is_split_by_its_scores() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
     let feed = [
         "203.0.113.1\t9",
         "203.0.113.2\t8",
@@ -62,10 +60,9 @@ fn a_feed_is_split_by_its_scores() {
         "203.0.113.5\t3",
     ];
     let conf = Conf::new(&lab)
-        .alerts(&alerts)
         .feed("ipsum", "alert", &feed)
         .key("min-score = 3\ndeny-score = 8");
-    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    let (alerts, daemon) = Daemon::alerting(&lab, &lab.host, conf);
     assert!(dropped(&lab.host, "203.0.113.1:80"));
     assert!(dropped(&lab.host, "203.0.113.2:80"));
     for last in [3, 4, 5] {
@@ -96,9 +93,7 @@ fn a_feed_is_split_by_its_scores() {
 fn a_consensus_counts_each_origin_once() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
     let conf = Conf::new(&lab)
-        .alerts(&alerts)
         .section("[consensus]\ndeny-at = 2")
         .feed("drop", "deny", &["203.0.113.0/30", "203.0.113.7"])
         .key("origin = \"spamhaus\"")
@@ -106,7 +101,7 @@ fn a_consensus_counts_each_origin_once() {
         .key("origin = \"spamhaus\"")
         .feed("dshield", "deny", &["203.0.113.2", "2001:db8:bad::2"])
         .feed("watch", "alert", &["203.0.113.7"]);
-    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    let (alerts, daemon) = Daemon::alerting(&lab, &lab.host, conf);
     connect(&lab.host, "203.0.113.1:80").expect("two feeds of one origin");
     connect(&lab.host, "[2001:db8:bad::2]:80").expect("one feed");
     assert!(dropped(&lab.host, "203.0.113.2:80"), "two origins");
@@ -126,10 +121,9 @@ fn a_consensus_counts_each_origin_once() {
 fn a_range_is_named_as_its_feed_wrote_it() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
     let feed = ["203.0.113.3-203.0.113.6", "::ffff:203.0.113.8"];
-    let conf = Conf::new(&lab).alerts(&alerts).feed("p2p", "deny", &feed);
-    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    let conf = Conf::new(&lab).feed("p2p", "deny", &feed);
+    let (alerts, daemon) = Daemon::alerting(&lab, &lab.host, conf);
     for last in [3, 6, 8] {
         assert!(
             dropped(&lab.host, &format!("203.0.113.{last}:80")),

@@ -1,7 +1,7 @@
 //! From a feed's text to the kernel's sets: bad feeds, changed feeds, feeds that overlap.
 
 use std::{
-    net::{TcpStream, UdpSocket},
+    net::TcpStream,
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::Duration,
 };
@@ -9,7 +9,7 @@ use std::{
 use feedgate::demo::Response;
 
 use crate::support::{
-    Alerts, Conf, Daemon, FeedServer, Lab, connect, dropped, eventually, nft, web,
+    Conf, Daemon, FeedServer, Lab, Pace, Stream, connect, dropped, eventually, nft, web,
 };
 
 const HTML: &str =
@@ -110,12 +110,10 @@ fn refresh_returns_when_the_change_is_in_the_kernel() {
 fn of_two_feeds_deny_wins_and_both_are_named() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
     let conf = Conf::new(&lab)
-        .alerts(&alerts)
         .feed("wide", "alert", &["203.0.113.0/29", "2001:db8:bad::/64"])
         .feed("narrow", "deny", &["203.0.113.1", "2001:db8:bad::1"]);
-    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.host, conf);
 
     assert!(dropped(&lab.host, "203.0.113.1:80"));
     assert!(dropped(&lab.host, "[2001:db8:bad::1]:80"));
@@ -233,51 +231,28 @@ fn a_set_is_never_empty_while_feeds_change() {
 #[test]
 fn no_datagram_gets_out_while_addresses_move_between_elements() {
     let Some(lab) = Lab::new() else { return };
-    let arrived = lab
-        .server
-        .enter(|| UdpSocket::bind("0.0.0.0:9").unwrap())
-        .unwrap();
-    arrived.set_nonblocking(true).unwrap();
     let feed = FeedServer::start(&lab.host, "203.0.113.1\n203.0.113.8/31\n198.51.100.0/24\n");
     let conf = Conf::new(&lab)
         .feed_over_http("block", "deny")
         .key("max-shrink = \"100%\"");
     let daemon = Daemon::start(&lab, &lab.host, &conf);
-    let (stop, sent) = (AtomicBool::new(false), AtomicU32::new(0));
-    std::thread::scope(|scope| {
-        let (stop_, sent_, host) = (&stop, &sent, &lab.host);
-        scope.spawn(move || {
-            host.enter(|| {
-                while !stop_.load(Ordering::Relaxed) {
-                    for address in ["203.0.113.1:9", "203.0.113.9:9"] {
-                        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-                        // A drop on output is EPERM for the sender.
-                        let _ = socket.send_to(b"x", address);
-                        sent_.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-            })
-            .unwrap();
-        });
-        let _guard = StopOnDrop(&stop);
-        for round in 0..40 {
-            let moved = [
-                "203.0.113.0/30",
-                "203.0.113.2",
-                "203.0.113.0/28",
-                "203.0.113.10",
-            ];
-            feed.serve(Response::text(format!(
-                "203.0.113.1\n203.0.113.8/31\n198.51.100.0/24\n{}\n",
-                moved[round % moved.len()]
-            )));
-            daemon.ok(&["refresh"]);
-        }
-    });
-    let sent = sent.load(Ordering::Relaxed);
-    assert!(sent > 1_000, "{sent}");
-    let through = std::iter::from_fn(|| arrived.recv(&mut [0; 8]).ok()).count();
-    assert_eq!(through, 0, "of {sent} datagrams");
+    let stream = Stream::start(&lab, &["203.0.113.1", "203.0.113.9"], 9, Pace::Full);
+    for round in 0..40 {
+        let moved = [
+            "203.0.113.0/30",
+            "203.0.113.2",
+            "203.0.113.0/28",
+            "203.0.113.10",
+        ];
+        feed.serve(Response::text(format!(
+            "203.0.113.1\n203.0.113.8/31\n198.51.100.0/24\n{}\n",
+            moved[round % moved.len()]
+        )));
+        daemon.ok(&["refresh"]);
+        stream.wait_for_more(30);
+    }
+    let (sent, arrived) = stream.end();
+    assert_eq!(arrived, 0, "of {sent} datagrams");
 }
 
 /// A file of the folder beside the repository that holds real input; `None` where it is not.
@@ -313,13 +288,8 @@ fn the_labs_own_feed_loads_and_matches() {
     };
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
-    let conf = Conf::new(&lab).alerts(&alerts).feed_from(
-        "lab",
-        "deny",
-        &format!("file://{}", file.display()),
-    );
-    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    let conf = Conf::new(&lab).feed_from("lab", "deny", &format!("file://{}", file.display()));
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.host, conf);
     move_in(&lab, "2606:4700:30::6812:3594".parse().unwrap());
     move_in(&lab, "193.176.211.7".parse().unwrap());
 
@@ -349,7 +319,13 @@ fn ipsum_loads_and_matches() {
         .unwrap();
     move_in(&lab, first.parse().unwrap());
     let conf = Conf::new(&lab).feed_from("ipsum", "deny", &format!("file://{}", file.display()));
-    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    // Ready comes after ten seconds at most, loaded or not.
+    eventually("it is loaded", || {
+        daemon.row("ipsum")["last_success"]
+            .is_string()
+            .then_some(())
+    });
     assert!(dropped(&lab.host, &format!("{first}:80")));
     connect(&lab.host, "203.0.113.200:80").expect("an address in no feed");
 }

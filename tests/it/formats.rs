@@ -142,15 +142,15 @@ fn zstd() {
 #[test]
 fn a_stix_indicator_that_runs_out_leaves_the_kernel() {
     let Some(lab) = Lab::new() else { return };
-    let soon = time::OffsetDateTime::now_utc() + time::Duration::seconds(6);
-    let until = soon
-        .format(&time::format_description::well_known::Rfc3339)
-        .unwrap();
-    let body = json!({ "type": "bundle", "id": "bundle--1", "objects": [{ "type": "indicator",
-        "id": "indicator--1", "modified": "2024-01-01T12:00:00Z", "pattern_type": "stix",
-        "pattern": "[ipv4-addr:value = '203.0.113.1']", "valid_until": until }] });
-    let body = body.to_string();
-    let site = Site::start(&lab.host, AT, move |_| Reply::ok(body.clone()));
+    // Counted from the pull, however long the daemon took to start.
+    let site = Site::start(&lab.host, AT, |_| {
+        let soon = time::OffsetDateTime::now_utc() + time::Duration::seconds(8);
+        let until = soon.format(&time::format_description::well_known::Rfc3339);
+        let body = json!({ "type": "bundle", "id": "bundle--1", "objects": [{ "type": "indicator",
+            "id": "indicator--1", "modified": "2024-01-01T12:00:00Z", "pattern_type": "stix",
+            "pattern": "[ipv4-addr:value = '203.0.113.1']", "valid_until": until.unwrap() }] });
+        Reply::ok(body.to_string())
+    });
     let conf = Conf::new(&lab)
         .feed_from("f", "deny", &site.url("/"))
         .key("format = \"stix\"");
@@ -239,7 +239,7 @@ fn crowdsec(lab: &Lab, lapi: &Lapi) -> Conf {
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
     Conf::new(lab)
         .feed_from("crowdsec", "deny", &lapi.site.url("/v1/decisions/stream"))
-        .key("format = \"crowdsec\"\nallow-empty = true\nperiod = \"1m\"")
+        .key("format = \"crowdsec\"\nallow-empty = true\nperiod = \"1h\"")
         .key(&format!(
             "headers = {{ X-Api-Key = {{ file = \"{}\" }} }}",
             key.display()

@@ -1,18 +1,21 @@
 //! Flows of local processes (the output hook): who is named, what passes, what is dropped.
 
+use std::time::{Duration, Instant};
+
 use crate::support::{
-    Alerts, Conf, Daemon, Lab, connect, curl, dropped, echo, exchange, ping, web,
+    Conf, Daemon, Lab, connect, curl, curl_times_out, dropped, echo, exchange, ping, ping_lost,
+    unanswered, web,
 };
+
+/// A SYN that waits for its verdict for so long is sent again, and asked about again.
+const RETRY: Duration = Duration::from_secs(1);
 
 #[test]
 fn a_watched_address_is_reached_and_the_process_is_named() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
-    let conf = Conf::new(&lab)
-        .alerts(&alerts)
-        .feed("watch", "alert", &["203.0.113.0/30"]);
-    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    let conf = Conf::new(&lab).feed("watch", "alert", &["203.0.113.0/30"]);
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.host, conf);
 
     let output = curl(&lab.host, &["http://203.0.113.1/"]);
     assert_eq!(output.stdout, b"hello\n");
@@ -40,11 +43,8 @@ fn a_watched_address_is_reached_and_the_process_is_named() {
 fn the_process_named_is_the_one_that_holds_the_socket() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
-    let conf = Conf::new(&lab)
-        .alerts(&alerts)
-        .feed("watch", "alert", &["203.0.113.1"]);
-    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    let conf = Conf::new(&lab).feed("watch", "alert", &["203.0.113.1"]);
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.host, conf);
 
     let stream = connect(&lab.host, "203.0.113.1:80").unwrap();
     let port = stream.local_addr().unwrap().port().to_string();
@@ -60,11 +60,8 @@ fn the_process_named_is_the_one_that_holds_the_socket() {
 fn the_user_is_the_socket_owners() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
-    let conf = Conf::new(&lab)
-        .alerts(&alerts)
-        .feed("watch", "alert", &["203.0.113.1"]);
-    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    let conf = Conf::new(&lab).feed("watch", "alert", &["203.0.113.1"]);
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.host, conf);
 
     let status = lab
         .host
@@ -74,7 +71,7 @@ fn the_user_is_the_socket_owners() {
             "curl",
             "-s",
             "-m",
-            "2",
+            "20",
             "-o",
             "/dev/null",
             "http://203.0.113.1/",
@@ -93,14 +90,10 @@ fn the_user_is_the_socket_owners() {
 fn a_denied_address_is_dropped_and_the_process_is_named() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
-    let conf = Conf::new(&lab)
-        .alerts(&alerts)
-        .feed("block", "deny", &["203.0.113.1"]);
-    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    let conf = Conf::new(&lab).feed("block", "deny", &["203.0.113.1"]);
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.host, conf);
 
-    let output = curl(&lab.host, &["http://203.0.113.1/"]);
-    assert_eq!(output.status.code(), Some(28), "curl times out");
+    assert!(curl_times_out(&lab.host, &["http://203.0.113.1/"]));
     alerts.wait(&[("dst", "203.0.113.1")]).assert(&[
         ("action", "deny"),
         ("direction", "egress"),
@@ -115,12 +108,10 @@ fn a_denied_address_is_dropped_and_the_process_is_named() {
 fn ipv6_is_watched_and_denied_as_ipv4_is() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
     let conf = Conf::new(&lab)
-        .alerts(&alerts)
         .feed("watch", "alert", &["2001:db8:bad::1"])
         .feed("block", "deny", &["2001:db8:bad::2/127"]);
-    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.host, conf);
 
     connect(&lab.host, "[2001:db8:bad::1]:80").unwrap();
     assert!(dropped(&lab.host, "[2001:db8:bad::3]:80"));
@@ -140,16 +131,14 @@ fn udp_is_watched_and_denied() {
     let Some(lab) = Lab::new() else { return };
     let _echoes = ["203.0.113.1:53", "203.0.113.2:53", "[2001:db8:bad::1]:53"]
         .map(|address| echo(&lab.server, address));
-    let alerts = Alerts::listen(&lab);
     let conf = Conf::new(&lab)
-        .alerts(&alerts)
         .feed("watch", "alert", &["203.0.113.1", "2001:db8:bad::1"])
         .feed("block", "deny", &["203.0.113.2"]);
-    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.host, conf);
 
     exchange(&lab.host, "203.0.113.1:53").unwrap();
     exchange(&lab.host, "[2001:db8:bad::1]:53").unwrap();
-    exchange(&lab.host, "203.0.113.2:53").unwrap_err();
+    assert!(unanswered(&lab.host, "203.0.113.2:53"));
     let pid = std::process::id().to_string();
     for (address, action) in [
         ("203.0.113.1", "alert"),
@@ -168,17 +157,15 @@ fn udp_is_watched_and_denied() {
 #[test]
 fn icmp_is_watched_and_denied() {
     let Some(lab) = Lab::new() else { return };
-    let alerts = Alerts::listen(&lab);
     let conf = Conf::new(&lab)
-        .alerts(&alerts)
         .feed("watch", "alert", &["203.0.113.1", "2001:db8:bad::1"])
         .feed("block", "deny", &["203.0.113.2", "2001:db8:bad::2"]);
-    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.host, conf);
 
     assert!(ping(&lab.host, "203.0.113.1"));
     assert!(ping(&lab.host, "2001:db8:bad::1"));
-    assert!(!ping(&lab.host, "203.0.113.2"));
-    assert!(!ping(&lab.host, "2001:db8:bad::2"));
+    assert!(ping_lost(&lab.host, "203.0.113.2"));
+    assert!(ping_lost(&lab.host, "2001:db8:bad::2"));
     for (address, action) in [
         ("203.0.113.1", "alert"),
         ("2001:db8:bad::1", "alert"),
@@ -196,29 +183,36 @@ fn icmp_is_watched_and_denied() {
 fn an_established_flow_is_one_alert() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
-    let conf = Conf::new(&lab)
-        .alerts(&alerts)
-        .feed("watch", "alert", &["203.0.113.1"]);
-    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    let conf = Conf::new(&lab).feed("watch", "alert", &["203.0.113.1"]);
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.host, conf);
 
+    let start = Instant::now();
     curl(&lab.host, &["http://203.0.113.1/"]);
     curl(&lab.host, &["http://203.0.113.1/"]);
     connect(&lab.host, "203.0.113.1:80").unwrap();
+    let retried = start.elapsed() >= RETRY;
     alerts.wait(&[("pid", &std::process::id().to_string())]);
-    assert_eq!(alerts.all().len(), 3, "{:#?}", alerts.all());
+    // The search of live flows, once more a second after the start, may find them too.
+    let mut ports: Vec<_> = alerts
+        .all()
+        .iter()
+        .filter(|alert| alert.get("method") != "live-flow")
+        .map(|alert| alert.get("spt").to_owned())
+        .collect();
+    if retried {
+        ports.sort();
+        ports.dedup();
+    }
+    assert_eq!(ports.len(), 3, "{:#?}", alerts.all());
 }
 
 #[test]
 fn the_labs_private_address_is_watched() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
     let feed = ["198.51.100.77", "10.48.255.194"];
-    let conf = Conf::new(&lab)
-        .alerts(&alerts)
-        .feed("training.ip.threatfeed", "alert", &feed);
-    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    let conf = Conf::new(&lab).feed("training.ip.threatfeed", "alert", &feed);
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.host, conf);
 
     connect(&lab.host, "10.48.255.194:80").unwrap();
     alerts
@@ -230,12 +224,12 @@ fn the_labs_private_address_is_watched() {
 fn deny_with_reject_answers_at_once() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
-    let alerts = Alerts::listen(&lab);
-    let conf = Conf::new(&lab)
-        .nftables("deny-with = \"reject\"")
-        .alerts(&alerts)
-        .feed("block", "deny", &["203.0.113.1", "2001:db8:bad::1"]);
-    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    let conf = Conf::new(&lab).nftables("deny-with = \"reject\"").feed(
+        "block",
+        "deny",
+        &["203.0.113.1", "2001:db8:bad::1"],
+    );
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.host, conf);
 
     for address in ["203.0.113.1:80", "[2001:db8:bad::1]:80"] {
         let error = connect(&lab.host, address).unwrap_err();

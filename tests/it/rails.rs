@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Conf, Daemon, Lab, Reply, Site, connect, dropped, eventually, nft, ping, web,
+    Conf, Daemon, Lab, Reply, Site, connect, dropped, eventually, nft, ping, reached, web,
 };
 
 const AT: &str = "127.0.0.1:8099";
@@ -262,7 +262,7 @@ fn the_daemon_never_cuts_its_own_lifelines() {
     daemon.ok(&["refresh"]); // the server of the feed
     let row = daemon.row("block");
     assert_eq!(row["excepted"], 8, "{row}");
-    let status: Value = serde_json::from_str(&daemon.ok(&["status", "--json"])).unwrap();
+    let status = daemon.status();
     let excepted = status["exceptions"].to_string();
     for why in [
         "exceptions.prefixes",
@@ -325,7 +325,7 @@ fn a_slip_in_an_exception_file_blocks_nobody() {
     assert!(shown.contains("! "), "{shown}");
     connect(&lab.host, "203.0.113.1:80").expect("as before the slip");
     eventually("what can be read counts", || {
-        connect(&lab.host, "203.0.113.2:80").ok()
+        reached(&lab.host, "203.0.113.2:80")
     });
     std::fs::remove_file(&spare).unwrap();
     std::fs::write(&spare, "203.0.113.2\n").unwrap();

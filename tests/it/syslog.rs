@@ -1,6 +1,8 @@
 //! The alert line as a real rsyslogd understands it.
 
-use crate::support::{Alert, Conf, Daemon, Lab, Parser, Record, Rsyslog, connect, web};
+use std::path::Path;
+
+use crate::support::{Alert, Conf, Daemon, Lab, Parser, Record, Rsyslog, connect, install, web};
 
 /// Starts everything with one syslog target, makes one watched flow and gives its record.
 fn record_over(lab: &Lab, parser: Parser, address: &str, keys: &str) -> Record {
@@ -90,10 +92,10 @@ fn a_hostile_process_name_stays_one_value_of_one_line() {
     let _daemon = Daemon::start(&lab, &lab.host, &conf);
 
     let program = lab.path("x\"]\\ \n<0>y=\"");
-    std::fs::copy("/usr/bin/curl", &program).unwrap();
+    install(Path::new("/usr/bin/curl"), &program);
     let mut curl = lab.host.command(&program);
     let status = curl
-        .args(["-s", "-m", "2", "-o", "/dev/null", "http://203.0.113.1/"])
+        .args(["-s", "-m", "20", "-o", "/dev/null", "http://203.0.113.1/"])
         .status();
     assert!(status.unwrap().success());
 
@@ -106,5 +108,9 @@ fn a_hostile_process_name_stays_one_value_of_one_line() {
         "{comm:?}"
     );
     assert!(!record.raw.contains(char::is_control), "{:?}", record.raw);
-    assert_eq!(rsyslog.records().len(), 1, "one line, one record");
+    // One line, one record; a busy machine may ask about the same flow again.
+    for other in rsyslog.records() {
+        let alert = Alert::parse(&other.sd).unwrap_or_else(|| panic!("{other:#?}"));
+        alert.assert(&[("comm", comm)]);
+    }
 }

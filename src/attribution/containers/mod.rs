@@ -68,6 +68,10 @@ impl Default for RuntimeRoots {
 pub struct Identity {
     /// systemd unit.
     pub unit: Option<String>,
+    /// systemd slice that the unit is in.
+    pub slice: Option<String>,
+    /// The user whose session it is in.
+    pub session_uid: Option<u32>,
     /// Name of the container, else its ID.
     pub container: Option<String>,
     /// Image the container was made from, as its runtime names it.
@@ -136,6 +140,8 @@ impl Containers {
         let metadata = metadata.unwrap_or_default();
         let identity = Arc::new(Identity {
             unit: found.unit,
+            slice: found.slice,
+            session_uid: found.session_uid,
             container: metadata
                 .name
                 .or_else(|| container.map(|id| id.as_str().to_owned())),

@@ -7,7 +7,7 @@ use std::{borrow::Cow, fmt, str::FromStr};
 
 use serde_json::Value;
 
-use super::{MAX_MEMORY, memory, not_json, refuse_memory, take};
+use super::{MAX_MEMORY, document, memory, take};
 use crate::feed::{
     Limits, Parsed, Refusal,
     collect::{Collector, Extra, Line, without_mark},
@@ -75,8 +75,7 @@ pub fn parse_json(text: &[u8], options: &JsonOptions, limits: &Limits) -> Result
     if text.trim_ascii().is_empty() {
         return Ok(out.finish());
     }
-    refuse_memory(text)?;
-    let document: Value = serde_json::from_slice(text).map_err(|error| not_json(&error))?;
+    let document = document(text)?;
     super::warninglist::refuse(&document)?;
     let matches = path.0.query(&document);
     for (index, value) in matches.iter().flat_map(|value| items(value)).enumerate() {

@@ -38,12 +38,12 @@ fn take(line: Line<'_>, value: &[u8], extra: Extra<'_>, out: &mut Collector<'_>)
     out.class(line, classify(value), extra);
 }
 
-/// Refuses what would take too much memory as JSON values.
-fn refuse_memory(text: &[u8]) -> Result<(), Refusal> {
+/// Reads one JSON document; refuses what would take too much memory as values.
+fn document(text: &[u8]) -> Result<serde_json::Value, Refusal> {
     if memory(text) > MAX_MEMORY {
         return Err(Refusal::TooManyValues);
     }
-    Ok(())
+    serde_json::from_slice(text).map_err(|error| not_json(&error))
 }
 
 /// At least the memory that the values of `text` take, in bytes: an object is a B-tree node of 632

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::SystemTime};
 
 use serde_json::Value;
 
-use super::{not_json, pattern, refuse_memory};
+use super::{document, pattern};
 use crate::feed::{
     Limits, Parsed, Refusal,
     collect::{Collector, Extra, Line, without_mark},
@@ -21,8 +21,7 @@ pub fn parse_stix(text: &[u8], now: SystemTime, limits: &Limits) -> Result<Parse
     if text.trim_ascii().is_empty() {
         return Ok(out.finish());
     }
-    refuse_memory(text)?;
-    let document: Value = serde_json::from_slice(text).map_err(|error| not_json(&error))?;
+    let document = document(text)?;
     if document.get("more").and_then(Value::as_bool) == Some(true) {
         return Err(Refusal::FirstPage);
     }

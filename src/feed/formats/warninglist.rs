@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{not_json, refuse_memory};
+use super::document;
 use crate::{
     feed::{
         Refusal,
@@ -29,8 +29,7 @@ pub struct Warninglist {
 /// Reads a warninglist of type `cidr`; other types hold names and are refused.
 pub fn parse_warninglist(text: &[u8]) -> Result<Warninglist, Refusal> {
     let text = without_mark(text);
-    refuse_memory(text)?;
-    let document: Value = serde_json::from_slice(text).map_err(|error| not_json(&error))?;
+    let document = document(text)?;
     let wrong = |cause: String| Refusal::NotJson { cause };
     let items = document.get("list").and_then(Value::as_array);
     let Some(items) = items else {

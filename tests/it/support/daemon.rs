@@ -3,16 +3,15 @@
 use std::{
     fs,
     io::Write as _,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::{ExitStatus, Output, Stdio},
+    process::{Command, ExitStatus, Output, Stdio},
     time::Duration,
 };
 
 use feedgate::demo::{self, DaemonError, Netns};
 use nix::sys::signal::Signal;
 
-use super::{Conf, Lab, PATIENCE, within};
+use super::{Alerts, Conf, Lab, PATIENCE, eventually, within};
 
 /// The binary under test.
 pub(crate) fn feedgate() -> &'static Path {
@@ -36,6 +35,14 @@ impl<'a> Daemon<'a> {
         }
     }
 
+    /// Starts it with a syslog target of the test, waits until it is ready, and gives both.
+    #[track_caller]
+    pub(crate) fn alerting(lab: &'a Lab, netns: &'a Netns, conf: Conf) -> (Alerts, Self) {
+        let alerts = Alerts::listen(lab);
+        let daemon = Self::start(lab, netns, &conf.alerts(&alerts));
+        (alerts, daemon)
+    }
+
     /// Starts `program`, which runs it with the arguments it is given, and waits until it is ready.
     #[track_caller]
     pub(crate) fn start_as(program: &Path, lab: &Lab, netns: &'a Netns, conf: &Conf) -> Self {
@@ -54,11 +61,9 @@ impl<'a> Daemon<'a> {
         env: &[(&str, &str)],
     ) -> Self {
         let set: Vec<_> = env.iter().map(|(k, v)| format!("{k}='{v}'")).collect();
-        let script = lab.path("feedgate.sh");
         let exe = feedgate().display();
         let text = format!("#!/bin/sh\n{} exec '{exe}' \"$@\"\n", set.join(" "));
-        fs::write(&script, text).unwrap();
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let script = program(lab, "feedgate.sh", &text);
         match Self::spawn(&script, lab, netns, conf) {
             Ok(daemon) => daemon,
             Err(error) => panic!("{error}"),
@@ -130,6 +135,12 @@ impl<'a> Daemon<'a> {
         child.wait_with_output().unwrap()
     }
 
+    /// `status --json`.
+    #[track_caller]
+    pub(crate) fn status(&self) -> serde_json::Value {
+        serde_json::from_str(&self.ok(&["status", "--json"])).unwrap()
+    }
+
     /// The row of a feed in `feeds --json`.
     #[track_caller]
     pub(crate) fn row(&self, feed: &str) -> serde_json::Value {
@@ -158,6 +169,21 @@ impl<'a> Daemon<'a> {
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         self.inner.signal(signal).unwrap();
+    }
+
+    /// SIGSTOP; every thread stands still when this returns.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.pid());
+        eventually("every thread has stopped", || {
+            let stopped = |task: fs::DirEntry| {
+                let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                stat.rsplit_once(") ")
+                    .is_some_and(|(_, rest)| rest.starts_with('T'))
+            };
+            let all = fs::read_dir(&tasks).unwrap().flatten().all(stopped);
+            all.then_some(())
+        });
     }
 
     /// True while it has not ended.
@@ -192,6 +218,50 @@ impl<'a> Daemon<'a> {
     /// What it wrote so far.
     pub(crate) fn output(&self) -> String {
         self.inner.output()
+    }
+}
+
+/// A program in the lab's folder with this text.
+pub(crate) fn program(lab: &Lab, name: &str, text: &str) -> PathBuf {
+    let (file, path) = (lab.path(&format!("{name}.text")), lab.path(name));
+    fs::write(&file, text).unwrap();
+    install(&file, &path);
+    path
+}
+
+/// Copies a program, for everybody to run. By another process: where a test of this one forks at the
+/// wrong moment, its child would hold the new file open for writing, and it could not be run (ETXTBSY).
+pub(crate) fn install(from: &Path, to: &Path) {
+    let mut command = Command::new("install");
+    let status = command.args(["-m", "0755"]).arg(from).arg(to).status();
+    assert!(status.unwrap().success(), "{}", to.display());
+}
+
+/// `nft ARGUMENTS -f -` in a namespace.
+///
+/// # Errors
+/// What nft complained about.
+pub(crate) fn load_with(netns: &Netns, arguments: &[&str], text: &str) -> Result<(), String> {
+    let mut command = netns.command("nft");
+    command.args(arguments).args(["-f", "-"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    output.status.success().then_some(()).ok_or(said)
+}
+
+/// Loads a ruleset into a namespace.
+#[track_caller]
+pub(crate) fn load(netns: &Netns, text: &str) {
+    if let Err(said) = load_with(netns, &[], text) {
+        panic!("{said}");
     }
 }
 

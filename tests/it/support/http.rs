@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -65,20 +66,26 @@ impl Reply {
 
 type Answer = dyn Fn(&Request) -> Reply + Send + Sync;
 
-/// A running server; it stops taking connections on drop.
+/// A running server; when it is dropped, its port is closed.
 pub(crate) struct Site {
     address: SocketAddr,
     scheme: &'static str,
-    seen: Arc<Mutex<Vec<Request>>>,
-    answer: Arc<Mutex<Arc<Answer>>>,
-    stop: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the threads of the connections see too.
+struct Shared {
+    seen: Mutex<Vec<Request>>,
+    answer: Mutex<Arc<Answer>>,
+    stop: AtomicBool,
     /// Body bytes that were sent in endless replies.
-    sent: Arc<AtomicU64>,
+    sent: AtomicU64,
     /// Endless replies that a client broke off.
-    broken: Arc<AtomicUsize>,
+    broken: AtomicUsize,
     /// Connections that wait for their answer now, and the most there were at once.
-    now: Arc<AtomicUsize>,
-    most: Arc<AtomicUsize>,
+    now: AtomicUsize,
+    most: AtomicUsize,
 }
 
 impl Site {
@@ -109,41 +116,36 @@ impl Site {
     ) -> Self {
         let listener = netns.enter(|| TcpListener::bind(address)).unwrap().unwrap();
         listener.set_nonblocking(true).unwrap();
-        let site = Self {
-            address: listener.local_addr().unwrap(),
-            scheme: if tls.is_some() { "https" } else { "http" },
-            seen: Arc::default(),
-            answer: Arc::new(Mutex::new(Arc::new(answer))),
-            stop: Arc::default(),
-            sent: Arc::default(),
-            broken: Arc::default(),
-            now: Arc::default(),
-            most: Arc::default(),
-        };
-        let parts = site.parts();
-        std::thread::spawn(move || {
+        let (address, scheme) = (
+            listener.local_addr().unwrap(),
+            if tls.is_some() { "https" } else { "http" },
+        );
+        let shared = Arc::new(Shared {
+            seen: Mutex::default(),
+            answer: Mutex::new(Arc::new(answer)),
+            stop: AtomicBool::default(),
+            sent: AtomicU64::default(),
+            broken: AtomicUsize::default(),
+            now: AtomicUsize::default(),
+            most: AtomicUsize::default(),
+        });
+        let parts = Arc::clone(&shared);
+        let accept = move || {
             while !parts.stop.load(Ordering::Relaxed) {
                 match listener.accept() {
                     Ok((stream, _)) => {
-                        let (parts, tls) = (parts.clone(), tls.clone());
+                        let (parts, tls) = (Arc::clone(&parts), tls.clone());
                         std::thread::spawn(move || parts.connection(stream, tls));
                     }
                     Err(_) => std::thread::sleep(Duration::from_millis(5)),
                 }
             }
-        });
-        site
-    }
-
-    fn parts(&self) -> Parts {
-        Parts {
-            seen: Arc::clone(&self.seen),
-            answer: Arc::clone(&self.answer),
-            stop: Arc::clone(&self.stop),
-            sent: Arc::clone(&self.sent),
-            broken: Arc::clone(&self.broken),
-            now: Arc::clone(&self.now),
-            most: Arc::clone(&self.most),
+        };
+        Self {
+            address,
+            scheme,
+            shared,
+            thread: Some(std::thread::spawn(accept)),
         }
     }
 
@@ -154,7 +156,7 @@ impl Site {
 
     /// Answers otherwise from now on.
     pub(crate) fn answer(&self, answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) {
-        *self.answer.lock().unwrap() = Arc::new(answer);
+        *self.shared.answer.lock().unwrap() = Arc::new(answer);
     }
 
     /// Serves this from now on, whatever is asked for.
@@ -164,7 +166,7 @@ impl Site {
 
     /// The requests so far.
     pub(crate) fn seen(&self) -> Vec<Request> {
-        self.seen.lock().unwrap().clone()
+        self.shared.seen.lock().unwrap().clone()
     }
 
     /// The last request.
@@ -174,34 +176,24 @@ impl Site {
 
     /// Body bytes sent in endless replies, and how many of them the client broke off.
     pub(crate) fn endless(&self) -> (u64, usize) {
-        let broken = self.broken.load(Ordering::Relaxed);
-        (self.sent.load(Ordering::Relaxed), broken)
+        let broken = self.shared.broken.load(Ordering::Relaxed);
+        (self.shared.sent.load(Ordering::Relaxed), broken)
     }
 
     /// The most requests there were at once.
     pub(crate) fn most(&self) -> usize {
-        self.most.load(Ordering::Relaxed)
+        self.shared.most.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Site {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.shared.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-#[derive(Clone)]
-struct Parts {
-    seen: Arc<Mutex<Vec<Request>>>,
-    answer: Arc<Mutex<Arc<Answer>>>,
-    stop: Arc<AtomicBool>,
-    sent: Arc<AtomicU64>,
-    broken: Arc<AtomicUsize>,
-    now: Arc<AtomicUsize>,
-    most: Arc<AtomicUsize>,
-}
-
-impl Parts {
+impl Shared {
     fn connection(&self, stream: TcpStream, tls: Option<Arc<rustls::ServerConfig>>) {
         stream.set_nonblocking(false).unwrap();
         let waiting = Waiting::new(self);
@@ -262,10 +254,10 @@ impl Parts {
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
-    fn new(parts: &'a Parts) -> Self {
-        let now = parts.now.fetch_add(1, Ordering::Relaxed) + 1;
-        parts.most.fetch_max(now, Ordering::Relaxed);
-        Self(&parts.now)
+    fn new(shared: &'a Shared) -> Self {
+        let now = shared.now.fetch_add(1, Ordering::Relaxed) + 1;
+        shared.most.fetch_max(now, Ordering::Relaxed);
+        Self(&shared.now)
     }
 }
 

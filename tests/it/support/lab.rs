@@ -11,7 +11,7 @@ use std::{
 
 use feedgate::demo::{Netns, owner, sweep};
 
-use super::privileged;
+use super::{eventually, privileged};
 
 const PREFIX: &str = "fg";
 
@@ -55,6 +55,9 @@ impl Lab {
             dir,
         };
         lab.wire();
+        for netns in [&lab.host, &lab.gateway, &lab.server] {
+            settle(netns);
+        }
         Some(lab)
     }
 
@@ -133,6 +136,25 @@ impl Lab {
     }
 }
 
+/// Waits until all addresses can be used: on a busy machine the kernel takes its time even without
+/// looking for duplicates.
+fn settle(netns: &Netns) {
+    let read = || fs::read_to_string("/proc/thread-self/net/if_inet6");
+    // ADDRESS INDEX LENGTH SCOPE FLAGS DEVICE; IFA_F_TENTATIVE (linux/if_addr.h).
+    let is_tentative = |line: &str| {
+        let flags = line.split_whitespace().nth(4);
+        flags
+            .and_then(|flags| u32::from_str_radix(flags, 16).ok())
+            .unwrap()
+            & 0x40
+            != 0
+    };
+    eventually("no address is tentative", || {
+        let table = netns.enter(read).unwrap().unwrap();
+        (!table.lines().any(is_tentative)).then_some(())
+    });
+}
+
 /// Removes what killed test processes left.
 fn sweep_leftovers() {
     sweep(PREFIX);
@@ -169,7 +191,12 @@ fn nothing_is_left_of_a_lab_whose_test_failed() {
         lab.server.path(),
         lab.dir.clone(),
     ];
-    let mut sleeper = lab.host.command("sleep").arg("60").spawn().unwrap();
+    let mut sleeper = lab.host.command("sleep").arg("600").spawn().unwrap();
+    // nsenter has entered the namespace, then.
+    super::eventually("it sleeps", || {
+        let comm = fs::read_to_string(format!("/proc/{}/comm", sleeper.id())).unwrap();
+        (comm == "sleep\n").then_some(())
+    });
     let failed = std::thread::spawn(move || {
         let _lab = lab;
         panic!("as a failing test does");

@@ -6,7 +6,9 @@ mod daemon;
 mod http;
 mod lab;
 mod rsyslog;
+mod stream;
 mod traffic;
+mod wire;
 
 use std::time::{Duration, Instant};
 
@@ -15,17 +17,22 @@ use feedgate::demo::TICK;
 pub(crate) use self::{
     alerts::{Alert, Alerts},
     conf::Conf,
-    daemon::{Daemon, feedgate, nft},
+    daemon::{Daemon, feedgate, install, load, load_with, nft, program},
     http::{Reply, Site, Tls},
     lab::{HOST_MAC, Lab},
     rsyslog::{Parser, Record, Rsyslog},
-    traffic::{FeedServer, connect, curl, dropped, echo, exchange, ping, ping_from, web},
+    stream::{Pace, Stream},
+    traffic::{
+        FeedServer, connect, curl, curl_times_out, dropped, echo, exchange, ping, ping_from,
+        ping_from_lost, ping_lost, reached, unanswered, web,
+    },
+    wire::{Meter, RawSender, counter},
 };
 
 /// The longest anything is waited for. Far above what it takes, so that a busy machine is no failure.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A limit that the daemon has to keep; longer where `FEEDGATE_TEST_SLOWER` says that the machine is
+/// A limit, longer where `FEEDGATE_TEST_SLOWER` says that the machine is
 /// so many times slower than a real one (an emulated processor).
 pub(crate) fn within(limit: Duration) -> Duration {
     let factor = std::env::var("FEEDGATE_TEST_SLOWER").ok();

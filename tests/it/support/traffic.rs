@@ -1,7 +1,7 @@
 //! Servers and clients inside a namespace.
 
 use std::{
-    io::{self, Write as _},
+    io,
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::{Output, Stdio},
     sync::{
@@ -14,7 +14,11 @@ use std::{
 
 use feedgate::demo::{Netns, Response, Server};
 
-/// How long a client waits before it counts a flow as dropped: two SYNs' worth.
+/// How long a client waits for what must come. Far above what it takes: only a test that fails waits
+/// for so long.
+const PATIENT: Duration = Duration::from_secs(20);
+
+/// How long a client waits for what must not come: two SYNs' worth.
 const DROPPED: Duration = Duration::from_millis(1500);
 
 /// A web server on port 80 of every address of `netns`.
@@ -26,17 +30,26 @@ pub(crate) fn web(netns: &Netns) -> Server {
     Server::start(listener, |_| Response::text("hello\n")).unwrap()
 }
 
-/// A TCP connection from `netns`, opened by this process.
+/// A TCP connection from `netns`, opened by this process; waits long for it.
 pub(crate) fn connect(netns: &Netns, address: &str) -> io::Result<TcpStream> {
+    connect_within(netns, address, PATIENT)
+}
+
+/// A TCP connection, if it is made soon: to ask again and again whether it is by now.
+pub(crate) fn reached(netns: &Netns, address: &str) -> Option<TcpStream> {
+    connect_within(netns, address, DROPPED).ok()
+}
+
+fn connect_within(netns: &Netns, address: &str, limit: Duration) -> io::Result<TcpStream> {
     let address: SocketAddr = address.parse().unwrap();
     netns
-        .enter(|| TcpStream::connect_timeout(&address, DROPPED))
+        .enter(|| TcpStream::connect_timeout(&address, limit))
         .unwrap()
 }
 
 /// True when a connection is neither made nor refused: its packets are dropped.
 pub(crate) fn dropped(netns: &Netns, address: &str) -> bool {
-    match connect(netns, address) {
+    match connect_within(netns, address, DROPPED) {
         Ok(_) => false,
         Err(error) if error.kind() == io::ErrorKind::TimedOut => true,
         Err(error) => panic!("neither open nor dropped: {error}"),
@@ -79,8 +92,18 @@ impl Drop for Echo {
     }
 }
 
-/// Sends a datagram from a connected socket of this process and waits for the echo; gives the socket.
+/// Sends a datagram from a connected socket of this process and waits long for the echo; gives the
+/// socket.
 pub(crate) fn exchange(netns: &Netns, address: &str) -> io::Result<UdpSocket> {
+    exchange_within(netns, address, PATIENT)
+}
+
+/// True when a datagram is refused to its sender, or no echo comes.
+pub(crate) fn unanswered(netns: &Netns, address: &str) -> bool {
+    exchange_within(netns, address, DROPPED).is_err()
+}
+
+fn exchange_within(netns: &Netns, address: &str, limit: Duration) -> io::Result<UdpSocket> {
     let address: SocketAddr = address.parse().unwrap();
     let local = if address.is_ipv4() {
         "0.0.0.0:0"
@@ -88,7 +111,7 @@ pub(crate) fn exchange(netns: &Netns, address: &str) -> io::Result<UdpSocket> {
         "[::]:0"
     };
     let socket = netns.enter(|| UdpSocket::bind(local)).unwrap()?;
-    socket.set_read_timeout(Some(DROPPED))?;
+    socket.set_read_timeout(Some(limit))?;
     socket.connect(address)?;
     // A drop in the output hook may be EPERM for the sender already.
     socket.send(b"hello")?;
@@ -96,28 +119,49 @@ pub(crate) fn exchange(netns: &Netns, address: &str) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// One echo request; true when the answer came.
+/// One echo request; true when the answer came, for which it waits long.
 pub(crate) fn ping(netns: &Netns, address: &str) -> bool {
-    ping_with(netns, &[address])
+    ping_within(netns, PATIENT, &[address])
 }
 
-/// One echo request from one of the addresses of `netns`.
+/// One echo request; true when no answer came.
+pub(crate) fn ping_lost(netns: &Netns, address: &str) -> bool {
+    !ping_within(netns, DROPPED, &[address])
+}
+
+/// One echo request from one of the addresses of `netns`; true when the answer came.
 pub(crate) fn ping_from(netns: &Netns, from: &str, address: &str) -> bool {
-    ping_with(netns, &["-I", from, address])
+    ping_within(netns, PATIENT, &["-I", from, address])
 }
 
-fn ping_with(netns: &Netns, arguments: &[&str]) -> bool {
+/// One echo request from one of the addresses of `netns`; true when no answer came.
+pub(crate) fn ping_from_lost(netns: &Netns, from: &str, address: &str) -> bool {
+    !ping_within(netns, DROPPED, &["-I", from, address])
+}
+
+fn ping_within(netns: &Netns, limit: Duration, arguments: &[&str]) -> bool {
     let mut command = netns.command("ping");
-    command.args(["-n", "-c", "1", "-W", "1"]).args(arguments);
+    command.args(["-n", "-c", "1", "-W"]);
+    command.arg(limit.as_secs_f32().to_string()).args(arguments);
     let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.expect("ping (package iputils-ping)").success()
 }
 
-/// curl with a limit of two seconds.
+/// curl, which waits long.
 pub(crate) fn curl(netns: &Netns, arguments: &[&str]) -> Output {
+    curl_within(netns, PATIENT, arguments)
+}
+
+/// True when curl gives up because nothing came.
+pub(crate) fn curl_times_out(netns: &Netns, arguments: &[&str]) -> bool {
+    let output = curl_within(netns, DROPPED, arguments);
+    output.status.code() == Some(28)
+}
+
+fn curl_within(netns: &Netns, limit: Duration, arguments: &[&str]) -> Output {
     let mut command = netns.command("curl");
-    command.args(["-sS", "-m", "2"]).args(arguments);
-    command.output().expect("curl")
+    command.args(["-sS", "-m", &limit.as_secs_f32().to_string()]);
+    command.args(arguments).output().expect("curl")
 }
 
 /// A web server of a feed whose answer the test can change.
@@ -176,19 +220,7 @@ fn a_dropped_connection_is_told_from_an_open_one() {
     let Some(lab) = super::Lab::new() else { return };
     let _web = web(&lab.server);
     assert!(!dropped(&lab.host, "203.0.113.1:80"));
-    let mut nft = lab
-        .gateway
-        .command("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
     let rules = "table ip t { chain c { type filter hook forward priority 0; ip daddr 203.0.113.1 drop; }; }";
-    nft.stdin
-        .take()
-        .unwrap()
-        .write_all(rules.as_bytes())
-        .unwrap();
-    assert!(nft.wait().unwrap().success());
+    super::load(&lab.gateway, rules);
     assert!(dropped(&lab.host, "203.0.113.1:80"));
 }
