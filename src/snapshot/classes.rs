@@ -67,7 +67,7 @@ impl<A: Address> Family<'_, A> {
             self.move_private_to_watch(&mut pools);
         }
         if rules.deny_at > 1 {
-            pools = split_by_consensus(pools, inputs, index);
+            pools = split_by_consensus(pools, &self.boundaries(inputs), index);
         }
         for ((class, scope), pool) in pools {
             let nets = RangeSet::new(pool.nets);
@@ -166,6 +166,21 @@ impl<A: Address> Family<'_, A> {
         }
     }
 
+    /// Every address at which what counts for it may change, sorted: the ends of entries, exceptions
+    /// and private space.
+    fn boundaries(&self, inputs: &[Input]) -> Vec<A> {
+        let entries = inputs.iter().flat_map(|input| input.data.parsed.prefixes());
+        let spared = self.except.ranges().iter().chain(self.reserved.ranges());
+        let mut cuts = Vec::new();
+        for range in entries.filter_map(A::bounds).chain(spared.copied()) {
+            cuts.push(range.first);
+            cuts.extend(range.last.next());
+        }
+        cuts.sort_unstable();
+        cuts.dedup();
+        cuts
+    }
+
     fn move_private_to_watch(&self, pools: &mut Pools<A>) {
         for scope in [Scope::Both, Scope::Out, Scope::In] {
             let Some(deny) = pools.get_mut(&(Class::Deny, scope)) else {
@@ -189,8 +204,7 @@ impl<A: Address> Family<'_, A> {
 /// Denied is only what enough origins list; the rest of the deny pools is watched. How many agree
 /// depends on the direction, so each direction gets pools of its own. The index answers for every
 /// address between two boundaries of entries, so both always agree.
-fn split_by_consensus<A: Address>(pools: Pools<A>, inputs: &[Input], index: &Index) -> Pools<A> {
-    let cuts = boundaries::<A>(inputs);
+fn split_by_consensus<A: Address>(pools: Pools<A>, cuts: &[A], index: &Index) -> Pools<A> {
     let mut out = Pools::default();
     for ((of, scope), pool) in pools {
         // An address of a watch pool is denied only with an entry of a deny pool, which covers it there.
@@ -225,7 +239,7 @@ fn split_by_consensus<A: Address>(pools: Pools<A>, inputs: &[Input], index: &Ind
                     .push(*host);
             }
             for net in &pool.nets {
-                for piece in pieces(*net, &cuts) {
+                for piece in pieces(*net, cuts) {
                     out.entry((weigh(piece.first, None), narrow))
                         .or_default()
                         .nets
@@ -235,22 +249,6 @@ fn split_by_consensus<A: Address>(pools: Pools<A>, inputs: &[Input], index: &Ind
         }
     }
     out
-}
-
-/// Every address at which the set of entries that cover it may change, sorted.
-fn boundaries<A: Address>(inputs: &[Input]) -> Vec<A> {
-    let mut cuts = Vec::new();
-    for input in inputs {
-        for entry in &input.data.parsed.entries {
-            if let Some(range) = A::bounds(&entry.prefix) {
-                cuts.push(range.first);
-                cuts.extend(range.last.next());
-            }
-        }
-    }
-    cuts.sort_unstable();
-    cuts.dedup();
-    cuts
 }
 
 fn pieces<A: Address>(range: Range<A>, cuts: &[A]) -> Vec<Range<A>> {

@@ -172,6 +172,27 @@ proptest! {
     }
 }
 
+/// Found by the law above: whether enough origins agree was asked at the first address of a piece only,
+/// and nothing counts where an exception or private space is.
+#[test]
+fn what_is_spared_at_the_start_of_a_network_leaves_the_rest_denied() {
+    for (wide, narrow, spared, addr) in [
+        ("203.0.0.0/14", "203.2.0.0/15", "203.2.0.0/24", "203.2.1.0"),
+        ("9.0.0.0/8", "10.0.0.0/7", "192.0.2.0/24", "11.0.0.1"),
+    ] {
+        let inputs = [
+            input("watch", Action::Alert, Scope::Both, &[wide, "8.0.0.0/5"]),
+            input("deny", Action::Deny, Scope::Both, &[narrow]),
+        ];
+        let options = options(PrivateNetworks::Refuse, 2);
+        let snapshot = build(&inputs, &[except(spared)], options);
+        let addr = addr.parse().unwrap();
+        let port = (Protocol::TCP, 443);
+        let sets = kernel(&snapshot.sets, addr, port, Direction::Egress);
+        assert_eq!(sets, Some(Action::Deny), "{addr}");
+    }
+}
+
 fn seen(snapshot: &Snapshot, addr: &str, direction: Direction) -> Option<(Action, String)> {
     let hit = snapshot
         .index
