@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{engine::Path, intake::Quarantined};
+use super::{engine::Path, heal::Pace, intake::Quarantined};
 use crate::{
     config::{self, Config},
     feed::{FeedData, FeedName, Finding, formats::CrowdsecState},
@@ -105,6 +105,8 @@ pub(super) struct Core {
     pub(super) broken: Option<String>,
     /// Times the table had to be put back.
     pub(super) heals: u64,
+    /// How soon it may be put back again.
+    pub(super) pace: Pace,
     /// When and what the last time was.
     pub(super) last_heal: Option<(SystemTime, String)>,
     /// The exception files as they were when all of them could be read.
@@ -138,6 +140,7 @@ impl Core {
             applied: None,
             broken: None,
             heals: 0,
+            pace: Pace::default(),
             last_heal: None,
             files: Vec::new(),
             file_problems: Vec::new(),

@@ -318,7 +318,11 @@ fn health(shared: &Shared, exceptions: Vec<crate::snapshot::Exception>) {
     }
     let result = match core.kernel.table_state() {
         // The listener is faster; this is for a table that went unseen.
-        Ok(crate::nft::TableState::Absent) => core.heal(&crate::nft::Notice::Unsure),
+        Ok(crate::nft::TableState::Absent) => {
+            // Too soon after many repairs: the next turn, or the listener, asks again.
+            core.try_heal(&crate::nft::Notice::Unsure, &shared.store)
+                .map(|_wait| ())
+        }
         Ok(_) if changed => {
             tracing::info!("exceptions or the age of a feed changed: the sets are updated");
             core.sync()

@@ -19,6 +19,7 @@ mod feeds;
 mod formats;
 mod forward;
 mod heal;
+mod heal_large;
 mod inbound;
 mod include;
 mod lastgood;
