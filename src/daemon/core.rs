@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{engine::Path, heal::Pace, intake::Quarantined};
+use super::{engine::Path, glance::Desk, heal::Pace, intake::Quarantined};
 use crate::{
     config::{self, Config},
     feed::{FeedData, FeedName, Finding, formats::CrowdsecState},
@@ -99,6 +99,8 @@ pub(super) struct Core {
     pub(super) feeds: BTreeMap<FeedName, FeedState>,
     pub(super) exceptions: Vec<Exception>,
     pub(super) path: Arc<Path>,
+    /// Where a copy for the client commands lies during long work.
+    pub(super) desk: Arc<Desk>,
     /// The last transaction.
     pub(super) applied: Option<Applied>,
     /// Why the kernel does not hold what it should.
@@ -137,6 +139,7 @@ impl Core {
             feeds: BTreeMap::new(),
             exceptions: Vec::new(),
             path,
+            desk: Arc::default(),
             applied: None,
             broken: None,
             heals: 0,
@@ -205,6 +208,7 @@ impl Core {
 
     /// What they would give with other data of one feed.
     pub(super) fn snapshot_with(&self, name: &FeedName, data: FeedData) -> Snapshot {
+        let _busy = self.busy();
         self.build_with(Some((name, Arc::new(data))))
     }
 
@@ -255,6 +259,7 @@ impl Core {
         if self.closed || self.inherited {
             return Ok(());
         }
+        let _busy = self.busy();
         let next = Arc::new(self.build());
         self.path.view.announce(Arc::clone(&next));
         let done = self.kernel.install(&next.sets);
@@ -269,6 +274,7 @@ impl Core {
         if self.inherited {
             return self.leave_inherited();
         }
+        let _busy = self.busy();
         let start = Instant::now();
         let next = Arc::new(self.build());
         let current = self.path.view.current();

@@ -115,6 +115,7 @@ impl Core {
             Notice::Lost { seen, .. } => *seen,
             Notice::Unsure => Instant::now(),
         };
+        let _busy = self.busy();
         let current = self.path.view.current();
         let mut gap = None;
         let sure = matches!(notice, Notice::Change(_));

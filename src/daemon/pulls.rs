@@ -12,6 +12,7 @@ use tokio::{sync::Semaphore, task::JoinHandle};
 use super::{
     Shared,
     engine::lock,
+    glance::blocking,
     intake::{self, Body, Preview},
     lastgood,
 };
@@ -72,7 +73,7 @@ impl Tasks {
 /// Starts a loop for each feed that is pulled, in place of those of an earlier configuration.
 pub(super) fn restart(shared: &Arc<Shared>) {
     let feeds = {
-        let mut core = lock(&shared.core);
+        let mut core = blocking(|| lock(&shared.core));
         let states = core.feeds.values_mut();
         states.for_each(|state| {
             // Its loop ends, and what a stream's server has answered by then is lost.
@@ -104,7 +105,7 @@ enum Next {
 async fn keep_pulling(shared: &Arc<Shared>, name: &FeedName) {
     loop {
         let next = {
-            let core = lock(&shared.core);
+            let core = blocking(|| lock(&shared.core));
             let Some(state) = core.feeds.get(name) else {
                 return;
             };
@@ -144,14 +145,14 @@ pub(super) struct Outcome {
 
 /// Pulls once; returns when the result is in the kernel, or failed.
 pub(super) async fn pull(shared: &Arc<Shared>, name: &FeedName) -> Result<Outcome, String> {
-    let turn = lock(&shared.core)
+    let turn = blocking(|| lock(&shared.core))
         .feeds
         .get(name)
         .map(|state| Arc::clone(&state.turn));
     let turn = turn.ok_or_else(|| format!("feed {name} is gone"))?;
     let _turn = turn.lock().await;
     let (feed, validators, startup) = {
-        let mut core = lock(&shared.core);
+        let mut core = blocking(|| lock(&shared.core));
         let Some(state) = core.feeds.get_mut(name) else {
             return Err(format!("feed {name} is gone"));
         };
@@ -194,7 +195,8 @@ pub(super) async fn pull(shared: &Arc<Shared>, name: &FeedName) -> Result<Outcom
             })
         }
     };
-    let outcome = record(shared, &feed, start.elapsed(), result);
+    // May load the table of the first pulls.
+    let outcome = blocking(|| record(shared, &feed, start.elapsed(), result));
     shared.progress.notify_waiters();
     outcome
 }
@@ -202,7 +204,7 @@ pub(super) async fn pull(shared: &Arc<Shared>, name: &FeedName) -> Result<Outcom
 /// Pulls, judges, and changes nothing. A quarantined update is looked at without another pull.
 pub(super) async fn preview(shared: &Arc<Shared>, name: &FeedName) -> Result<Preview, String> {
     let (feed, held) = {
-        let mut core = lock(&shared.core);
+        let mut core = blocking(|| lock(&shared.core));
         let Some(state) = core.feeds.get_mut(name) else {
             return Err(format!("feed {name} is gone"));
         };

@@ -10,6 +10,7 @@
 )] // clippy.toml allows them in test functions only; a helper of a test may stop at the first surprise too
 
 mod attribution;
+mod busy;
 mod cli;
 mod coexist;
 mod containers;
