@@ -20,6 +20,7 @@ use crate::{
     config::{self, Format},
     feed::FeedName,
     fetch::{FetchError, Pulled, Validators},
+    host::clock::Uptime,
 };
 
 /// First wait after a failed pull; it doubles up to the feed's period.
@@ -32,7 +33,8 @@ const FROM_ONE_SERVER: usize = 2;
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// How often a pull that takes long says that it goes on.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A loop looks at least this often whether its time was moved.
+/// A loop looks at least this often: timers stand still while the host sleeps, and entries run out by
+/// the wall clock, which may be set.
 const LOOK: Duration = Duration::from_secs(30);
 
 /// The running pull loops.
@@ -109,11 +111,10 @@ async fn keep_pulling(shared: &Arc<Shared>, name: &FeedName) {
             let Some(state) = core.feeds.get(name) else {
                 return;
             };
-            let now = SystemTime::now();
-            let pull = state
-                .next_pull
-                .map(|at| at.duration_since(now).unwrap_or_default());
-            match (pull, intake::next_expiry(state.data.as_deref(), now)) {
+            let pull = state.next_pull.map(|at| at.left(Uptime::now()));
+            // What is of another url cannot be read again from disk.
+            let data = state.data.as_deref().filter(|_| !state.of_before);
+            match (pull, intake::next_expiry(data, SystemTime::now())) {
                 (None | Some(Duration::ZERO), _) => Next::Pull,
                 (_, Some(Duration::ZERO)) => Next::Expire(Box::new(state.config.clone())),
                 (Some(pull), expiry) => Next::Wait(pull.min(expiry.unwrap_or(LOOK)).min(LOOK)),
@@ -361,7 +362,7 @@ fn record(
             wait.max(asked.min(LONGEST_RETRY_AFTER))
         }
     };
-    state.next_pull = Some(now + wait);
+    state.next_pull = Some(Uptime::now().after(wait));
     let entries = state.data.as_ref().map_or(0, |data| data.parsed.count());
     core.leave_inherited().map_err(|e| e.to_string())?;
     result

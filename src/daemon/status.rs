@@ -20,6 +20,7 @@ use super::{
 use crate::{
     feed::{Action, Bad, FeedName, Finding, LeftOut},
     fetch::Place,
+    host::clock::Uptime,
     nft::{Count, QueueKind, TableState},
     ruleset::{Counter, TableFamily},
     sink::SinkStats,
@@ -303,7 +304,7 @@ fn feed(state: &FeedState, report: Option<&FeedReport>, now: SystemTime) -> Feed
         left_out: parsed.map(|parsed| parsed.left_out).unwrap_or_default(),
         updated: rfc3339(parsed.and_then(|parsed| parsed.updated)),
         elapsed_ms: state.elapsed.map(|elapsed| elapsed.as_millis()),
-        next_pull: rfc3339(state.next_pull),
+        next_pull: rfc3339(state.next_pull.and_then(|at| at.shown(Uptime::now(), now))),
         report: report.cloned().unwrap_or_default(),
     }
 }
