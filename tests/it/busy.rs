@@ -5,11 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use feedgate::demo;
 use serde_json::Value;
 
 use crate::{
     million::prefixes,
-    support::{Conf, Daemon, Lab, PATIENCE, within},
+    support::{Conf, Daemon, Lab, PATIENCE, eventually, feedgate, within},
 };
 
 fn status(daemon: &Daemon<'_>) -> Value {
@@ -74,4 +75,30 @@ fn status_and_print_do_not_wait_for_a_load() {
     );
     assert!(seen, "no answer came during the load");
     assert_ne!(loaded["table"]["elements"], before["table"]["elements"]);
+}
+
+/// A daemon that starts with many last good data answers before they are in the kernel.
+#[test]
+fn a_start_with_many_data_is_answered_meanwhile() {
+    let Some(lab) = Lab::new() else { return };
+    let file = lab.path("many.txt");
+    fs::write(&file, prefixes(250_000)).unwrap();
+    let conf = Conf::new(&lab).feed_from("many", "deny", &format!("file://{}", file.display()));
+    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    eventually("they are in the kernel and on disk", || {
+        let loaded = daemon.row("many")["last_success"].is_string();
+        (loaded && lab.path("state/feeds/many.last").exists()).then_some(())
+    });
+    daemon.stop();
+
+    let config = lab.path("feedgate.toml");
+    let mut second = demo::Daemon::spawn(feedgate(), &lab.host, &lab.dir, &config).unwrap();
+    let during = eventually("a status comes in the middle of the load", || {
+        let output = second.ctl(&lab.host, &["status", "--json"]).unwrap();
+        let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+        status["loading_ms"].is_u64().then_some(status)
+    });
+    // The table of the run before is in force.
+    assert_eq!(during["table"]["state"], "present", "{during}");
+    second.ready(within(PATIENCE), || true).unwrap();
 }
