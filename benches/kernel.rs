@@ -191,6 +191,12 @@ fn case(name: &str) -> [Snapshot; 3] {
     }
 }
 
+/// What is loaded first in a case.
+pub fn first(name: &str) -> Sets {
+    let [first, _, _] = case(name);
+    first.sets
+}
+
 /// The options of the daemon, on one hook.
 pub fn options() -> Options {
     Options {

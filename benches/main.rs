@@ -1,6 +1,6 @@
 //! `make bench`: one run, one table; feedgate beside the kernel's floor and the tools people use.
 //!
-//! `cargo bench [-- feed|kernel|path ...] [--check]`. The parent stays small and measures processes: each
+//! `cargo bench [-- feed|kernel|load|path ...] [--check]`. The parent stays small and measures processes: each
 //! figure comes from a helper (this program again) with memory, and where needed a network namespace,
 //! of its own. `--check` fails when a target is missed.
 #![allow(
@@ -13,6 +13,7 @@
 mod common;
 mod feed;
 mod kernel;
+mod load;
 mod path;
 
 use std::process::ExitCode;
@@ -22,9 +23,10 @@ use common::{machine, table};
 /// A piece of the table: its name and what it measures.
 type Piece = (&'static str, fn() -> Vec<table::Row>);
 
-const PIECES: [Piece; 3] = [
+const PIECES: [Piece; 4] = [
     ("feed", feed::rows),
     ("kernel", kernel::rows),
+    ("load", load::rows),
     ("path", path::rows),
 ];
 
@@ -57,6 +59,8 @@ fn helper(words: &[String]) {
         ["lookup"] => feed::lookup(),
         ["write-nft", folder] => kernel::write_nft(folder),
         ["load", which, case] => kernel::load(which, case),
+        ["connects"] => load::time_connects(),
+        ["heal", case, _] => load::flush_and_heal(case),
         ["memory"] => kernel::memory(),
         ["nft", file, then] => kernel::nft(file, then),
         ["packets"] => path::packets(),

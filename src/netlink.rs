@@ -12,6 +12,8 @@ pub const REQUEST: u16 = 1;
 pub const ACK: u16 = 4;
 /// `NLM_F_DUMP`
 pub const DUMP: u16 = 0x300;
+/// `NLM_F_DUMP_INTR`: what is listed changed meanwhile, so that the list may be wrong.
+pub const DUMP_INTERRUPTED: u16 = 0x10;
 /// `NLA_F_NESTED`
 const NESTED: u16 = 0x8000;
 /// Bits of an attribute's type field that are its type.
@@ -22,6 +24,8 @@ const TYPE_MASK: u16 = 0x3fff;
 pub struct Message<'a> {
     /// Message type.
     pub kind: u16,
+    /// Flags, `NLM_F_*`.
+    pub flags: u16,
     /// Sequence number of the request.
     pub seq: u32,
     /// Port of the socket that asked for it, also in notifications of what it changed; 0: the kernel.
@@ -56,6 +60,7 @@ pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
         bytes = bytes.get(aligned(len)..).unwrap_or_default();
         Some(Message {
             kind: u16_at(message, 4)?,
+            flags: u16_at(message, 6)?,
             seq: u32_at(message, 8)?,
             port: u32_at(message, 12)?,
             payload: message.get(HEADER..)?,

@@ -7,12 +7,17 @@
     clippy::panic
 )] // tests may stop
 
-use std::{collections::BTreeSet, process::Command, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::Command,
+    sync::Arc,
+    time::SystemTime,
+};
 
 use feedgate::{
     config::{self, Config},
     feed::{Action, FeedData, Limits, Scope, parse_plain},
-    nft::{Kernel, TableState},
+    nft::{Kernel, QueueKind, TableState},
     ruleset::Options,
     snapshot::{self, Delta, Input, Snapshot, build},
 };
@@ -371,6 +376,173 @@ fn a_table_with_a_living_owner_is_refused_to_a_second_one() {
         assert_eq!(second.table_state().unwrap(), TableState::Ours);
         second.install(&new.sets).unwrap();
         assert_eq!(second.table_state().unwrap(), TableState::Ours);
+    });
+}
+
+/// A listing as blocks, `chain ask4 {` to its lines: sets and chains stand in the order in which they
+/// were made. What the documents name is left out: elements, and the mark of the owner.
+fn blocks(listing: &str, native: bool) -> BTreeMap<String, Vec<String>> {
+    let mut blocks: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let (mut head, mut in_elements) = (String::new(), false);
+    for line in listing.lines() {
+        let word = line.trim();
+        in_elements |= word.starts_with("elements = {");
+        // What nft calls a queue rule that it cannot load.
+        let compat = !native
+            && (word.starts_with("queue")
+                || word.contains("xt target")
+                || word.starts_with("# xt_"));
+        let owner = word.starts_with("flags owner") || word == "flags persist";
+        if word.ends_with('{') && !in_elements {
+            head = word.to_owned();
+            blocks.insert(head.clone(), Vec::new());
+        } else if !in_elements && !compat && !owner && !word.is_empty() && line != "}" {
+            let line = line.split(" # progname").next().unwrap();
+            blocks.get_mut(&head).unwrap().push(same_notation(line));
+        }
+        in_elements &= !word.ends_with('}');
+    }
+    blocks
+}
+
+/// `nft -f base.nft inspect.nft` by hand is byte for byte what the daemon installs, up to the order of
+/// sets and chains, elements, and what text writes in another way. Without the native `queue` expression
+/// nft cannot load the queue rules of inspect.nft: then they are left out on both sides.
+#[test]
+fn the_shipped_files_are_what_the_daemon_installs() {
+    in_namespace(|| {
+        let probe = "table inet probe { chain c { queue num 4470 bypass; }; }";
+        let native = nft(&["-c", "-f", "-"], probe).0;
+        if std::env::var_os("FEEDGATE_TEST_NATIVE_QUEUE").is_some() {
+            assert!(
+                native,
+                "this kernel is said to have the native queue expression"
+            );
+        }
+        if !native {
+            eprintln!(
+                "this kernel has no native `queue` expression: base.nft is compared, and inspect.nft without \
+                 its queue rules. `make test-kernels` compares all of both"
+            );
+        }
+        let list = || {
+            let (ok, listing) = nft(&["-s", "list", "table", "inet", "feedgate"], "");
+            assert!(ok, "{listing}");
+            blocks(&listing, native)
+        };
+        // Every set that there can be.
+        let list_of = [
+            "203.0.113.9",
+            "198.51.100.0/24",
+            "20.0.0.0/12",
+            "2001:db8::9",
+            "2001:db8:1::/48",
+            "2a00::/24",
+            "203.0.113.8:443",
+            "[2001:db8::8]:53/udp",
+        ];
+        let scopes = [Scope::Both, Scope::Out, Scope::In];
+        let feeds: Vec<_> = [Action::Deny, Action::Alert]
+            .into_iter()
+            .flat_map(|action| scopes.map(|scope| ("f", action, scope, &list_of[..])))
+            .collect();
+        let names: Vec<String> = (0..feeds.len()).map(|i| format!("f{i}")).collect();
+        let feeds: Vec<_> = feeds
+            .iter()
+            .zip(&names)
+            .map(|((_, action, scope, list), name)| (name.as_str(), *action, *scope, *list))
+            .collect();
+        let kernel = shared_kernel();
+        assert_eq!(kernel.queue_kind() == QueueKind::Native, native);
+        kernel.install(&snapshot(&feeds).sets).unwrap();
+        let daemon = list();
+        assert!(kernel.remove().unwrap());
+
+        let read = |name: &str| {
+            let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("nft")
+                .join(name);
+            std::fs::read_to_string(file).unwrap()
+        };
+        let both = read("base.nft") + &read("inspect.nft");
+        let loadable = |line: &&str| native || !line.contains("queue num");
+        let text: Vec<&str> = both.lines().filter(loadable).collect();
+        let (ok, out) = nft(&["-f", "-"], &(text.join("\n") + "\n"));
+        assert!(ok, "{out}");
+        let by_hand = list();
+        assert_eq!(
+            by_hand.keys().collect::<Vec<_>>(),
+            daemon.keys().collect::<Vec<_>>()
+        );
+        for (name, lines) in &by_hand {
+            assert_eq!(lines, &daemon[name], "{name}");
+        }
+        assert!(by_hand.len() > 60);
+        let queues = by_hand
+            .values()
+            .flatten()
+            .filter(|line| line.trim().starts_with("queue"));
+        println!(
+            "{} blocks are the same, {} queue rules among them",
+            by_hand.len(),
+            queues.count()
+        );
+    });
+}
+
+/// What the kernel can do is found out, not assumed; the machines of `make test-kernels` say what to expect.
+#[test]
+fn queue_and_owner_are_what_this_kernel_has() {
+    in_namespace(|| {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let mut numbers = release
+            .split(['.', '-'])
+            .map_while(|word| word.parse::<u32>().ok());
+        let version = (numbers.next().unwrap(), numbers.next().unwrap());
+        let kernel = kernel();
+        println!(
+            "kernel {}: {}, owned tables: {}",
+            release.trim(),
+            kernel.queue_kind().as_str(),
+            kernel.owns()
+        );
+        assert_eq!(
+            kernel.owns(),
+            version >= (6, 9),
+            "OWNER with PERSIST came with 6.9"
+        );
+        if std::env::var_os("FEEDGATE_TEST_NATIVE_QUEUE").is_some() {
+            assert_eq!(kernel.queue_kind(), QueueKind::Native);
+        }
+        kernel.install(&mixed().sets).unwrap();
+        let listed = |word: &str| {
+            nft(&["list", "table", "inet", "feedgate"], "")
+                .1
+                .contains(word)
+        };
+        assert_eq!(
+            listed("flags owner,persist") || listed("flags owner"),
+            kernel.owns()
+        );
+        let owned = kernel.owns();
+        // Its socket closes: the table stays, with an owner and without.
+        drop(kernel);
+        let deny = nft(
+            &[
+                "get",
+                "element",
+                "inet",
+                "feedgate",
+                "deny_hosts4",
+                "{ 203.0.113.7 }",
+            ],
+            "",
+        );
+        assert!(deny.0, "{}", deny.1);
+        assert!(
+            nft(&["delete", "table", "inet", "feedgate"], "").0,
+            "owned: {owned}"
+        );
     });
 }
 

@@ -99,6 +99,11 @@ impl Batch {
         self.add(0, CREATE, &attribute(1, &zero_ended(table)));
     }
 
+    /// DELTABLE
+    pub fn delete_table(&mut self, table: &str) {
+        self.add(2, 0, &attribute(1, &zero_ended(table)));
+    }
+
     /// NEWSET of IPv4 addresses.
     pub fn set(&mut self, table: &str, set: &str, interval: bool, id: u32) {
         let mut out = attribute(1, &zero_ended(table));

@@ -56,6 +56,12 @@ fn render_status(status: &Value) -> String {
     for problem in items(&status["problems"]) {
         out.add(format!("  ! {}", text(problem)));
     }
+    if let Some(ms) = status["loading_ms"].as_u64() {
+        out.add(format!(
+            "loading    a change, since {} s; what is shown is as of before it",
+            ms / 1000
+        ));
+    }
     if status["table"]["heals"].as_u64().unwrap_or(0) > 0 {
         out.add(format!(
             "healed     {} times, last {}: {}",

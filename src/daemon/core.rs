@@ -6,12 +6,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{engine::Path, intake::Quarantined};
+use super::{engine::Path, glance::Desk, heal::Pace, intake::Quarantined};
 use crate::{
     config::{self, Config},
     feed::{FeedData, FeedName, Finding, formats::CrowdsecState},
     fetch::Validators,
-    host::addresses::Files,
+    host::{addresses::Files, clock::Uptime},
     nft::{Applied, Kernel, NftError},
     ruleset::Counter,
     snapshot::{Delta, Exception, Input, Options, Report, Sets, Snapshot, build, steps},
@@ -24,6 +24,8 @@ pub(super) struct FeedState {
     pub(super) config: config::Feed,
     /// The good data in force.
     pub(super) data: Option<Arc<FeedData>>,
+    /// They are of another url, or were read in another way: they stay until there are new ones.
+    pub(super) of_before: bool,
     pub(super) validators: Option<Validators>,
     pub(super) last_attempt: Option<SystemTime>,
     /// A pull is going on.
@@ -32,7 +34,7 @@ pub(super) struct FeedState {
     pub(super) last_error: Option<String>,
     /// How long the last pull took.
     pub(super) elapsed: Option<Duration>,
-    pub(super) next_pull: Option<SystemTime>,
+    pub(super) next_pull: Option<Uptime>,
     /// Failed pulls in a row.
     pub(super) failures: u32,
     /// The decisions of a CrowdSec stream; empty for other formats.
@@ -52,6 +54,7 @@ impl FeedState {
         Self {
             config,
             data: None,
+            of_before: false,
             validators: None,
             last_attempt: None,
             pulling: false,
@@ -99,12 +102,16 @@ pub(super) struct Core {
     pub(super) feeds: BTreeMap<FeedName, FeedState>,
     pub(super) exceptions: Vec<Exception>,
     pub(super) path: Arc<Path>,
+    /// Where a copy for the client commands lies during long work.
+    pub(super) desk: Arc<Desk>,
     /// The last transaction.
     pub(super) applied: Option<Applied>,
     /// Why the kernel does not hold what it should.
     pub(super) broken: Option<String>,
     /// Times the table had to be put back.
     pub(super) heals: u64,
+    /// How soon it may be put back again.
+    pub(super) pace: Pace,
     /// When and what the last time was.
     pub(super) last_heal: Option<(SystemTime, String)>,
     /// The exception files as they were when all of them could be read.
@@ -135,9 +142,11 @@ impl Core {
             feeds: BTreeMap::new(),
             exceptions: Vec::new(),
             path,
+            desk: Arc::default(),
             applied: None,
             broken: None,
             heals: 0,
+            pace: Pace::default(),
             last_heal: None,
             files: Vec::new(),
             file_problems: Vec::new(),
@@ -153,7 +162,8 @@ impl Core {
         core
     }
 
-    /// Takes a configuration; feeds that stay the same keep their data.
+    /// Takes a configuration; feeds that stay the same keep their data, those of other feeds that have
+    /// a new url or are read in a new way stay in force until the first good data after that.
     pub(super) fn take_config(&mut self, config: Config) {
         let mut old = std::mem::take(&mut self.feeds);
         for feed in &config.feeds {
@@ -166,7 +176,13 @@ impl Core {
                     state.config = feed.clone();
                     state
                 }
-                _ => FeedState::new(feed.clone()),
+                Some(state) => FeedState {
+                    of_before: state.data.is_some(),
+                    data: state.data,
+                    last_success: state.last_success,
+                    ..FeedState::new(feed.clone())
+                },
+                None => FeedState::new(feed.clone()),
             };
             self.feeds.insert(feed.name.clone(), state);
         }
@@ -202,6 +218,7 @@ impl Core {
 
     /// What they would give with other data of one feed.
     pub(super) fn snapshot_with(&self, name: &FeedName, data: FeedData) -> Snapshot {
+        let _busy = self.busy();
         self.build_with(Some((name, Arc::new(data))))
     }
 
@@ -252,6 +269,7 @@ impl Core {
         if self.closed || self.inherited {
             return Ok(());
         }
+        let _busy = self.busy();
         let next = Arc::new(self.build());
         self.path.view.announce(Arc::clone(&next));
         let done = self.kernel.install(&next.sets);
@@ -266,6 +284,7 @@ impl Core {
         if self.inherited {
             return self.leave_inherited();
         }
+        let _busy = self.busy();
         let start = Instant::now();
         let next = Arc::new(self.build());
         let current = self.path.view.current();
@@ -343,6 +362,7 @@ impl Core {
     pub(super) fn accept(&mut self, name: &FeedName, data: FeedData) -> Result<(), NftError> {
         if let Some(state) = self.feeds.get_mut(name) {
             state.data = Some(Arc::new(data));
+            state.of_before = false;
         }
         self.sync()
     }

@@ -3,12 +3,12 @@
 //! Rendered and written off the lock, at most once a minute and when the daemon stops.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
-use super::{Shared, core::Core, engine::lock};
+use super::{Shared, core::Core, engine::lock, glance::Glance};
 use crate::{
     ruleset::{self, MAX_ELEMENTS, Options, Shape, TableFamily, full},
     snapshot::{SetName, Snapshot},
@@ -98,28 +98,30 @@ fn text(options: &Options, snapshot: &Snapshot, sets: &BTreeMap<SetName, Shape>)
 }
 
 /// For `nft print`: the rules that the kernel has of the daemon's, and with `elements` what they hold.
-pub(super) fn print(core: &Core, elements: bool) -> String {
-    let snapshot = core.path.view.current();
-    let options = core.kernel.options();
-    let (mut out, there) = match core.kernel.included() {
+pub(super) fn print(glance: &Glance, elements: bool) -> String {
+    let (snapshot, options) = (&glance.snapshot, &glance.options);
+    let (mut out, there) = match &glance.included {
         Some(seen) => (
             format!(
                 "# mode include: the rules of table {} are yours; the daemon fills its sets {}\n",
                 seen.table,
-                super::include::sets(&seen).join(", ")
+                super::include::sets(seen).join(", ")
             ),
-            seen.sets,
+            seen.sets.clone(),
         ),
         None => {
-            let names = snapshot.sets.names();
+            let names: BTreeSet<SetName> = snapshot.sets.names().collect();
             (
-                core.kernel.ruleset(&snapshot.sets).to_string(),
-                names.map(|name| (name, Shape::usual(name))).collect(),
+                ruleset::build(options, &names).to_string(),
+                names
+                    .into_iter()
+                    .map(|name| (name, Shape::usual(name)))
+                    .collect(),
             )
         }
     };
     if elements {
-        out.push_str(&text(options, &snapshot, &there));
+        out.push_str(&text(options, snapshot, &there));
     }
     out
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{
     Shared,
     engine::lock,
+    glance::{blocking as in_place, glance},
     intake::{self, Body},
     pulls, status,
 };
@@ -20,13 +21,11 @@ use crate::{
 pub(super) async fn answer(shared: Arc<Shared>, request: Request, body: Vec<u8>) -> Response {
     let result = match request {
         Request::Status => blocking(&shared, |shared| value(&status::status(shared))).await,
-        Request::Feeds => {
-            blocking(&shared, |shared| value(&status::feeds(&lock(&shared.core)))).await
-        }
+        Request::Feeds => blocking(&shared, |shared| value(&glance(shared).feeds)).await,
         Request::Lookup { addr } => value(&lookup(&shared.path.view.current(), addr)),
         Request::Ruleset { elements } => {
             blocking(&shared, move |shared| {
-                Ok(json!(super::elements::print(&lock(&shared.core), elements)))
+                Ok(json!(super::elements::print(&glance(shared), elements)))
             })
             .await
         }
@@ -67,7 +66,7 @@ fn value(of: &impl serde::Serialize) -> Result<Value, String> {
 }
 
 async fn refresh(shared: &Arc<Shared>, feed: Option<String>) -> Result<Value, String> {
-    let names = super::feeds_named(&lock(&shared.core), feed.as_deref())?;
+    let names = in_place(|| super::feeds_named(&lock(&shared.core), feed.as_deref()))?;
     let mut pulls = tokio::task::JoinSet::new();
     for name in names {
         let shared = Arc::clone(shared);
@@ -93,7 +92,7 @@ async fn refresh(shared: &Arc<Shared>, feed: Option<String>) -> Result<Value, St
 
 async fn preview(shared: &Arc<Shared>, feed: Option<String>) -> Result<Value, String> {
     let names = {
-        let core = lock(&shared.core);
+        let core = in_place(|| lock(&shared.core));
         let named = core.feeds.values().find(|state| {
             let can_be_looked_at = state.quarantine.is_some() || state.config.url.is_some();
             feed.as_deref() == Some(state.config.name.as_str()) && can_be_looked_at
@@ -190,7 +189,7 @@ fn taken(shared: &Shared, name: &FeedName) -> Result<Value, String> {
 /// looked at while it is not enabled.
 async fn lint(shared: &Arc<Shared>, name: Option<&str>) -> Result<Value, String> {
     let wanted: Vec<(FeedName, Option<Arc<crate::feed::FeedData>>, bool)> = {
-        let core = lock(&shared.core);
+        let core = in_place(|| lock(&shared.core));
         let wanted = core
             .feeds
             .values()
@@ -318,7 +317,7 @@ async fn down(shared: &Arc<Shared>) -> Result<Value, String> {
         });
     } else {
         shared.down.store(false, Ordering::Relaxed);
-        lock(&shared.core).closed = false;
+        in_place(|| lock(&shared.core).closed = false);
     }
     removed
 }

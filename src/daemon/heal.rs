@@ -10,6 +10,7 @@ use super::{Shared, core::Core, engine::lock};
 use crate::{
     nft::{Applied, Change, NftError, Notice, Watch},
     snapshot::{Delta, Sets},
+    store::Store,
 };
 
 /// How long the listener waits before it looks whether it is to end.
@@ -24,7 +25,6 @@ const LONGEST: Duration = Duration::from_secs(30);
 
 /// Repairs what the listener sees, until `stop`.
 pub(super) fn run(shared: &Shared, mut watch: Watch, stop: &AtomicBool) {
-    let mut pace = Pace::default();
     while !stop.load(Ordering::Relaxed) {
         let notices = match watch.next(TURN) {
             Ok(notices) => notices,
@@ -34,7 +34,7 @@ pub(super) fn run(shared: &Shared, mut watch: Watch, stop: &AtomicBool) {
             }
         };
         for notice in notices {
-            if !react(shared, &notice, &mut pace, stop) {
+            if !react(shared, &notice, stop) {
                 return;
             }
         }
@@ -42,12 +42,52 @@ pub(super) fn run(shared: &Shared, mut watch: Watch, stop: &AtomicBool) {
 }
 
 /// False when the daemon ends meanwhile.
-fn react(shared: &Shared, notice: &Notice, pace: &mut Pace, stop: &AtomicBool) -> bool {
-    if !is_damaged(&lock(&shared.core), notice) {
-        return true;
+fn react(shared: &Shared, notice: &Notice, stop: &AtomicBool) -> bool {
+    loop {
+        let pause = {
+            let mut core = lock(&shared.core);
+            // Another thread may have put it back meanwhile, or `down` may have removed it for good.
+            if shared.down.load(Ordering::Relaxed) || !is_damaged(&core, notice) {
+                return true;
+            }
+            match core.try_heal(notice, &shared.store) {
+                Ok(pause) => pause,
+                Err(e) => {
+                    tracing::error!("{e}");
+                    None
+                }
+            }
+        };
+        match pause {
+            None => return true,
+            Some(pause) if sleep(pause, stop) => {}
+            Some(_) => return false,
+        }
     }
-    if let Some(pause) = pace.pause(Instant::now()) {
-        if pace.is_news() {
+}
+
+fn is_damaged(core: &Core, notice: &Notice) -> bool {
+    if core.inherited {
+        return false;
+    }
+    let current = &core.path.view.current().sets;
+    match notice {
+        Notice::Change(change) => !core.kernel.replaced_since(change.generation),
+        // What a flush leaves may look whole: only the generations tell.
+        Notice::Lost { .. } => !core.kernel.is_alone().unwrap_or(false),
+        Notice::Unsure => !core.kernel.is_whole(current).unwrap_or(false),
+    }
+}
+
+impl Core {
+    /// Repairs the table, or gives the time that this has to wait for because of earlier repairs.
+    pub(super) fn try_heal(
+        &mut self,
+        notice: &Notice,
+        store: &Store,
+    ) -> Result<Option<Duration>, NftError> {
+        let pause = self.pace.pause(Instant::now());
+        if self.pace.is_news() {
             let last = describe(notice);
             tracing::error!(
                 "the table was changed by others more than {AT_ONCE} times within a minute, last: {last}. \
@@ -55,48 +95,32 @@ fn react(shared: &Shared, notice: &Notice, pace: &mut Pace, stop: &AtomicBool) -
                  not protected meanwhile. Stop the other program, or give feedgate a table of its own"
             );
         }
-        if !sleep(pause, stop) {
-            return false;
+        if pause.is_some() {
+            return Ok(pause);
         }
+        // The counters may begin again from zero.
+        self.count_unattributed(store);
+        let healed = self.heal(notice);
+        self.pace.done(Instant::now());
+        healed.map(|()| None)
     }
-    let mut core = lock(&shared.core);
-    // Another thread may have put it back meanwhile, or `down` may have removed it for good.
-    if shared.down.load(Ordering::Relaxed) || !is_damaged(&core, notice) {
-        return true;
-    }
-    if let Err(e) = core.heal(notice) {
-        tracing::error!("{e}");
-    }
-    pace.done(Instant::now());
-    true
-}
 
-fn is_damaged(core: &Core, notice: &Notice) -> bool {
-    match notice {
-        Notice::Change(change) => !core.inherited && !core.kernel.replaced_since(change.generation),
-        Notice::Unsure => {
-            !core.inherited
-                && core
-                    .kernel
-                    .is_whole(&core.path.view.current().sets)
-                    .is_ok_and(|whole| !whole)
-        }
-    }
-}
-
-impl Core {
     /// Loads the whole table again, deny sets first, and tells what had happened to it.
-    pub(super) fn heal(&mut self, notice: &Notice) -> Result<(), NftError> {
+    fn heal(&mut self, notice: &Notice) -> Result<(), NftError> {
         if self.closed {
             return Ok(());
         }
         let seen = match notice {
             Notice::Change(change) => change.seen,
+            Notice::Lost { seen, .. } => *seen,
             Notice::Unsure => Instant::now(),
         };
+        let _busy = self.busy();
         let current = self.path.view.current();
         let mut gap = None;
-        let done = self.reload(&current.sets, || gap = Some(seen.elapsed()));
+        let sure = matches!(notice, Notice::Change(_));
+        let damaged = sure || !self.kernel.is_whole(&current.sets).unwrap_or(false);
+        let done = self.reload(&current.sets, damaged, || gap = Some(seen.elapsed()));
         let whole = seen.elapsed();
         self.path.search_all.store(true, Ordering::Relaxed);
         // That the newest feeds were refused is not mended by loading the ones before.
@@ -107,7 +131,7 @@ impl Core {
         let gap = gap.unwrap_or(whole);
         self.heals += 1;
         let told = match notice {
-            Notice::Change(_) => {
+            Notice::Change(_) | Notice::Lost { .. } => {
                 format!(
                     "unprotected for {} ms, {}",
                     gap.as_millis(),
@@ -126,19 +150,24 @@ impl Core {
 }
 
 impl Core {
-    /// Loads all of `sets` into a new table. Of a large one the deny sets come first, in a
+    /// Loads all of `sets` anew. Of a large one the deny sets come first, in a
     /// transaction of their own, and `denying` is called when they are in force; the second
     /// transaction only adds what is watched and the prefilter, so both together cost what one does.
-    fn reload(&self, sets: &Sets, denying: impl FnOnce()) -> Result<Applied, NftError> {
+    fn reload(
+        &self,
+        sets: &Sets,
+        damaged: bool,
+        denying: impl FnOnce(),
+    ) -> Result<Applied, NftError> {
         if sets.elements() > DENY_FIRST {
             let denied = sets.denied();
             if let Some(rest) = Delta::between(&denied, sets) {
-                self.kernel.install(&denied)?;
+                self.kernel.reinstall(&denied, damaged)?;
                 denying();
                 return self.kernel.apply(&rest, sets);
             }
         }
-        self.kernel.install(sets)
+        self.kernel.reinstall(sets, damaged)
     }
 }
 
@@ -151,6 +180,12 @@ fn describe(notice: &Notice) -> String {
             ..
         }) => format!("{who} ({what})"),
         Notice::Change(Change { what, .. }) => format!("an unknown program ({what})"),
+        Notice::Lost {
+            what: Some(what), ..
+        } => format!("an unknown program ({what}, and more than the notifications could tell)"),
+        Notice::Lost { what: None, .. } => "an unknown program: it changed more at once than the \
+             notifications could tell, here or in another table"
+            .to_owned(),
         Notice::Unsure => "an unknown program: nobody saw the change itself".to_owned(),
     }
 }
@@ -167,35 +202,44 @@ fn sleep(pause: Duration, stop: &AtomicBool) -> bool {
     true
 }
 
-/// Spaces repairs out when somebody removes the table again and again.
+/// Spaces repairs out when somebody removes the table again and again, whoever sees that.
 #[derive(Debug, Default)]
-struct Pace {
+pub(super) struct Pace {
     /// Repairs within the last [`WINDOW`].
     recent: VecDeque<Instant>,
+    /// When the next repair may be done.
+    not_before: Option<Instant>,
     /// Pauses in a row.
     pauses: u32,
+    is_news: bool,
 }
 
 impl Pace {
-    /// How long the next repair has to wait; `None`: not at all.
+    /// How long the next repair still has to wait; `None`: not at all.
     fn pause(&mut self, now: Instant) -> Option<Duration> {
         self.forget(now);
         if self.recent.len() < AT_ONCE {
-            self.pauses = 0;
+            (self.pauses, self.not_before) = (0, None);
             return None;
         }
-        let pause = Duration::from_secs(1) * 2u32.saturating_pow(self.pauses.min(16));
-        self.pauses += 1;
-        Some(pause.min(LONGEST))
+        let until = self.not_before.unwrap_or_else(|| {
+            let pause = Duration::from_secs(1) * 2u32.saturating_pow(self.pauses.min(16));
+            self.is_news = self.pauses == 0;
+            self.pauses += 1;
+            now + pause.min(LONGEST)
+        });
+        self.not_before = Some(until);
+        Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero())
     }
 
-    /// True for the first pause in a row.
-    fn is_news(&self) -> bool {
-        self.pauses == 1
+    /// True once when the first pause in a row begins.
+    fn is_news(&mut self) -> bool {
+        std::mem::take(&mut self.is_news)
     }
 
     fn done(&mut self, now: Instant) {
         self.recent.push_back(now);
+        self.not_before = None;
         self.forget(now);
     }
 
@@ -229,6 +273,7 @@ mod tests {
             let wait = pace.pause(now).unwrap_or_default();
             waits.push((wait.as_secs(), pace.is_news()));
             now += wait;
+            assert_eq!(pace.pause(now), None);
             pace.done(now);
         }
         let expected = [
@@ -241,6 +286,21 @@ mod tests {
         ];
         assert_eq!(waits[..6], expected);
         assert!(waits[6].0 <= 30);
+    }
+
+    #[test]
+    fn who_asks_again_waits_for_the_same_moment() {
+        let start = Instant::now();
+        let mut pace = Pace::default();
+        (0..5).for_each(|_| pace.done(start));
+        let after = |ms| start + Duration::from_millis(ms);
+        assert_eq!(pace.pause(start), Some(Duration::from_secs(1)));
+        assert!(pace.is_news());
+        assert_eq!(pace.pause(after(400)), Some(Duration::from_millis(600)));
+        assert!(!pace.is_news());
+        assert_eq!(pace.pause(after(1000)), None);
+        pace.done(after(1000));
+        assert_eq!(pace.pause(after(1000)), Some(Duration::from_secs(2)));
     }
 
     #[test]

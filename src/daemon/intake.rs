@@ -127,7 +127,9 @@ pub(super) fn take(
         let Some(state) = core.feeds.get(&feed.name) else {
             return Err(format!("feed {} is gone", feed.name));
         };
-        (state.data.clone(), state.stream.clone())
+        // Another url is another list: how much it differs says nothing.
+        let comparable = state.data.clone().filter(|_| !state.of_before);
+        (comparable, state.stream.clone())
     };
     let now = SystemTime::now();
     let against = if accept { None } else { previous.as_deref() };
@@ -271,14 +273,16 @@ pub(super) fn preview(
     body: &Body,
 ) -> Result<Preview, String> {
     let now = SystemTime::now();
-    let (previous, stream) = {
+    let (previous, comparable, stream) = {
         let core = lock(&shared.core);
         let Some(state) = core.feeds.get(&feed.name) else {
             return Err(format!("feed {} is gone", feed.name));
         };
-        (state.data.clone(), state.stream.clone())
+        let data = state.data.clone();
+        (data, !state.of_before, state.stream.clone())
     };
-    let (good, refused) = match examine(body, feed, &stream, now, previous.as_deref()) {
+    let against = previous.as_deref().filter(|_| comparable);
+    let (good, refused) = match examine(body, feed, &stream, now, against) {
         Ok(good) => (good, None),
         Err(refusal) if refusal.can_be_accepted() => (
             examine(body, feed, &stream, now, None).map_err(|e| e.to_string())?,

@@ -41,6 +41,8 @@ const TURN: Duration = Duration::from_millis(200);
 pub(super) const SEARCH: Duration = Duration::from_secs(5);
 /// Time for looking up processes in one search: a flow must not live on while others are looked up.
 const ATTRIBUTE: Duration = Duration::from_millis(500);
+/// The first flows are looked up all the same, however busy the host is.
+const ALWAYS: u64 = 16;
 /// Flows handled in one pass. More that are to be cut are found by the next pass, which follows at
 /// once; more that are only watched are counted.
 const AT_ONCE: usize = 16_384;
@@ -258,7 +260,8 @@ impl Search {
             }
             Act::Alert(decision) => decision.clone(),
         };
-        let source = self.attribute(&found, &decision, attribute_until);
+        let until = (done.alerted >= ALWAYS).then_some(attribute_until);
+        let source = self.attribute(&found, &decision, until);
         // The daemon must reach its feeds and logs whatever they list.
         if source.pid == Some(self.path.own_pid) && found.hook == Hook::Output {
             return Ok(());
@@ -276,7 +279,7 @@ impl Search {
         Ok(())
     }
 
-    fn attribute(&mut self, found: &Found, decision: &Decision, until: Instant) -> Source {
+    fn attribute(&mut self, found: &Found, decision: &Decision, until: Option<Instant>) -> Source {
         let mut source = match found.hook {
             Hook::Forward => Source {
                 cause: Some(
@@ -284,7 +287,7 @@ impl Search {
                 ),
                 ..Source::default()
             },
-            _ if Instant::now() >= until => Source {
+            _ if until.is_some_and(|until| Instant::now() >= until) => Source {
                 cause: Some("too many live flows at once to look all of them up".into()),
                 ..Source::default()
             },

@@ -7,6 +7,7 @@ mod core;
 mod elements;
 mod engine;
 mod flows;
+mod glance;
 mod handler;
 mod heal;
 mod include;
@@ -111,6 +112,8 @@ pub enum RunError {
 /// What everything outside the packet path shares.
 struct Shared {
     core: Mutex<Core>,
+    /// A copy of what is shown of `core`, while that is busy.
+    desk: Arc<glance::Desk>,
     path: Arc<Path>,
     client: ArcSwap<fetch::Client>,
     store: Store,
@@ -153,7 +156,8 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     // Another program's table is that program's to change.
     let own = config.nftables.mode == Mode::Own;
     let watch = own.then(|| start::watch(&mut kernel)).flatten();
-    let server = control::Server::bind(&config.daemon.control_socket)?;
+    // Its file goes last of all.
+    let server = Arc::new(control::Server::bind(&config.daemon.control_socket)?);
     let path = Arc::new(Path {
         view: view::View::default(),
         sinks: ArcSwap::from_pointee(Sinks::open(&config.alerts, start::identity())?),
@@ -165,8 +169,10 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     });
     let client = fetch::Client::new(config.pull.clone())?;
     let (stop, stopped) = mpsc::channel(1);
+    let core = Core::new(config, kernel, Arc::clone(&path));
     let shared = Arc::new(Shared {
-        core: Mutex::new(Core::new(config, kernel, Arc::clone(&path))),
+        desk: Arc::clone(&core.desk),
+        core: Mutex::new(core),
         path,
         client: ArcSwap::from_pointee(client),
         store,
@@ -179,10 +185,12 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         stop,
         failure: Mutex::default(),
     });
+    let answering = answer_clients(&shared, Arc::clone(&server));
     let config = lock(&shared.core).config.clone();
     let exceptions = find_exceptions(&shared, &config).await;
     {
         let mut core = lock(&shared.core);
+        let _busy = core.busy();
         core.take_exceptions(exceptions);
         start::recall(&mut core, &shared.store);
         core.resume_counters(&shared.store);
@@ -197,20 +205,26 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     }
     threads.add_live(&shared)?;
     pulls::restart(&shared);
-    let handle = {
-        let shared = Arc::clone(&shared);
-        move |request, body| handler::answer(Arc::clone(&shared), request, body)
-    };
     tokio::select! {
-        () = server.serve(handle) => {}
         () = housekeeping(&shared) => {}
         result = main_loop(&shared, signals, stopped) => result?,
     }
+    answering.abort();
     shut_down(&shared, threads);
     match lock(&shared.failure).take() {
         Some(why) => Err(RunError::Stopped(why)),
         None => Ok(()),
     }
+}
+
+/// Answers client commands, also while the first table is being loaded.
+fn answer_clients(
+    shared: &Arc<Shared>,
+    server: Arc<control::Server>,
+) -> tokio::task::JoinHandle<()> {
+    let shared = Arc::clone(shared);
+    let handle = move |request, body| handler::answer(Arc::clone(&shared), request, body);
+    tokio::spawn(async move { server.serve(handle).await })
 }
 
 /// Reports readiness, then reacts to signals until one says stop.
@@ -318,7 +332,11 @@ fn health(shared: &Shared, exceptions: Vec<crate::snapshot::Exception>) {
     }
     let result = match core.kernel.table_state() {
         // The listener is faster; this is for a table that went unseen.
-        Ok(crate::nft::TableState::Absent) => core.heal(&crate::nft::Notice::Unsure),
+        Ok(crate::nft::TableState::Absent) => {
+            // Too soon after many repairs: the next turn, or the listener, asks again.
+            core.try_heal(&crate::nft::Notice::Unsure, &shared.store)
+                .map(|_wait| ())
+        }
         Ok(_) if changed => {
             tracing::info!("exceptions or the age of a feed changed: the sets are updated");
             core.sync()
@@ -408,7 +426,7 @@ fn look_at_recalled(shared: &Arc<Shared>) {
 async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> {
     // Also when [pull] is the same: its CA files may be new.
     let client = fetch::Client::new(new.pull.clone())?;
-    let old = lock(&shared.core).config.clone();
+    let old = glance::blocking(|| lock(&shared.core).config.clone());
     let new = start::keep_what_needs_a_restart(&old, new);
     if old.alerts == new.alerts {
         shared.path.sinks.load().reopen();
@@ -425,6 +443,7 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
     let blocking = Arc::clone(shared);
     let synced = tokio::task::spawn_blocking(move || {
         let mut core = lock(&blocking.core);
+        let _busy = core.busy();
         // Feeds and exceptions of the new configuration take effect together.
         core.kernel
             .set_options(crate::ruleset::Options::new(&new.nftables));

@@ -12,6 +12,7 @@ use tokio::{sync::Semaphore, task::JoinHandle};
 use super::{
     Shared,
     engine::lock,
+    glance::blocking,
     intake::{self, Body, Preview},
     lastgood,
 };
@@ -19,6 +20,7 @@ use crate::{
     config::{self, Format},
     feed::FeedName,
     fetch::{FetchError, Pulled, Validators},
+    host::clock::Uptime,
 };
 
 /// First wait after a failed pull; it doubles up to the feed's period.
@@ -31,7 +33,8 @@ const FROM_ONE_SERVER: usize = 2;
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// How often a pull that takes long says that it goes on.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A loop looks at least this often whether its time was moved.
+/// A loop looks at least this often: timers stand still while the host sleeps, and entries run out by
+/// the wall clock, which may be set.
 const LOOK: Duration = Duration::from_secs(30);
 
 /// The running pull loops.
@@ -72,7 +75,7 @@ impl Tasks {
 /// Starts a loop for each feed that is pulled, in place of those of an earlier configuration.
 pub(super) fn restart(shared: &Arc<Shared>) {
     let feeds = {
-        let mut core = lock(&shared.core);
+        let mut core = blocking(|| lock(&shared.core));
         let states = core.feeds.values_mut();
         states.for_each(|state| {
             // Its loop ends, and what a stream's server has answered by then is lost.
@@ -104,15 +107,14 @@ enum Next {
 async fn keep_pulling(shared: &Arc<Shared>, name: &FeedName) {
     loop {
         let next = {
-            let core = lock(&shared.core);
+            let core = blocking(|| lock(&shared.core));
             let Some(state) = core.feeds.get(name) else {
                 return;
             };
-            let now = SystemTime::now();
-            let pull = state
-                .next_pull
-                .map(|at| at.duration_since(now).unwrap_or_default());
-            match (pull, intake::next_expiry(state.data.as_deref(), now)) {
+            let pull = state.next_pull.map(|at| at.left(Uptime::now()));
+            // What is of another url cannot be read again from disk.
+            let data = state.data.as_deref().filter(|_| !state.of_before);
+            match (pull, intake::next_expiry(data, SystemTime::now())) {
                 (None | Some(Duration::ZERO), _) => Next::Pull,
                 (_, Some(Duration::ZERO)) => Next::Expire(Box::new(state.config.clone())),
                 (Some(pull), expiry) => Next::Wait(pull.min(expiry.unwrap_or(LOOK)).min(LOOK)),
@@ -144,14 +146,14 @@ pub(super) struct Outcome {
 
 /// Pulls once; returns when the result is in the kernel, or failed.
 pub(super) async fn pull(shared: &Arc<Shared>, name: &FeedName) -> Result<Outcome, String> {
-    let turn = lock(&shared.core)
+    let turn = blocking(|| lock(&shared.core))
         .feeds
         .get(name)
         .map(|state| Arc::clone(&state.turn));
     let turn = turn.ok_or_else(|| format!("feed {name} is gone"))?;
     let _turn = turn.lock().await;
     let (feed, validators, startup) = {
-        let mut core = lock(&shared.core);
+        let mut core = blocking(|| lock(&shared.core));
         let Some(state) = core.feeds.get_mut(name) else {
             return Err(format!("feed {name} is gone"));
         };
@@ -194,7 +196,8 @@ pub(super) async fn pull(shared: &Arc<Shared>, name: &FeedName) -> Result<Outcom
             })
         }
     };
-    let outcome = record(shared, &feed, start.elapsed(), result);
+    // May load the table of the first pulls.
+    let outcome = blocking(|| record(shared, &feed, start.elapsed(), result));
     shared.progress.notify_waiters();
     outcome
 }
@@ -202,7 +205,7 @@ pub(super) async fn pull(shared: &Arc<Shared>, name: &FeedName) -> Result<Outcom
 /// Pulls, judges, and changes nothing. A quarantined update is looked at without another pull.
 pub(super) async fn preview(shared: &Arc<Shared>, name: &FeedName) -> Result<Preview, String> {
     let (feed, held) = {
-        let mut core = lock(&shared.core);
+        let mut core = blocking(|| lock(&shared.core));
         let Some(state) = core.feeds.get_mut(name) else {
             return Err(format!("feed {name} is gone"));
         };
@@ -359,7 +362,7 @@ fn record(
             wait.max(asked.min(LONGEST_RETRY_AFTER))
         }
     };
-    state.next_pull = Some(now + wait);
+    state.next_pull = Some(Uptime::now().after(wait));
     let entries = state.data.as_ref().map_or(0, |data| data.parsed.count());
     core.leave_inherited().map_err(|e| e.to_string())?;
     result

@@ -127,15 +127,16 @@ pub(super) fn watch(kernel: &mut Kernel) -> Option<Watch> {
         .ok()
 }
 
-/// Takes up the last good data of feeds that have none yet.
+/// Takes up the last good data of feeds that have none yet, or none of their present configuration.
 pub(super) fn recall(core: &mut Core, store: &Store) {
     for state in core
         .feeds
         .values_mut()
-        .filter(|state| state.config.enabled && state.data.is_none())
+        .filter(|state| state.config.enabled && (state.data.is_none() || state.of_before))
     {
         let now = std::time::SystemTime::now();
         if let Some(recalled) = lastgood::recall(store, &state.config, now) {
+            state.of_before = false;
             state.last_success = Some(recalled.data.pulled);
             state.data = Some(Arc::new(recalled.data));
             if state.is_expired(now) {
@@ -147,6 +148,11 @@ pub(super) fn recall(core: &mut Core, store: &Store) {
                 continue;
             }
             state.validators = recalled.validators;
+        } else if state.of_before {
+            tracing::info!(
+                "feed {}: what is in force stays until there are data of the new configuration",
+                state.config.name
+            );
         }
     }
     match store.names() {

@@ -13,12 +13,14 @@ use super::{
     Shared,
     core::{Core, FeedState},
     engine::lock,
+    glance::{Glance, glance},
     include,
     tally::LastHour,
 };
 use crate::{
     feed::{Action, Bad, FeedName, Finding, LeftOut},
     fetch::Place,
+    host::clock::Uptime,
     nft::{Count, QueueKind, TableState},
     prefix::Family,
     ruleset::{Counter, TableFamily},
@@ -42,6 +44,10 @@ pub struct Status {
     pub protected: bool,
     /// Why not, each in words.
     pub problems: Vec<String>,
+    /// Milliseconds since a change is being loaded. All else here is as of before it, except packets,
+    /// queue, sinks and conntrack.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loading_ms: Option<u128>,
     /// The table.
     pub table: Table,
     /// The packet queues.
@@ -63,7 +69,7 @@ pub struct Status {
 }
 
 /// The table in the kernel.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Table {
     /// Its name.
     pub name: String,
@@ -136,7 +142,7 @@ pub struct Conntrack {
 }
 
 /// The state of one feed.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct FeedStatus {
     /// Its name.
     pub name: FeedName,
@@ -191,7 +197,7 @@ pub struct FeedStatus {
 }
 
 /// An update that was held back.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Held {
     /// Why.
     pub why: String,
@@ -200,7 +206,7 @@ pub struct Held {
 }
 
 /// A finding with its line for people.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Shown {
     /// The finding.
     #[serde(flatten)]
@@ -220,23 +226,18 @@ impl Shown {
 }
 
 pub(super) fn status(shared: &Shared) -> Status {
-    let core = lock(&shared.core);
+    let glance = glance(shared);
     let now = Instant::now();
     let last_hour = lock(&shared.path.tally).last_hour(now, TOP);
     let sinks = shared.path.sinks.load().stats();
-    let queue = queue(&core);
+    let queue = queue(&glance);
     let conntrack = conntrack();
-    let table = table(&core);
-    let feeds = feeds(&core);
-    let problems = problems(&core, &table, &queue, &conntrack, &feeds, &sinks);
-    let enabled = core.feeds.values().filter(|state| state.config.enabled);
-    let nothing_known =
-        enabled.clone().count() > 0 && !core.inherited && enabled.clone().all(|s| s.data.is_none());
-    let protected = core.broken.is_none()
-        && !nothing_known
-        && table.state == "present"
-        && core.kernel.queue_kind() != QueueKind::Missing
-        && include::problems(&core).is_empty();
+    let problems = problems(&glance, &queue, &conntrack, &sinks);
+    let protected = glance.broken.is_none()
+        && !glance.nothing_known
+        && glance.table.state == "present"
+        && glance.queue_kind != QueueKind::Missing
+        && glance.include_problems.is_empty();
     let counts = &shared.path.counts;
     Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -244,10 +245,11 @@ pub(super) fn status(shared: &Shared) -> Status {
         started: rfc3339(Some(shared.started)),
         protected,
         problems,
-        table,
+        loading_ms: glance.busy_since.map(|since| since.elapsed().as_millis()),
+        table: glance.table.clone(),
         queue,
-        feeds,
-        counters: counters(&core),
+        feeds: glance.feeds.clone(),
+        counters: glance.counters.clone(),
         packets: Packets {
             received: counts.packets.load(Ordering::Relaxed),
             unmatched: counts.unmatched.load(Ordering::Relaxed),
@@ -259,7 +261,7 @@ pub(super) fn status(shared: &Shared) -> Status {
         last_hour,
         sinks,
         conntrack,
-        exceptions: core.exceptions.clone(),
+        exceptions: glance.exceptions.clone(),
     }
 }
 
@@ -305,12 +307,12 @@ fn feed(state: &FeedState, report: Option<&FeedReport>, now: SystemTime) -> Feed
         left_out: parsed.map(|parsed| parsed.left_out).unwrap_or_default(),
         updated: rfc3339(parsed.and_then(|parsed| parsed.updated)),
         elapsed_ms: state.elapsed.map(|elapsed| elapsed.as_millis()),
-        next_pull: rfc3339(state.next_pull),
+        next_pull: rfc3339(state.next_pull.and_then(|at| at.shown(Uptime::now(), now))),
         report: report.cloned().unwrap_or_default(),
     }
 }
 
-fn table(core: &Core) -> Table {
+pub(super) fn table(core: &Core) -> Table {
     let snapshot = core.path.view.current();
     let state = match core.kernel.table_state() {
         Ok(TableState::Ours) => "present".to_owned(),
@@ -344,10 +346,10 @@ fn family(core: &Core) -> &'static str {
 }
 
 /// Columns of nfnetlink_queue: number, portid, waiting, copy mode, copy range, dropped, user dropped, id.
-fn queue(core: &Core) -> Queue {
-    let options = core.kernel.options();
+fn queue(glance: &Glance) -> Queue {
+    let options = &glance.options;
     let mut queue = Queue {
-        kind: core.kernel.queue_kind().as_str(),
+        kind: glance.queue_kind.as_str(),
         first: options.queue_first,
         count: options.queue_count,
         ..Queue::default()
@@ -386,7 +388,7 @@ fn conntrack() -> Conntrack {
     }
 }
 
-fn counters(core: &Core) -> serde_json::Map<String, serde_json::Value> {
+pub(super) fn counters(core: &Core) -> serde_json::Map<String, serde_json::Value> {
     let counts = core.kernel.counters().unwrap_or_default();
     Counter::ALL
         .into_iter()
@@ -401,28 +403,26 @@ fn counters(core: &Core) -> serde_json::Map<String, serde_json::Value> {
 }
 
 fn problems(
-    core: &Core,
-    table: &Table,
+    glance: &Glance,
     queue: &Queue,
     conntrack: &Conntrack,
-    feeds: &[FeedStatus],
     sinks: &[SinkStats],
 ) -> Vec<String> {
     let mut all = Vec::new();
-    let included = include::problems(core);
-    if table.state != "present" && included.is_empty() {
+    let (table, feeds) = (&glance.table, &glance.feeds);
+    if table.state != "present" && glance.include_problems.is_empty() {
         all.push(format!(
             "table {} {} is {}",
             table.family, table.name, table.state
         ));
     }
-    all.extend(included);
-    all.extend(core.broken.iter().cloned());
-    all.extend(core.file_problems.iter().cloned());
-    if core.inherited {
+    all.extend(glance.include_problems.iter().cloned());
+    all.extend(glance.broken.iter().cloned());
+    all.extend(glance.file_problems.iter().cloned());
+    if glance.inherited {
         all.push("no good data of some feed yet: the table of the last run is in force".into());
     }
-    if core.kernel.queue_kind() == QueueKind::Missing && core.kernel.included().is_none() {
+    if glance.queue_kind == QueueKind::Missing && glance.included.is_none() {
         all.push(format!(
             "nothing is attributed: {}",
             QueueKind::Missing.as_str()

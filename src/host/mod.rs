@@ -1,5 +1,6 @@
 //! What the daemon needs to know of its host.
 
 pub mod addresses;
+pub mod clock;
 pub mod links;
 pub mod wires;

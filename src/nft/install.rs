@@ -37,6 +37,18 @@ impl Kernel {
         }
     }
 
+    /// Puts the whole table with all elements into the kernel after somebody else changed it. Where it
+    /// is `damaged`, in the shortest time, since it may not enforce; else without a gap.
+    ///
+    /// # Errors
+    /// As of [`Kernel::install`].
+    pub fn reinstall(&self, sets: &Sets, damaged: bool) -> Result<Applied, NftError> {
+        if damaged && self.include.is_none() && self.table_state()? == TableState::Ours {
+            return self.load(sets, Over::Replaced, &Sets::default());
+        }
+        self.install(sets)
+    }
+
     /// Fills a table that is there anew, without a gap.
     ///
     /// An interval set answers only some time after the switch to the transaction that made it: new
@@ -101,7 +113,10 @@ impl Kernel {
         let elements = self.create(&mut transaction, new)?;
         self.chains(&mut transaction, &ruleset, &kept);
         self.rules(&mut transaction, &ruleset, false);
-        self.commit(transaction, elements)?;
+        // Whoever changes something from here on is seen by the number after it.
+        self.own_generation.set(Some(before));
+        self.commit(transaction, elements)
+            .inspect_err(|_| self.own_generation.set(None))?;
         self.installed_after.set(Some(before));
         Ok(Applied {
             elements,

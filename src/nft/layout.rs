@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use super::{
     NftError,
-    query::{self, GETTABLE, SUBSYSTEM, be64},
+    query::{self, GETTABLE, SET_COUNT, SUBSYSTEM, be64},
     transaction::Netlink,
     wire::{self, ACK, Attributes, DUMP, REQUEST, be32},
 };
@@ -37,7 +37,6 @@ const SET_KEY_TYPE: u16 = 4;
 const SET_KEY_LEN: u16 = 5;
 const SET_TIMEOUT: u16 = 11;
 const SET_HANDLE: u16 = 16;
-const SET_COUNT: u16 = 20;
 const FLAG_INTERVAL: u32 = 0x4;
 const FLAG_TIMEOUT: u32 = 0x10;
 const FLAG_DYNAMIC: u32 = 0x20;

@@ -29,7 +29,7 @@ use crate::{
     config::Hook,
     netlink as wire,
     ruleset::{self, Counter, Options, Ruleset, Set},
-    snapshot::{Delta, SetName, Sets},
+    snapshot::{Content, Delta, SetName, Sets},
 };
 use include::Include;
 pub use layout::Included;
@@ -74,6 +74,14 @@ pub enum NftError {
         "answers to {what} did not fit the receive buffer: whether it took effect is unknown, so the table is to be loaded again"
     )]
     AnswersLost {
+        /// What was asked for.
+        what: String,
+    },
+    /// Others change nf_tables faster than it can be read.
+    #[error(
+        "{what} changed each time while the kernel listed them; another program changes nf_tables all the time"
+    )]
+    Interrupted {
         /// What was asked for.
         what: String,
     },
@@ -172,6 +180,9 @@ pub struct Kernel {
     membership: Option<Arc<Membership>>,
     /// The generation before the last installation of the whole table.
     installed_after: Cell<Option<u32>>,
+    /// The generation of our last transaction, as long as all since the last installation of the whole
+    /// table were ours.
+    own_generation: Cell<Option<u32>>,
     /// The table is the admin's.
     include: Option<Include>,
 }
@@ -197,6 +208,7 @@ impl Kernel {
             can_own,
             membership: None,
             installed_after: Cell::new(None),
+            own_generation: Cell::new(None),
         })
     }
 
@@ -325,14 +337,31 @@ impl Kernel {
             .is_some_and(|at| at.wrapping_sub(generation) < u32::MAX / 2)
     }
 
-    /// True when sets and rules are all there. Elements are not looked at: listing a large interval
-    /// set takes minutes.
+    /// True when nobody but us has changed anything in nf_tables, in whatever table, since the whole
+    /// table was installed.
+    ///
+    /// # Errors
+    /// When the kernel does not tell its generation.
+    pub fn is_alone(&self) -> Result<bool, NftError> {
+        Ok(self.own_generation.get() == Some(query::generation(&self.netlink)?))
+    }
+
+    /// True when sets and rules are all there. Elements are only counted, where the kernel tells their
+    /// number: listing a large interval set takes minutes.
     pub fn is_whole(&self, sets: &Sets) -> Result<bool, NftError> {
         if self.table_state()? != TableState::Ours {
             return Ok(false);
         }
         let ruleset = self.ruleset(sets);
         let names: BTreeSet<String> = ruleset.sets.iter().map(ToString::to_string).collect();
+        let there = query::counts(&self.netlink, &self.table)?;
+        if !there.keys().eq(names.iter())
+            || !sets
+                .iter()
+                .all(|(name, content)| fits(&there, name, content))
+        {
+            return Ok(false);
+        }
         let is_rule = |statements: &&Vec<ruleset::Statement>| {
             let mut all = statements.iter();
             all.any(|s| !expression::compile(s, self.queue).is_empty())
@@ -348,31 +377,35 @@ impl Kernel {
             })
             .filter(|(_, count)| *count > 0)
             .collect();
-        Ok(query::sets(&self.netlink, &self.table)? == names
-            && query::rules(&self.netlink, &self.table)? == rules)
+        Ok(query::rules(&self.netlink, &self.table)? == rules)
     }
 
     /// Sends a transaction; the listener leaves its group for a large one, and looks afterwards
     /// whether somebody else changed anything meanwhile.
     fn commit(&self, transaction: Transaction, elements: usize) -> Result<(), NftError> {
-        let Some(membership) = &self.membership else {
-            return transaction.commit(&self.netlink, &self.table);
-        };
-        if self.owns() {
-            membership.leave()?;
-            return transaction.commit(&self.netlink, &self.table);
-        }
-        if elements < LARGE {
-            membership.join()?;
-            return transaction.commit(&self.netlink, &self.table);
-        }
         let before = query::generation(&self.netlink)?;
-        membership.leave()?;
+        let large = elements >= LARGE;
+        if let Some(membership) = &self.membership {
+            if large || self.owns() {
+                membership.leave()?;
+            } else {
+                membership.join()?;
+            }
+        }
         let result = transaction.commit(&self.netlink, &self.table);
-        membership.join()?;
+        // Whoever came in between makes the next number another one.
         let expected = before.wrapping_add(u32::from(result.is_ok()));
-        if query::generation(&self.netlink).ok() != Some(expected) {
-            membership.missed();
+        if let Some(membership) = &self.membership
+            && large
+            && !self.owns()
+        {
+            membership.join()?;
+            if query::generation(&self.netlink).ok() != Some(expected) {
+                membership.missed();
+            }
+        }
+        if self.own_generation.get() == Some(before) {
+            self.own_generation.set(Some(expected));
         }
         result
     }
@@ -445,7 +478,7 @@ impl Kernel {
         transaction: &mut Transaction,
         kind: MsgType,
         name: SetName,
-        content: &crate::snapshot::Content,
+        content: &Content,
     ) {
         let mut from = 0;
         RawMessage::content(
@@ -513,6 +546,18 @@ impl Kernel {
     fn cannot_build(&self) -> NftError {
         NftError::Build(self.options.table.clone())
     }
+}
+
+/// True when the set may hold `content`, by what the kernel tells of it.
+fn fits(there: &BTreeMap<String, Option<u32>>, name: SetName, content: &Content) -> bool {
+    let Some(Some(count)) = there.get(&name.to_string()) else {
+        return true;
+    };
+    if name.kind().is_interval() {
+        // Kernels count the ends of ranges differently.
+        return *count > 0 || content.is_empty();
+    }
+    usize::try_from(*count) == Ok(content.len())
 }
 
 fn nft_chain<'a>(table: &'a Table, chain: &ruleset::Chain) -> Chain<'a> {

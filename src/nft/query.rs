@@ -23,6 +23,7 @@ const GETRULE: u16 = SUBSYSTEM | 7;
 const GETSET: u16 = SUBSYSTEM | 10;
 const GETGEN: u16 = SUBSYSTEM | 16;
 const GETOBJ: u16 = SUBSYSTEM | 19;
+pub(super) const SET_COUNT: u16 = 20;
 const TABLE_FLAGS: u16 = 2;
 const TABLE_USERDATA: u16 = 6;
 const TABLE_OWNER: u16 = 7;
@@ -37,7 +38,11 @@ const COUNTER_PACKETS: u16 = 2;
 pub(super) const INET: u8 = 1;
 /// Bytes of `struct nfgenmsg`.
 const NFGEN: usize = 4;
+/// The number of each request; answers to earlier ones are thrown away before it.
+const SEQ: u32 = 1;
 const ANSWER: Duration = Duration::from_secs(10);
+/// A list that changes while it is read is asked for again, so many times at most.
+const ATTEMPTS: usize = 50;
 
 /// What is in the kernel under the table's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,6 +168,19 @@ pub(super) fn sets(netlink: &Netlink, table: &CStr) -> Result<BTreeSet<String>, 
     Ok(names)
 }
 
+/// How many elements each of the table's sets has, where the kernel tells (NFTA_SET_COUNT, seen in 6.18).
+pub(super) fn counts(
+    netlink: &Netlink,
+    table: &CStr,
+) -> Result<BTreeMap<String, Option<u32>>, NftError> {
+    let mut counts = BTreeMap::new();
+    dump(netlink, GETSET, table, "sets", |set| {
+        let count = set.get(SET_COUNT).and_then(be32);
+        counts.extend(set.get(2).map(|name| (wire::text(name), count)));
+    })?;
+    Ok(counts)
+}
+
 /// The table's flags; `None` when it is not there.
 pub(super) fn flags(netlink: &Netlink, table: &CStr) -> Result<Option<u32>, NftError> {
     let mut flags = None;
@@ -226,7 +244,8 @@ fn dump(
     })
 }
 
-/// Sends one request and calls `each` with the attributes of every answer until the end.
+/// Sends one request and calls `each` with the attributes of every answer, once all have come. A list
+/// that changed while the kernel wrote it is asked for again.
 fn request(
     netlink: &Netlink,
     kind: u16,
@@ -247,18 +266,38 @@ pub(super) fn request_in(
     what: &str,
     mut each: impl FnMut(Attributes<'_>),
 ) -> Result<(), NftError> {
-    const SEQ: u32 = 1;
-    let message = wire::request(kind, flags, SEQ, &[family, 0, 0, 0], attributes);
-    netlink.drain();
-    netlink.send(&[&message])?;
+    for _ in 0..ATTEMPTS {
+        let message = wire::request(kind, flags, SEQ, &[family, 0, 0, 0], attributes);
+        netlink.drain();
+        netlink.send(&[&message])?;
+        let (answers, interrupted) = answers(netlink, what)?;
+        if !interrupted {
+            answers.iter().for_each(|answer| each(Attributes(answer)));
+            return Ok(());
+        }
+    }
+    Err(NftError::Interrupted {
+        what: what.to_owned(),
+    })
+}
+
+/// The attributes of each answer to a request, and whether what they list changed meanwhile.
+fn answers(netlink: &Netlink, what: &str) -> Result<(Vec<Vec<u8>>, bool), NftError> {
     let mut buffer = vec![0; 1 << 16];
+    let mut answers = Vec::new();
+    let mut interrupted = false;
     loop {
         let bytes = netlink
             .receive(&mut buffer, ANSWER)?
             .ok_or(NftError::NoAnswer)?;
         for answer in wire::messages(bytes).filter(|m| m.seq == SEQ) {
+            interrupted |= answer.flags & wire::DUMP_INTERRUPTED != 0;
             match answer.errno() {
-                Some(0) => return Ok(()),
+                Some(0) => return Ok((answers, interrupted)),
+                // The object that the dump had come to is gone.
+                Some(errno) if Errno::from_raw(errno) == Errno::EINTR => {
+                    return Ok((answers, true));
+                }
                 Some(errno) => {
                     let errno = Errno::from_raw(errno);
                     return Err(NftError::Refused {
@@ -267,8 +306,8 @@ pub(super) fn request_in(
                         more: 0,
                     });
                 }
-                None if answer.kind == wire::DONE => return Ok(()),
-                None => each(answer.attributes(NFGEN)),
+                None if answer.kind == wire::DONE => return Ok((answers, interrupted)),
+                None => answers.push(answer.attributes(NFGEN).0.to_vec()),
             }
         }
     }

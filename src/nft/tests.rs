@@ -3,6 +3,7 @@
 use std::{
     ffi::CString,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use caps::{CapSet, Capability};
@@ -147,4 +148,149 @@ fn a_listener_hears_others_and_not_us_and_looks_after_what_it_missed() {
         assert_eq!(next(&mut watch), [Notice::Unsure]);
         assert!(!kernel.is_whole(&sets).unwrap());
     });
+}
+
+/// So many hosts that a deny set holds, no two of them neighbours.
+fn hosts(count: u32) -> Sets {
+    let list: Vec<String> = (0..count)
+        .map(|i| std::net::Ipv4Addr::from(0x2000_0000 + 2 * i).to_string())
+        .collect();
+    let mut feed = crate::config::Feed::new("d".parse().unwrap());
+    feed.action = crate::feed::Action::Deny;
+    let parsed =
+        crate::feed::parse_plain(list.join("\n").as_bytes(), &crate::feed::Limits::default());
+    let data = crate::feed::FeedData {
+        parsed,
+        pulled: std::time::SystemTime::UNIX_EPOCH,
+        bytes: 0,
+    };
+    let input = crate::snapshot::Input::new(&feed, Arc::new(data));
+    crate::snapshot::build(&[input], &[], crate::snapshot::Options::default()).sets
+}
+
+/// A kernel whose table anybody may change.
+fn shared_kernel() -> Kernel {
+    let mut options = Options::new(&crate::config::Config::default().nftables);
+    options.owner = false;
+    Kernel::open(options).unwrap()
+}
+
+#[test]
+fn what_overflows_the_listener_is_told_as_lost_and_the_generation_tells_a_stranger() {
+    in_namespace(|| {
+        let mut kernel = shared_kernel();
+        let sets = hosts(5_000);
+        let mut watch = kernel.watch().unwrap();
+        kernel.install(&sets).unwrap();
+        let mut next = || watch.next(Duration::from_millis(100)).unwrap();
+        assert_eq!(next(), []);
+        assert!(kernel.is_alone().unwrap() && kernel.is_whole(&sets).unwrap());
+        let without_some = hosts(4_900);
+        let delta = Delta::between(&sets, &without_some).unwrap();
+        kernel.apply(&delta, &without_some).unwrap();
+        assert!(kernel.is_alone().unwrap());
+
+        let membership = kernel.membership.clone().unwrap();
+        setsockopt(&membership.socket, sockopt::RcvBuf, &1).unwrap();
+        let set = sets.names().find(|name| name.to_string() == "deny_hosts4");
+        let mut transaction = Transaction::new();
+        let flush = RawMessage::all_elements(c"feedgate", Set::Addresses(set.unwrap()));
+        transaction.delete(&flush, "all of deny_hosts4");
+        let other = Netlink::open().unwrap();
+        transaction.commit(&other, c"feedgate").unwrap();
+        let notices = next();
+        let lost = |notice: &Notice| matches!(notice, Notice::Lost { .. });
+        assert!(notices.iter().any(lost), "{notices:?}");
+        assert!(!kernel.is_alone().unwrap());
+
+        kernel.install(&sets).unwrap();
+        assert!(kernel.is_alone().unwrap() && kernel.is_whole(&sets).unwrap());
+    });
+}
+
+#[test]
+fn a_list_that_changes_while_it_is_read_is_read_again() {
+    in_namespace(|| {
+        let kernel = shared_kernel();
+        let sets = hosts(3);
+        kernel.install(&sets).unwrap();
+        let namespace = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let _end = Raise(&stop);
+            scope.spawn(|| {
+                nix::sched::setns(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
+                let other = Netlink::open().unwrap();
+                while !stop.load(Ordering::Relaxed) {
+                    chains(1).commit(&other, c"t").unwrap();
+                }
+            });
+            let mut gave_up = 0;
+            for _ in 0..300 {
+                match kernel.is_whole(&sets) {
+                    Ok(whole) => assert!(whole),
+                    // Allowed, and never a wrong list.
+                    Err(NftError::Interrupted { .. }) => gave_up += 1,
+                    Err(e) => panic!("{e}"),
+                }
+            }
+            println!("{gave_up} of 300 gave up");
+        });
+        assert!(kernel.is_whole(&sets).unwrap());
+    });
+}
+
+/// EINTR: a signal that comes in the middle of a system call changes nothing.
+#[test]
+fn signals_do_not_disturb_a_transaction() {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    extern "C" fn nothing(_: libc::c_int) {}
+    let action = SigAction::new(
+        SigHandler::Handler(nothing),
+        // Without SA_RESTART the calls end early.
+        SaFlags::empty(),
+        SigSet::empty(),
+    );
+    // SAFETY: the handler does nothing at all, and nobody else in this test program uses the signal.
+    #[allow(unsafe_code)]
+    unsafe {
+        sigaction(Signal::SIGUSR2, &action).unwrap();
+    }
+    in_namespace(|| {
+        let kernel = shared_kernel();
+        let (old, new) = (hosts(20_000), hosts(1));
+        let stop = AtomicBool::new(false);
+        // SAFETY: asks for the number of this thread, which always has one.
+        #[allow(unsafe_code)]
+        let target = unsafe { libc::pthread_self() };
+        std::thread::scope(|scope| {
+            // Dropped before the scope waits for its threads, also when an assertion fails.
+            let _end = Raise(&stop);
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    // SAFETY: the scope's own thread outlives this one.
+                    #[allow(unsafe_code)]
+                    unsafe {
+                        libc::pthread_kill(target, libc::SIGUSR2);
+                    }
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+            });
+            for _ in 0..5 {
+                kernel.install(&old).unwrap();
+                let delta = Delta::between(&old, &new).unwrap();
+                kernel.apply(&delta, &new).unwrap();
+                assert!(kernel.is_whole(&new).unwrap());
+            }
+        });
+    });
+}
+
+/// Ends the other threads of a test.
+struct Raise<'a>(&'a AtomicBool);
+
+impl Drop for Raise<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

@@ -23,8 +23,9 @@ use super::{NftError, message::RawMessage, wire};
 
 /// The kernel answers a transaction within this time; a million elements take about a second.
 const ANSWER: Duration = Duration::from_secs(60);
-/// Room for answers: an acknowledgement of each message that asks for one.
-const RECEIVE_BUFFER: usize = 8 << 20;
+/// Room for answers: an acknowledgement of each message that asks for one, which counts as about a
+/// kilobyte (20,000 of them do not fit half of this on 6.12).
+const RECEIVE_BUFFER: usize = 16 << 20;
 /// Length of the message that ends a batch: netlink and nfnetlink headers.
 const BATCH_END: usize = 20;
 

@@ -42,8 +42,9 @@ const TABLE: u16 = 1;
 const INET: u8 = 1;
 /// Bytes of `struct nfgenmsg`.
 const NFGEN: usize = 4;
-/// Room for what others load at once; what does not fit is noticed as lost.
-const RECEIVE_BUFFER: usize = 4 << 20;
+/// Room for what others change at once: a flush of 200,000 elements and its author fit. The kernel uses
+/// it only while notifications wait; what does not fit is noticed as lost.
+const RECEIVE_BUFFER: usize = 32 << 20;
 
 /// A program as nf_tables names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +80,15 @@ pub struct Change {
 pub enum Notice {
     /// Somebody changed our table.
     Change(Change),
-    /// Notifications were lost or not listened to while somebody changed something: look for yourself.
+    /// More was changed at once than the listener's buffer holds (ENOBUFS): what it was and who did it
+    /// is lost, so the content of the table is not to be trusted.
+    Lost {
+        /// When the first of it was seen.
+        seen: Instant,
+        /// The gravest of what still fitted, when that was about our table.
+        what: Option<String>,
+    },
+    /// Nobody listened while somebody changed something, or the table went unseen: look for yourself.
     Unsure,
 }
 
@@ -143,6 +152,8 @@ impl Watch {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(fail(e)),
         }
+        let seen = Instant::now();
+        let mut lost = false;
         loop {
             match recv(socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(len) => {
@@ -150,12 +161,16 @@ impl Watch {
                     let changes = self.collector.take(bytes, Instant::now());
                     notices.extend(changes.into_iter().map(Notice::Change));
                 }
-                Err(Errno::EAGAIN) => return Ok(notices),
-                Err(Errno::EINTR) => {}
-                Err(Errno::ENOBUFS) => {
-                    self.collector.forget();
-                    notices.push(Notice::Unsure);
+                Err(Errno::EAGAIN) => {
+                    if lost {
+                        let what = self.collector.forget();
+                        notices.push(Notice::Lost { seen, what });
+                    }
+                    return Ok(notices);
                 }
+                Err(Errno::EINTR) => {}
+                // What waited before the overflow is still there to be read, without its end.
+                Err(Errno::ENOBUFS) => lost = true,
                 Err(e) => return Err(fail(e)),
             }
         }
@@ -164,7 +179,7 @@ impl Watch {
 
 /// The listener's place in the notification group, which its socket can leave for a while.
 pub(super) struct Membership {
-    socket: OwnedFd,
+    pub(super) socket: OwnedFd,
     joined: AtomicBool,
     unsure: AtomicBool,
 }
@@ -258,9 +273,9 @@ impl Collector {
         changes
     }
 
-    /// Notifications are missing: what is known of the transaction under way is not to be trusted.
-    fn forget(&mut self) {
-        self.gravest = None;
+    /// The end of the transaction under way is missing: gives what is known of it.
+    fn forget(&mut self) -> Option<String> {
+        self.gravest.take().map(|damage| damage.to_string())
     }
 
     fn end(&mut self, message: &wire::Message<'_>, now: Instant) -> Option<Change> {

@@ -10,6 +10,7 @@
 )] // clippy.toml allows them in test functions only; a helper of a test may stop at the first surprise too
 
 mod attribution;
+mod busy;
 mod cli;
 mod coexist;
 mod containers;
@@ -20,6 +21,7 @@ mod feeds;
 mod formats;
 mod forward;
 mod heal;
+mod heal_large;
 mod inbound;
 mod include;
 mod lastgood;

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, fs, time::Instant};
 use crate::support::{Conf, Daemon, Lab};
 
 /// `count` different prefixes that look random and are the same in each run.
-fn prefixes(count: u32) -> String {
+pub(crate) fn prefixes(count: u32) -> String {
     let mut text = String::with_capacity(20 << 20);
     for n in 0..count {
         // An odd factor walks through all 2^24 values before one comes again; they are the /24s and

@@ -395,3 +395,37 @@ fn ca_and_proxy_of_the_configuration() {
             .contains("203.0.113.8/31: proxy of pull.proxy")
     );
 }
+
+/// What was pulled from an old url stays in force until the new one has given something good, and is no
+/// measure for that.
+#[test]
+fn the_data_of_an_old_url_stay_until_the_new_one_is_good() {
+    let Some(lab) = Lab::new() else { return };
+    let listed =
+        |daemon: &Daemon<'_>, address: &str| daemon.ok(&["lookup", address]).contains("denied");
+    let file = |name: &str| format!("file://{}", lab.path(name).display());
+    let old: String = (1..=100).map(|i| format!("203.0.113.{i}\n")).collect();
+    std::fs::write(lab.path("old.txt"), old).unwrap();
+    let conf = |url: &str| Conf::new(&lab).feed_from("f", "deny", url);
+    let daemon = Daemon::start(&lab, &lab.host, &conf(&file("old.txt")));
+    assert!(listed(&daemon, "203.0.113.7"));
+
+    daemon.reload(&conf(&file("new.txt")).text());
+    eventually("the new url is tried", || {
+        let row = daemon.row("f");
+        let tried = row["url"]
+            .as_str()
+            .is_some_and(|url| url.ends_with("new.txt"))
+            && row["last_error"].is_string();
+        tried.then_some(())
+    });
+    assert!(listed(&daemon, "203.0.113.7"), "{}", daemon.output());
+    assert_eq!(daemon.row("f")["entries"], 100);
+
+    // One of a hundred: a much smaller update of the same url would be held back.
+    std::fs::write(lab.path("new.txt"), "198.51.100.1\n").unwrap();
+    daemon.ok(&["refresh", "f"]);
+    assert!(listed(&daemon, "198.51.100.1"), "{}", daemon.output());
+    assert!(!listed(&daemon, "203.0.113.7"));
+    assert_eq!(daemon.row("f")["entries"], 1);
+}
