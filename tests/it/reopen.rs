@@ -4,7 +4,7 @@ use std::fs;
 
 use feedgate::demo::Netns;
 
-use crate::support::{Alerts, Conf, Daemon, Lab, connect, eventually, nft, web};
+use crate::support::{Alerts, Conf, Daemon, Lab, dropped, eventually, nft, web};
 
 #[test]
 fn the_next_connection_with_the_same_ports_is_named_too() {
@@ -59,7 +59,7 @@ fn a_syn_that_is_sent_again_is_asked_about_once() {
              add rule ip mute in ip daddr 203.0.113.1 counter name syns drop"],
     );
     for address in ["203.0.113.1:80", "203.0.113.2:80"] {
-        connect(&lab.host, address).unwrap_err();
+        assert!(dropped(&lab.host, address), "{address}");
     }
     eventually("the SYN is sent again", || {
         (packets(&lab.server, &["ip", "mute", "syns"]) >= 2).then_some(())
