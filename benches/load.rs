@@ -14,7 +14,10 @@ use feedgate::{
     ruleset::Options,
     snapshot::{Delta, Sets},
 };
-use nix::sys::socket::{Backlog, listen, setsockopt, sockopt};
+use nix::{
+    sys::socket::{Backlog, listen, setsockopt, sockopt},
+    unistd::Pid,
+};
 
 use crate::{
     common::{
@@ -151,7 +154,7 @@ fn notices(watch: &mut Watch) -> Vec<Notice> {
 pub fn time_connects() {
     namespace::enter_new();
     namespace::ip("link set lo up");
-    let server = serve();
+    let (server, _) = serve();
     let small = data::snapshot(&[data::ipsum_hosts(120_000), data::disjoint(5_000, 4)].concat());
     let large = data::snapshot(&data::disjoint(RANGES, 1));
     let kernel = Kernel::open(options()).unwrap();
@@ -204,8 +207,9 @@ fn connect_for(server: SocketAddr, time: Duration, stop: &AtomicBool) -> Vec<Dur
     all
 }
 
-/// A thread in a namespace of its own that accepts connections from this one's end of a veth pair.
-fn serve() -> SocketAddr {
+/// A thread in a namespace of its own that accepts connections from this one's end of a veth pair: the
+/// address, and the thread.
+pub fn serve() -> (SocketAddr, Pid) {
     let (tell, told) = mpsc::channel();
     let (go, going) = mpsc::channel::<()>();
     let address = SocketAddr::new(SERVER.parse().unwrap(), PORT);
@@ -231,5 +235,5 @@ fn serve() -> SocketAddr {
     namespace::ip("link set here up");
     go.send(()).unwrap();
     told.recv().unwrap();
-    address
+    (address, thread)
 }

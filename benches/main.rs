@@ -12,6 +12,7 @@
 
 mod common;
 mod feed;
+mod flows;
 mod kernel;
 mod load;
 mod path;
@@ -23,11 +24,12 @@ use common::{machine, table};
 /// A piece of the table: its name and what it measures.
 type Piece = (&'static str, fn() -> Vec<table::Row>);
 
-const PIECES: [Piece; 4] = [
+const PIECES: [Piece; 5] = [
     ("feed", feed::rows),
     ("kernel", kernel::rows),
     ("load", load::rows),
     ("path", path::rows),
+    ("flows", flows::rows),
 ];
 
 fn main() -> ExitCode {
@@ -64,6 +66,9 @@ fn helper(words: &[String]) {
         ["memory"] => kernel::memory(),
         ["nft", file, then] => kernel::nft(file, then),
         ["packets"] => path::packets(),
+        ["flows"] => flows::time_flows(),
+        ["flood"] => flows::time_flood(),
+        ["daemon-memory"] => flows::daemon_memory(),
         _ => panic!("no such helper: {words:?}"),
     }
 }

@@ -1,9 +1,13 @@
 //! What a packet pays in the kernel, with 120k hosts and 5k networks loaded and no daemon.
 //!
-//! UDP packets into a device that swallows them, through three namespaces in turns: no rules, rules that
-//! only turn connection tracking on, and ours. CPU time of the sender: nothing here waits. Flows a second with a daemon (issue 5 a, b) belong here too.
+//! UDP packets into a device that swallows them, through four namespaces in turns: no rules, rules that
+//! only turn connection tracking on, ours, and the least that two base chains with a hash set in each can
+//! cost. CPU time of the sender: nothing here waits.
 
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::{
+    net::{IpAddr, Ipv4Addr, UdpSocket},
+    process::Command,
+};
 
 use feedgate::{feed::Direction, nft::Kernel, ruleset::Counter};
 use nix::{
@@ -41,6 +45,11 @@ pub fn rows() -> Vec<Row> {
             limit,
         )
     };
+    let least = |what: &str, key: &str| {
+        let (least, tracked) = (all[&format!("{key}-least")], all[&format!("{key}-tracked")]);
+        let more = all[&format!("{key}-least-more")];
+        Row::difference(what, least, tracked, more, "conntrack only", "ns", None)
+    };
     vec![
         row(
             "packet of a new flow to an unlisted address",
@@ -48,6 +57,8 @@ pub fn rows() -> Vec<Row> {
             Some(120.0),
         ),
         row("packet of an established flow", "established", Some(40.0)),
+        least("new flow: two base chains, ten addresses in each", "new"),
+        least("established flow: the same", "established"),
         Row::difference(
             "connection tracking itself, new flow",
             all["new-tracked"],
@@ -139,10 +150,15 @@ pub fn packets() {
     let kernel = Kernel::open(options()).unwrap();
     kernel.install(&snapshot.sets).unwrap();
 
-    let mut places = [bare, tracked, ours];
+    let least = Place::new("least");
+    two_small_chains();
+
+    let mut places = [bare, tracked, ours, least];
     let new = rounds(&mut places, |place| {
+        let time = place.send(&unlisted);
+        // One hash table serves the flows of all namespaces.
         place.forget_flows();
-        place.send(&unlisted)
+        time
     });
     report("new", &new);
     let target = unlisted[0];
@@ -157,11 +173,11 @@ pub fn packets() {
 }
 
 /// Times of each place over the rounds, the first round thrown away, the order turned each time.
-fn rounds(places: &mut [Place; 3], mut once: impl FnMut(&Place) -> f64) -> [Vec<f64>; 3] {
-    let mut times: [Vec<f64>; 3] = Default::default();
+fn rounds(places: &mut [Place; 4], mut once: impl FnMut(&Place) -> f64) -> [Vec<f64>; 4] {
+    let mut times: [Vec<f64>; 4] = Default::default();
     for round in 0..=ROUNDS {
-        for turn in 0..3 {
-            let i = (round + turn) % 3;
+        for turn in 0..4 {
+            let i = (round + turn) % 4;
             let time = once(&places[i]);
             if round > 0 {
                 times[i].push(time);
@@ -180,12 +196,17 @@ fn rounds(places: &mut [Place; 3], mut once: impl FnMut(&Place) -> f64) -> [Vec<
     times
 }
 
-fn report(key: &str, [bare, tracked, ours]: &[Vec<f64>; 3]) {
-    let more: Vec<f64> = ours.iter().zip(tracked).map(|(a, b)| a - b).collect();
+fn report(key: &str, [bare, tracked, ours, least]: &[Vec<f64>; 4]) {
+    let more = |than: &[f64]| -> f64 {
+        let more: Vec<f64> = than.iter().zip(tracked).map(|(a, b)| a - b).collect();
+        median(&more)
+    };
     println!("{key}-bare {}", median(bare));
     println!("{key}-tracked {}", median(tracked));
     println!("{key}-ours {}", median(ours));
-    println!("{key}-more {}", median(&more));
+    println!("{key}-least {}", median(least));
+    println!("{key}-more {}", more(ours));
+    println!("{key}-least-more {}", more(least));
 }
 
 /// Random addresses that no feed lists.
@@ -246,6 +267,24 @@ fn tracking_only(socket: &Socket) {
     .concat();
     batch.add(6, CREATE, &rule);
     socket.send(&batch.finish());
+}
+
+/// What no table with two base chains and a hash set can undercut: ten addresses in each chain's set.
+fn two_small_chains() {
+    let ten: Vec<String> = (1..=10).map(|n| format!("192.0.2.{n}")).collect();
+    let chain = |name: &str, kind: &str, priority: i32| {
+        format!(
+            "chain {name} {{ type {kind} hook output priority {priority}; \
+             ct state established accept; ip daddr @ten drop; }}; "
+        )
+    };
+    let text = format!(
+        "table inet least {{ set ten {{ type ipv4_addr; elements = {{ {} }}; }}; {}{}}}",
+        ten.join(", "),
+        chain("first", "filter", -10),
+        chain("second", "route", -9)
+    );
+    run(Command::new("nft").arg(text));
 }
 
 /// The figures are worth nothing if the table was not in the way, or if it was too much.

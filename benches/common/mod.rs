@@ -1,5 +1,6 @@
 //! What every piece needs: processes, namespaces, netlink, data, and the table.
 
+pub mod daemon;
 pub mod data;
 pub mod machine;
 pub mod namespace;
