@@ -4,7 +4,7 @@ use std::fs;
 
 use feedgate::demo::Netns;
 
-use crate::support::{Alerts, Conf, Daemon, Lab, dropped, eventually, nft, web};
+use crate::support::{Alerts, Conf, Daemon, Lab, counter, counter_in, eventually, nft, web};
 
 #[test]
 fn the_next_connection_with_the_same_ports_is_named_too() {
@@ -58,14 +58,20 @@ fn a_syn_that_is_sent_again_is_asked_about_once() {
              add chain ip mute in { type filter hook prerouting priority -300; }; \
              add rule ip mute in ip daddr 203.0.113.1 counter name syns drop"],
     );
-    for address in ["203.0.113.1:80", "203.0.113.2:80"] {
-        assert!(dropped(&lab.host, address), "{address}");
-    }
-    eventually("the SYN is sent again", || {
-        (packets(&lab.server, &["ip", "mute", "syns"]) >= 2).then_some(())
+    let mut clients = ["203.0.113.1", "203.0.113.2"].map(|address| {
+        let mut bash = lab.host.command("bash");
+        let script = format!("exec 3<>/dev/tcp/{address}/80");
+        bash.args(["-c", &script]).spawn().unwrap()
     });
-    let repeated = || packets(&lab.host, &["inet", "feedgate", "denied_repeat"]) >= 1;
+    eventually("the SYN is sent again", || {
+        (counter_in(&lab.server, ["ip", "mute"], "syns") >= 2).then_some(())
+    });
+    let repeated = || counter(&lab.host, "denied_repeat") >= 1;
     eventually("the denied one too", || repeated().then_some(()));
+    for client in &mut clients {
+        client.kill().unwrap();
+        client.wait().unwrap();
+    }
     for address in ["203.0.113.1", "203.0.113.2"] {
         let count = alerts
             .all()
@@ -74,20 +80,6 @@ fn a_syn_that_is_sent_again_is_asked_about_once() {
             .count();
         assert_eq!(count, 1, "{address}");
     }
-}
-
-/// Packets that a counter has seen.
-fn packets(netns: &Netns, counter: &[&str]) -> u64 {
-    let mut nft = netns.command("nft");
-    let output = nft
-        .args(["list", "counter"])
-        .args(counter)
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let mut words = text.split_whitespace();
-    words.find(|word| *word == "packets");
-    words.next().unwrap().parse().unwrap()
 }
 
 /// Leaves one port for connections, free again a second after it was used.

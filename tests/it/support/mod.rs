@@ -26,7 +26,7 @@ pub(crate) use self::{
         FeedServer, connect, curl, curl_times_out, dropped, echo, exchange, ping, ping_from,
         ping_from_lost, ping_lost, reached, unanswered, web,
     },
-    wire::{Meter, RawSender, counter},
+    wire::{Meter, RawSender, counter, counter_in},
 };
 
 /// The longest anything is waited for. Far above what it takes, so that a busy machine is no failure.

@@ -58,7 +58,12 @@ impl<'a> Meter<'a> {
 
 /// The packets that a counter of feedgate's table has seen.
 pub(crate) fn counter(netns: &Netns, name: &str) -> u64 {
-    packets(&listing(netns, &["counter", "inet", "feedgate", name]))
+    counter_in(netns, ["inet", "feedgate"], name)
+}
+
+/// The packets that a counter of another table has seen.
+pub(crate) fn counter_in(netns: &Netns, [family, table]: [&str; 2], name: &str) -> u64 {
+    packets(&listing(netns, &["counter", family, table, name]))
 }
 
 fn listing(netns: &Netns, what: &[&str]) -> String {
