@@ -171,6 +171,7 @@ pub fn ipsum_hosts(count: usize) -> Vec<Prefix> {
 pub const KEEP: Options = Options {
     private: PrivateNetworks::Keep,
     deny_at: 1,
+    every_set: false,
 };
 
 /// One feed.

@@ -8,7 +8,7 @@ use std::{
 
 use super::{engine::Path, glance::Desk, heal::Pace, intake::Quarantined};
 use crate::{
-    config::{self, Config},
+    config::{self, Config, Mode},
     feed::{FeedData, FeedName, Finding, formats::CrowdsecState},
     fetch::Validators,
     host::{addresses::Files, clock::Uptime},
@@ -235,11 +235,12 @@ impl Core {
         let inputs: Vec<Input> = enabled
             .filter_map(|s| Some(Input::new(&s.config, data(s)?)))
             .collect();
-        let (private, deny_at) = (
-            self.config.exceptions.private_networks,
-            self.config.consensus.deny_at,
-        );
-        build(&inputs, &self.exceptions, Options { private, deny_at })
+        let options = Options {
+            private: self.config.exceptions.private_networks,
+            deny_at: self.config.consensus.deny_at,
+            every_set: self.config.nftables.mode == Mode::Include,
+        };
+        build(&inputs, &self.exceptions, options)
     }
 
     /// Gives up feeds that are older than their `expire-after`; true when there were any.

@@ -63,6 +63,8 @@ pub struct Options {
     pub private: PrivateNetworks,
     /// Origins that must list an address before it is denied; 1: any.
     pub deny_at: usize,
+    /// The rules are the admin's and ask every set that there can be, also those that hold nothing.
+    pub every_set: bool,
 }
 
 impl Default for Options {
@@ -70,6 +72,7 @@ impl Default for Options {
         Self {
             private: PrivateNetworks::Refuse,
             deny_at: 1,
+            every_set: false,
         }
     }
 }
@@ -92,7 +95,7 @@ pub fn build(inputs: &[Input], exceptions: &[Exception], options: Options) -> Sn
     };
     let index = index(inputs, rules.clone());
     let mut sets = classes::sets(inputs, &index, &rules);
-    coarse::add(&mut sets);
+    coarse::add(&mut sets, options.every_set);
     Snapshot {
         sets,
         index,

@@ -21,8 +21,12 @@ const NARROW: u128 = 16;
 /// More blocks than this are no prefilter: they load longer than they help.
 const MAX_BLOCKS: usize = 1 << 18;
 
-/// Adds the prefilter sets for what `sets` holds, for each IP version for which one pays.
-pub(super) fn add(sets: &mut Sets) {
+/// Class sets that `nft/base.nft` asks for a packet of one direction.
+const EVERY_SET: u64 = 12;
+
+/// Adds the prefilter sets for what `sets` holds, for each IP version for which one pays; with `every_set`
+/// a packet is looked up in sets that hold nothing too.
+pub(super) fn add(sets: &mut Sets, every_set: bool) {
     let (mut v4, mut v6) = (Collector::new(BLOCK4), Collector::new(BLOCK6));
     for content in sets.0.values() {
         match content {
@@ -32,8 +36,8 @@ pub(super) fn add(sets: &mut Sets) {
             Content::Ports6(list) => list.iter().for_each(|e| v6.add(Range::host(e.addr))),
         }
     }
-    v4.finish().put(sets, Content::V4);
-    v6.finish().put(sets, Content::V6);
+    v4.finish().put(sets, every_set, Content::V4);
+    v6.finish().put(sets, every_set, Content::V6);
 }
 
 /// The prefilter of one IP version.
@@ -47,8 +51,8 @@ struct Prefilter<A> {
 }
 
 impl<A: Address> Prefilter<A> {
-    fn put(self, sets: &mut Sets, content: fn(Vec<Range<A>>) -> Content) {
-        if !self.pays(sets) {
+    fn put(self, sets: &mut Sets, every_set: bool, content: fn(Vec<Range<A>>) -> Content) {
+        if !self.pays(sets, every_set) {
             return;
         }
         let family = A::FAMILY;
@@ -58,7 +62,7 @@ impl<A: Address> Prefilter<A> {
     }
 
     /// True when an unlisted address costs less with it than without it, in the direction that asks most.
-    fn pays(&self, sets: &Sets) -> bool {
+    fn pays(&self, sets: &Sets, every_set: bool) -> bool {
         if self.blocks.len() > MAX_BLOCKS {
             return false;
         }
@@ -68,6 +72,12 @@ impl<A: Address> Prefilter<A> {
             .into_iter()
             .max()
             .unwrap_or(0);
+        let empty = if every_set {
+            EVERY_SET * cost::hash(1)
+        } else {
+            0
+        };
+        let all = all + empty;
         own + cost::share(all, self.covered(), 1 << self.len) < all
     }
 
@@ -219,7 +229,7 @@ mod tests {
         for (name, ranges) in given {
             sets.put(*name, Content::V4(ranges.clone()));
         }
-        add(&mut sets);
+        add(&mut sets, false);
         sets
     }
 
@@ -274,6 +284,15 @@ mod tests {
             !has_prefilter(&sets(&[(nets(Family::V4), too_many)])),
             "it would load for too long"
         );
+    }
+
+    #[test]
+    fn rules_that_ask_every_set_always_have_one_that_filters() {
+        let hosts = class(Class::Deny, Scope::Both, Kind::Hosts);
+        let mut sets = Sets::default();
+        sets.put(hosts, Content::V4(ranges(50_000, 4096, 1)));
+        add(&mut sets, true);
+        assert!(has_prefilter(&sets));
     }
 
     #[test]

@@ -47,7 +47,11 @@ fn except(prefix: &str) -> Exception {
 }
 
 fn options(private: PrivateNetworks, deny_at: usize) -> Options {
-    Options { private, deny_at }
+    Options {
+        private,
+        deny_at,
+        every_set: true,
+    }
 }
 
 /// What the kernel would do, from its sets alone.
