@@ -15,7 +15,7 @@ use std::{
 use super::{
     kernel::share_files,
     process::{Handle, Process, numbers},
-    relatives::{Relatives, Sharer},
+    relatives::{Relative, Relatives, Sharer},
 };
 
 /// Holders remembered, with three open files each.
@@ -57,7 +57,7 @@ struct Recent {
     thread: Option<u32>,
     fd: u32,
     /// Processes it may share sockets with, as of a count of forks.
-    family: Option<(u64, Vec<u32>)>,
+    family: Option<(u64, Vec<Relative>)>,
 }
 
 /// One search under way.

@@ -1,8 +1,8 @@
 //! Processes that inherited a socket: parent, children and siblings of its holder.
 //!
-//! A descriptor keeps its number through fork(2), so one link of each relative is read, and
-//! standard input, where servers such as inetd put it. A socket that was sent to a stranger
-//! (SCM_RIGHTS) is not seen here.
+//! A descriptor keeps its number through fork(2), so one link of each relative is read, and of a
+//! descendant standard input, where servers such as inetd put it. A socket that was sent to a
+//! stranger (SCM_RIGHTS) is not seen here.
 
 use std::{
     fs::{self, File},
@@ -37,6 +37,14 @@ pub(super) struct Sharer {
     pub(super) busy: bool,
 }
 
+/// A process that may have inherited a socket, or whose parent it was inherited from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Relative {
+    pid: u32,
+    /// It comes from the holder by fork(2).
+    is_descendant: bool,
+}
+
 /// Asks a process table.
 pub(super) struct Relatives {
     proc: PathBuf,
@@ -61,32 +69,38 @@ impl Relatives {
     }
 
     /// Parent, descendants and siblings of `holder`, at most 16.
-    pub(super) fn of(&self, holder: &Handle) -> Vec<u32> {
+    pub(super) fn of(&self, holder: &Handle) -> Vec<Relative> {
         let mut found = Vec::new();
         let parent = Some(holder.ppid()).filter(|&parent| parent > ROOTS);
         found.extend(parent);
+        let before = found.len();
         self.descendants(holder.pid(), holder.pid(), &mut found);
+        let own = before..found.len();
         if let Some(parent) = parent {
             self.descendants(parent, holder.pid(), &mut found);
         }
-        found
+        let relative = |(at, pid)| Relative {
+            pid,
+            is_descendant: own.contains(&at),
+        };
+        found.into_iter().enumerate().map(relative).collect()
     }
 
     /// Those of `family` that hold socket `target` too, and the ancestors of its parent that do.
     pub(super) fn sharers(
         &self,
         holder: &Handle,
-        family: &[u32],
+        family: &[Relative],
         fd: u32,
         target: &str,
         deadline: Instant,
     ) -> Vec<Sharer> {
         let mut sharers = Vec::new();
-        for &pid in family {
+        for &relative in family {
             if Instant::now() >= deadline {
                 break;
             }
-            sharers.extend(self.sharer(pid, fd, target));
+            sharers.extend(self.sharer(relative, fd, target));
         }
         let mut pid = holder.ppid();
         for _ in 0..MAX_ANCESTORS {
@@ -98,20 +112,29 @@ impl Relatives {
                 break;
             };
             pid = parent;
-            if !family.contains(&pid) {
-                sharers.extend(self.sharer(pid, fd, target));
+            if !family.iter().any(|relative| relative.pid == pid) {
+                let ancestor = Relative {
+                    pid,
+                    is_descendant: false,
+                };
+                sharers.extend(self.sharer(ancestor, fd, target));
             }
         }
         sharers
     }
 
-    fn sharer(&self, pid: u32, fd: u32, target: &str) -> Option<Sharer> {
+    fn sharer(&self, relative: Relative, fd: u32, target: &str) -> Option<Sharer> {
+        let pid = relative.pid;
         let folder = self.proc.join(pid.to_string()).join("fd");
         let leads = |fd: u32| {
             fs::read_link(folder.join(fd.to_string()))
                 .is_ok_and(|found| found.as_os_str() == target)
         };
-        let fd = [fd, STDIN].into_iter().find(|&fd| leads(fd))?;
+        let stdin = (relative.is_descendant && fd != STDIN).then_some(STDIN);
+        let fd = [Some(fd), stdin]
+            .into_iter()
+            .flatten()
+            .find(|&fd| leads(fd))?;
         let handle = Handle::open(&self.proc, pid)?;
         if !handle.leads_to(&format!("fd/{fd}"), target) {
             return None;
@@ -171,7 +194,10 @@ impl Relatives {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::{
+        io::{BufRead as _, BufReader},
+        process::{Command, Stdio},
+    };
 
     use super::*;
 
@@ -187,14 +213,28 @@ mod tests {
     #[test]
     fn parent_and_children_are_relatives() {
         let relatives = Relatives::new(Path::new("/proc"));
-        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let mut shell = Command::new("sh")
+            .args(["-c", "sleep 60 & echo $!; wait"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(shell.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let sleep: u32 = line.trim().parse().unwrap();
         let me = Handle::open(Path::new("/proc"), std::process::id()).unwrap();
-        assert!(relatives.children(me.pid()).contains(&child.id()));
-        let mine = relatives.of(&me);
-        assert!(mine.len() <= MAX_RELATIVES);
-        let childs = relatives.of(&Handle::open(Path::new("/proc"), child.id()).unwrap());
-        assert!(childs.contains(&me.pid()), "{childs:?}");
-        child.kill().unwrap();
-        child.wait().unwrap();
+        assert!(relatives.children(me.pid()).contains(&shell.id()));
+        assert!(relatives.of(&me).len() <= MAX_RELATIVES);
+        let of_shell = relatives.of(&Handle::open(Path::new("/proc"), shell.id()).unwrap());
+        let relative = |pid, is_descendant| Relative { pid, is_descendant };
+        assert!(
+            of_shell.contains(&relative(me.pid(), false)),
+            "{of_shell:?}"
+        );
+        assert!(of_shell.contains(&relative(sleep, true)), "{of_shell:?}");
+        Command::new("kill").arg(line.trim()).status().unwrap();
+        shell.kill().unwrap();
+        shell.wait().unwrap();
     }
 }
