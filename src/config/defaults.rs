@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::{
-    Alerts, Attribution, Config, Consensus, Daemon, DenyWith, Exceptions, Facility, Feed, Format,
-    Hook, Mode, Nftables, OnDaemonDown, PrivateNetworks, Proxy, Pull, SyslogAddress, SyslogFormat,
-    SyslogTarget,
+    AlertStore, Alerts, Attribution, Config, Consensus, Daemon, DenyWith, Exceptions, Facility,
+    Feed, FlowLog, Format, Hook, Metrics, Mode, Nftables, OnDaemonDown, OnQueueFull,
+    PrivateNetworks, Proxy, Pull, SyslogAddress, SyslogFormat, SyslogTarget, TlsFiles,
 };
 use crate::feed::{
     Action, FeedName, Scope, Severity,
@@ -24,6 +24,7 @@ impl Default for Config {
             consensus: Consensus::default(),
             attribution: Attribution::default(),
             alerts: Alerts::default(),
+            metrics: Metrics::default(),
         }
     }
 }
@@ -63,6 +64,7 @@ impl Default for Nftables {
             mark_mask: 0x0c00_0000,
             cut_mask: 0x0800_0000,
             deny_with: DenyWith::Drop,
+            on_queue_full: OnQueueFull::Pass,
         }
     }
 }
@@ -132,20 +134,53 @@ impl Default for Alerts {
     fn default() -> Self {
         Self {
             suppress: Duration::from_secs(60),
+            scan_after: 20,
+            rate_limit: 0,
+            durable: false,
             json_file: None,
+            store: AlertStore::default(),
+            flow_log: FlowLog::default(),
             syslog: vec![SyslogTarget::default()],
+        }
+    }
+}
+
+impl Default for AlertStore {
+    fn default() -> Self {
+        Self {
+            file: Some("alerts.db".to_owned()),
+            max_age: Duration::from_secs(30 * 24 * 3600),
+            max_size: 256 << 20,
+        }
+    }
+}
+
+impl Default for FlowLog {
+    fn default() -> Self {
+        Self {
+            file: None,
+            aggregation: 0,
+        }
+    }
+}
+
+impl SyslogTarget {
+    /// A target with every other key at its default.
+    pub fn new(address: SyslogAddress) -> Self {
+        Self {
+            format: SyslogFormat::usual(&address),
+            address,
+            facility: Facility::AUTHPRIV,
+            queue: 8192,
+            spool: 64 << 20,
+            tls: TlsFiles::default(),
         }
     }
 }
 
 impl Default for SyslogTarget {
     fn default() -> Self {
-        let address = SyslogAddress::Unix(PathBuf::from("/dev/log"));
-        Self {
-            format: SyslogFormat::usual(&address),
-            address,
-            facility: Facility::AUTHPRIV,
-        }
+        Self::new(SyslogAddress::Unix(PathBuf::from("/dev/log")))
     }
 }
 

@@ -21,7 +21,12 @@ mod tests;
 mod value;
 mod words;
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use url::Url;
 
@@ -59,6 +64,8 @@ pub struct Config {
     pub attribution: Attribution,
     /// `[alerts]`
     pub alerts: Alerts,
+    /// `[metrics]`
+    pub metrics: Metrics,
 }
 
 /// `[daemon]`
@@ -106,6 +113,17 @@ pub struct Nftables {
     pub cut_mask: u32,
     /// How a denied packet ends.
     pub deny_with: DenyWith,
+    /// What becomes of watched flows while a queue is full.
+    pub on_queue_full: OnQueueFull,
+}
+
+/// `nftables.on-queue-full`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnQueueFull {
+    /// They pass without an alert of their own; what is denied is dropped.
+    Pass,
+    /// They are dropped, like what is denied.
+    Drop,
 }
 
 /// `nftables.mode`
@@ -311,10 +329,41 @@ pub struct Attribution {
 pub struct Alerts {
     /// Repeats of one source, indicator and verdict within this time are one summary; zero: each one.
     pub suppress: Duration,
+    /// Indicators of one source within `suppress` that are alerted one by one; more become one alert
+    /// with a list. Zero: all are.
+    pub scan_after: u32,
+    /// Alerts a second, of all sources together; more become counts by feed and source. Zero: all pass.
+    pub rate_limit: u32,
+    /// The verdict waits until the alert is on disk.
+    pub durable: bool,
     /// ECS JSON lines go here.
     pub json_file: Option<PathBuf>,
+    /// The database of alerts.
+    pub store: AlertStore,
+    /// The log of flows.
+    pub flow_log: FlowLog,
     /// Syslog targets.
     pub syslog: Vec<SyslogTarget>,
+}
+
+/// `alerts.store` and its bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AlertStore {
+    /// File name inside the state folder; `None`: no store.
+    pub file: Option<String>,
+    /// Older alerts are deleted.
+    pub max_age: Duration,
+    /// The oldest alerts go when the database is larger, in bytes.
+    pub max_size: u64,
+}
+
+/// `alerts.flow-log` and its level.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowLog {
+    /// The file; `None`: no log.
+    pub file: Option<PathBuf>,
+    /// 0: each flow; 1: by source; 2: by indicator.
+    pub aggregation: u8,
 }
 
 /// `[[alerts.syslog]]`
@@ -326,6 +375,30 @@ pub struct SyslogTarget {
     pub format: SyslogFormat,
     /// Facility code, 0..=23 (RFC 5424 section 6.2.1).
     pub facility: Facility,
+    /// Alerts that wait in memory, at least 1.
+    pub queue: usize,
+    /// Bytes of alerts that wait on disk when more do; zero: none.
+    pub spool: u64,
+    /// Certificates of a `tls:` target.
+    pub tls: TlsFiles,
+}
+
+/// PEM files of a TLS connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// CA certificates that the server must be signed by; `None`: the system's.
+    pub ca: Option<PathBuf>,
+    /// The client's certificate and the chain behind it.
+    pub cert: Option<PathBuf>,
+    /// Its private key.
+    pub key: Option<PathBuf>,
+}
+
+/// `[metrics]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metrics {
+    /// Where metrics and `/healthz` are served; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
 }
 
 /// `alerts.syslog.address`

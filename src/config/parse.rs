@@ -76,6 +76,7 @@ fn read(text: &str, root: &DeTable<'_>, complete: bool) -> (Config, Vec<Diagnost
         consensus: sections::consensus(&mut log, &root),
         attribution: sections::attribution(&mut log, &root),
         alerts: sections::alerts(&mut log, &root),
+        metrics: sections::metrics(&mut log, &root),
     };
     sections::later(&mut log, &root);
     (config, log.finish())

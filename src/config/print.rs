@@ -45,6 +45,12 @@ pub fn to_toml(config: &Config) -> String {
     out.text("mark-mask", &format!("{:#010x}", nftables.mark_mask));
     out.text("cut-mask", &format!("{:#010x}", nftables.cut_mask));
     out.word("deny-with", words::DENY_WITH, nftables.deny_with);
+    out.word_unless(
+        "on-queue-full",
+        words::ON_QUEUE_FULL,
+        nftables.on_queue_full,
+        usual.nftables.on_queue_full,
+    );
 
     let exceptions = &config.exceptions;
     out.table("[exceptions]", "exceptions");
@@ -89,17 +95,44 @@ pub fn to_toml(config: &Config) -> String {
 
     let alerts = &config.alerts;
     out.table("[alerts]", "alerts");
+    let usual_alerts = &usual.alerts;
     out.duration("suppress", alerts.suppress);
-    out.path(
-        "json-file",
-        alerts.json_file.as_deref().unwrap_or(Path::new("")),
-    );
+    out.plain_unless("scan-after", alerts.scan_after, usual_alerts.scan_after);
+    out.plain_unless("rate-limit", alerts.rate_limit, usual_alerts.rate_limit);
+    out.plain_unless("durable", alerts.durable, usual_alerts.durable);
+    out.path_or_none("json-file", alerts.json_file.as_deref());
     out.text("json-format", "ecs");
+    let (store, usual_store) = (&alerts.store, &usual_alerts.store);
+    if out.due("store", store.file != usual_store.file) {
+        out.text("store", store.file.as_deref().unwrap_or_default());
+    }
+    if out.due("store-max-age", store.max_age != usual_store.max_age) {
+        out.duration("store-max-age", store.max_age);
+    }
+    if out.due("store-max-size", store.max_size != usual_store.max_size) {
+        out.text("store-max-size", &size(store.max_size));
+    }
+    let flow_log = &alerts.flow_log;
+    if out.due("flow-log", flow_log.file.is_some()) {
+        out.path_or_none("flow-log", flow_log.file.as_deref());
+    }
+    out.plain_unless(
+        "flow-log-aggregation",
+        flow_log.aggregation,
+        usual_alerts.flow_log.aggregation,
+    );
     if alerts.syslog.is_empty() {
         out.plain("syslog", "[]");
     }
     for target in &alerts.syslog {
         out.target(target);
+    }
+
+    if let Some(listen) = config.metrics.listen {
+        out.table("[metrics]", "metrics");
+        if out.due("listen", true) {
+            out.text("listen", &listen.to_string());
+        }
     }
     out.done
 }
@@ -276,6 +309,23 @@ impl Printer {
         self.text("address", &target.address.to_string());
         self.word("format", words::SYSLOG_FORMATS, Some(target.format));
         self.text("facility", target.facility.name);
+        let usual = SyslogTarget::new(target.address.clone());
+        self.plain_unless("queue", target.queue, usual.queue);
+        if self.due("spool", target.spool != usual.spool) {
+            match target.spool {
+                0 => self.plain("spool", 0),
+                bytes => self.text("spool", &size(bytes)),
+            }
+        }
+        for (key, file) in [
+            ("ca-file", &target.tls.ca),
+            ("cert-file", &target.tls.cert),
+            ("key-file", &target.tls.key),
+        ] {
+            if self.due(key, file.is_some()) {
+                self.path_or_none(key, file.as_deref());
+            }
+        }
     }
 
     fn table(&mut self, header: &str, schema: &'static str) {
@@ -301,6 +351,16 @@ impl Printer {
 
     fn path(&mut self, key: &str, value: &Path) {
         self.text(key, &value.to_string_lossy());
+    }
+
+    fn path_or_none(&mut self, key: &str, value: Option<&Path>) {
+        self.path(key, value.unwrap_or(Path::new("")));
+    }
+
+    fn plain_unless<T: std::fmt::Display + PartialEq>(&mut self, key: &str, value: T, usual: T) {
+        if self.due(key, value != usual) {
+            self.plain(key, value);
+        }
     }
 
     fn duration(&mut self, key: &str, value: Duration) {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::{
-    Alerts, Attribution, Consensus, Daemon, Exceptions, Facility, Mode, Nftables, Pull,
-    SyslogFormat, SyslogTarget,
+    AlertStore, Alerts, Attribution, Consensus, Daemon, Exceptions, Facility, FlowLog, Metrics,
+    Mode, Nftables, Pull, SyslogTarget, TlsFiles,
     address::{self, Written},
     identifier,
     log::Log,
@@ -73,6 +73,12 @@ pub(super) fn nftables(log: &mut Log<'_>, root: &Table<'_>) -> Nftables {
             "deny-with",
             value::word(words::DENY_WITH),
             usual.deny_with,
+        ),
+        on_queue_full: table.read_or(
+            log,
+            "on-queue-full",
+            value::word(words::ON_QUEUE_FULL),
+            usual.on_queue_full,
         ),
     };
     judge_nftables(log, &table, &nftables);
@@ -165,10 +171,6 @@ pub(super) fn attribution(log: &mut Log<'_>, root: &Table<'_>) -> Attribution {
 pub(super) fn alerts(log: &mut Log<'_>, root: &Table<'_>) -> Alerts {
     let table = root.table(log, "alerts");
     let usual = Alerts::default();
-    table.read(log, "durable", value::boolean);
-    table.read(log, "store", store);
-    table.read(log, "flow-log", value::path_or_none);
-    table.read(log, "flow-log-aggregation", value::integer(0..=3));
     let json_format = table.read(log, "json-format", value::word(words::JSON_FORMATS));
     if let Some(word) = json_format {
         log.pending(
@@ -184,7 +186,39 @@ pub(super) fn alerts(log: &mut Log<'_>, root: &Table<'_>) -> Alerts {
             value::duration(Duration::ZERO..=LONGEST),
             usual.suppress,
         ),
+        scan_after: table.read_or(
+            log,
+            "scan-after",
+            value::integer(0..=100_000),
+            usual.scan_after,
+        ),
+        rate_limit: table.read_or(
+            log,
+            "rate-limit",
+            value::integer(0..=u32::MAX),
+            usual.rate_limit,
+        ),
+        durable: table.read_or(log, "durable", value::boolean, usual.durable),
         json_file: table.read_or(log, "json-file", value::path_or_none, usual.json_file),
+        store: AlertStore {
+            file: table.read_or(log, "store", store, usual.store.file),
+            max_age: table.read_or(
+                log,
+                "store-max-age",
+                value::duration(Duration::from_secs(60)..=LONGEST),
+                usual.store.max_age,
+            ),
+            max_size: table.read_or(log, "store-max-size", store_size, usual.store.max_size),
+        },
+        flow_log: FlowLog {
+            file: table.read_or(log, "flow-log", value::path_or_none, usual.flow_log.file),
+            aggregation: table.read_or(
+                log,
+                "flow-log-aggregation",
+                value::integer(0..=2),
+                usual.flow_log.aggregation,
+            ),
+        },
         syslog: targets(log, &table).unwrap_or(usual.syslog),
     }
 }
@@ -205,6 +239,13 @@ fn target(log: &mut Log<'_>, table: &Table<'_>) -> Option<SyslogTarget> {
     let address = table.require(log, "address", HELP, address::syslog);
     let format = table.read(log, "format", value::word(words::SYSLOG_FORMATS));
     let facility = table.read(log, "facility", value::word(words::FACILITIES));
+    let queue = table.read(log, "queue", value::integer(1..=1_000_000));
+    let spool = table.read(log, "spool", value::size_or_none);
+    let tls = TlsFiles {
+        ca: table.read_or(log, "ca-file", value::path_or_none, None),
+        cert: table.read_or(log, "cert-file", value::path_or_none, None),
+        key: table.read_or(log, "key-file", value::path_or_none, None),
+    };
     if format == Some(None) {
         log.pending(
             "alerts.syslog.format=cef",
@@ -223,15 +264,24 @@ fn target(log: &mut Log<'_>, table: &Table<'_>) -> Option<SyslogTarget> {
             return None;
         }
     };
+    let usual = SyslogTarget::new(address);
     Some(SyslogTarget {
-        format: format
-            .flatten()
-            .unwrap_or_else(|| SyslogFormat::usual(&address)),
+        format: format.flatten().unwrap_or(usual.format),
         facility: facility
             .and_then(Facility::from_code)
-            .unwrap_or(Facility::AUTHPRIV),
-        address,
+            .unwrap_or(usual.facility),
+        queue: queue.unwrap_or(usual.queue),
+        spool: spool.unwrap_or(usual.spool),
+        tls,
+        ..usual
     })
+}
+
+pub(super) fn metrics(log: &mut Log<'_>, root: &Table<'_>) -> Metrics {
+    let table = root.table(log, "metrics");
+    Metrics {
+        listen: table.read(log, "listen", address::listen),
+    }
 }
 
 pub(super) fn consensus(log: &mut Log<'_>, root: &Table<'_>) -> Consensus {
@@ -249,8 +299,6 @@ pub(super) fn later(log: &mut Log<'_>, root: &Table<'_>) {
         .map(log, "labels", label_name, value::label);
     root.table(log, "arm")
         .read(log, "after", value::duration(Duration::ZERO..=LONGEST));
-    root.table(log, "metrics")
-        .read(log, "listen", address::listen);
     root.table(log, "manifests").read(log, "dir", value::path);
 }
 
@@ -269,8 +317,18 @@ pub(super) fn label_name(name: &str) -> Result<String, Problem> {
     }
 }
 
+/// Less than this holds no useful number of alerts, and SQLite's own pages count.
+fn store_size(value: &DeValue<'_>) -> Result<u64, Problem> {
+    const LEAST: u64 = 1 << 20;
+    let size = value::size(value)?;
+    if size < LEAST {
+        return Err(Problem::new("must be at least 1MiB"));
+    }
+    Ok(size)
+}
+
 /// A file name inside the state folder; empty for none.
-fn store(value: &DeValue<'_>) -> Result<(), Problem> {
+fn store(value: &DeValue<'_>) -> Result<Option<String>, Problem> {
     let text = value::text(value)?;
     let bad = text == "." || text == ".." || text.chars().any(|c| c == '/' || c.is_control());
     if bad {
@@ -278,5 +336,5 @@ fn store(value: &DeValue<'_>) -> Result<(), Problem> {
             "must be the name of a file in the state folder, without /",
         ));
     }
-    Ok(())
+    Ok((!text.is_empty()).then(|| text.to_owned()))
 }

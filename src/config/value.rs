@@ -180,6 +180,15 @@ pub(super) fn size(value: &DeValue<'_>) -> Result<u64, Problem> {
     Ok(bytes)
 }
 
+/// A size in bytes; 0 for none.
+pub(super) fn size_or_none(value: &DeValue<'_>) -> Result<u64, Problem> {
+    match value {
+        DeValue::Integer(number) if number.as_str() == "0" => Ok(0),
+        DeValue::String(text) if text == "0" => Ok(0),
+        _ => size(value),
+    }
+}
+
 /// A share: `"5%"`, or a number from 0 to 1.
 pub(super) fn share(value: &DeValue<'_>) -> Result<f64, Problem> {
     let problem = || {

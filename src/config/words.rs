@@ -1,6 +1,9 @@
 //! The words of the configuration and what they mean: one table for reading and printing.
 
-use super::{DenyWith, Facility, Format, Hook, Mode, OnDaemonDown, PrivateNetworks, SyslogFormat};
+use super::{
+    DenyWith, Facility, Format, Hook, Mode, OnDaemonDown, OnQueueFull, PrivateNetworks,
+    SyslogFormat,
+};
 use crate::feed::{Action, Direction, Severity};
 
 /// Words and their values.
@@ -29,6 +32,9 @@ pub(super) const HOOKS: Words<Hook> = &[
 
 pub(super) const DENY_WITH: Words<DenyWith> =
     &[("drop", DenyWith::Drop), ("reject", DenyWith::Reject)];
+
+pub(super) const ON_QUEUE_FULL: Words<OnQueueFull> =
+    &[("pass", OnQueueFull::Pass), ("drop", OnQueueFull::Drop)];
 
 pub(super) const PRIVATE_NETWORKS: Words<PrivateNetworks> = &[
     ("refuse", PrivateNetworks::Refuse),

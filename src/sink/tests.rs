@@ -13,10 +13,7 @@ use std::{
 };
 
 use super::*;
-use crate::{
-    alert::example,
-    config::{Facility, SyslogTarget},
-};
+use crate::{alert::example, config::SyslogTarget};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -31,15 +28,11 @@ fn identity() -> Identity {
 pub(super) fn syslog(address: SyslogAddress, format: SyslogFormat) -> config::Alerts {
     config::Alerts {
         suppress: Duration::ZERO,
-        json_file: None,
         syslog: vec![SyslogTarget {
-            address,
             format,
-            facility: Facility {
-                name: "authpriv",
-                code: 10,
-            },
+            ..SyslogTarget::new(address)
         }],
+        ..config::Alerts::default()
     }
 }
 
@@ -48,6 +41,7 @@ fn json(path: &Path) -> config::Alerts {
         suppress: Duration::ZERO,
         json_file: Some(path.to_owned()),
         syslog: Vec::new(),
+        ..config::Alerts::default()
     }
 }
 

@@ -31,6 +31,7 @@ queue-max-len = 1024
 mark-mask = "0x00000005"
 cut-mask = 0x80000000
 deny-with = "reject"
+on-queue-full = "drop"
 [exceptions]
 prefixes = ["192.0.2.0/24", "2001:db8::1"]
 files = ["/etc/feedgate/never"]
@@ -96,13 +97,22 @@ suppress = "0s"
 durable = true
 json-file = "/var/log/a.json"
 json-format = "ecs"
+scan-after = 7
+rate-limit = 50
 store = ""
+store-max-age = "7days"
+store-max-size = "8MiB"
 flow-log = "/var/log/f.json"
 flow-log-aggregation = 1
 [[alerts.syslog]]
 address = "tcp:[2001:db8::5]:601"
 format = "rfc3164"
 facility = "local3"
+queue = 16
+spool = 0
+ca-file = "/etc/feedgate/ca.pem"
+cert-file = "/etc/feedgate/c.pem"
+key-file = "/etc/feedgate/c.key"
 [[alerts.syslog]]
 address = "udp:log.example.org:514"
 [metrics]
@@ -158,6 +168,7 @@ fn every_key_is_read() {
             mark_mask: 5,
             cut_mask: 1 << 31,
             deny_with: DenyWith::Reject,
+            on_queue_full: OnQueueFull::Drop,
         }
     );
     assert_eq!(config.exceptions.prefixes.len(), 2);
@@ -222,12 +233,32 @@ fn every_key_is_read() {
     assert_eq!(config.attribution.timeout, Duration::from_millis(20));
     assert_eq!(config.attribution.clients["00:00:5e:00:53:0a"], "printer");
     assert_eq!(config.alerts.suppress, Duration::ZERO);
+    let alerts = &config.alerts;
+    assert_eq!((alerts.scan_after, alerts.rate_limit), (7, 50));
+    assert!(alerts.durable);
+    let week = Duration::from_secs(7 * 24 * 3600);
+    assert_eq!(
+        alerts.store,
+        AlertStore {
+            file: None,
+            max_age: week,
+            max_size: 8 << 20
+        }
+    );
+    assert_eq!(alerts.flow_log.file, Some("/var/log/f.json".into()));
+    assert_eq!(alerts.flow_log.aggregation, 1);
+    assert_eq!(config.metrics.listen, "127.0.0.1:9797".parse().ok());
     let [tcp, udp] = &config.alerts.syslog[..] else {
         panic!()
     };
     assert_eq!(tcp.address.to_string(), "tcp:[2001:db8::5]:601");
     assert_eq!(tcp.format, SyslogFormat::Rfc3164);
     assert_eq!(tcp.facility.code, 19);
+    assert_eq!((tcp.queue, tcp.spool), (16, 0));
+    assert_eq!(tcp.tls.ca, Some("/etc/feedgate/ca.pem".into()));
+    assert_eq!(tcp.tls.cert, Some("/etc/feedgate/c.pem".into()));
+    assert_eq!(tcp.tls.key, Some("/etc/feedgate/c.key".into()));
+    assert_eq!(udp.tls, TlsFiles::default());
     assert_eq!(udp.address.to_string(), "udp:log.example.org:514");
     assert_eq!(udp.format, SyslogFormat::Rfc5424);
     assert_eq!(udp.facility, Facility::AUTHPRIV);

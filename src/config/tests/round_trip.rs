@@ -41,6 +41,7 @@ prop_compose! {
             queue_max_len,
             mark_mask: 3 << bits.0,
             cut_mask: 1 << bits.1,
+            on_queue_full: if reject { OnQueueFull::Drop } else { OnQueueFull::Pass },
             deny_with: if reject { DenyWith::Reject } else { DenyWith::Drop },
         }
     }
@@ -164,11 +165,39 @@ fn target() -> impl Strategy<Value = SyslogTarget> {
     let format = prop::sample::select(vec![SyslogFormat::Rfc3164, SyslogFormat::Rfc5424]);
     let facility =
         prop::sample::select(words::FACILITIES).prop_map(|(name, code)| Facility { name, code });
-    (address, format, facility).prop_map(|(address, format, facility)| SyslogTarget {
-        address,
-        format,
-        facility,
+    let room = (1..=1_000_000usize, any::<u64>());
+    let tls = prop::array::uniform3(prop::option::of(path()));
+    (address, format, facility, room, tls).prop_map(|(address, format, facility, room, tls)| {
+        let [ca, cert, key] = tls;
+        SyslogTarget {
+            address,
+            format,
+            facility,
+            queue: room.0,
+            spool: room.1,
+            tls: TlsFiles { ca, cert, key },
+        }
     })
+}
+
+prop_compose! {
+    fn alerts()(
+        suppress in duration(0),
+        folding in (0u32..=100_000, any::<u32>()),
+        durable: bool,
+        json_file in prop::option::of(path()),
+        store in (prop::option::of("[a-z]{1,9}"), duration(60), (1u64 << 20)..=u64::MAX),
+        flow_log in (prop::option::of(path()), 0u8..=2),
+        syslog in proptest::collection::vec(target(), 0..3),
+    ) -> Alerts {
+        let (scan_after, rate_limit) = folding;
+        let (file, max_age, max_size) = store;
+        Alerts {
+            suppress, scan_after, rate_limit, durable, json_file, syslog,
+            store: AlertStore { file, max_age, max_size },
+            flow_log: FlowLog { file: flow_log.0, aggregation: flow_log.1 },
+        }
+    }
 }
 
 prop_compose! {
@@ -182,9 +211,8 @@ prop_compose! {
         feeds in proptest::collection::vec(feed(), 0..4),
         timeout in (1u64..=10_000).prop_map(Duration::from_millis),
         mac in "([0-9a-f]{2}:){5}[0-9a-f]{2}",
-        suppress in duration(0),
-        json_file in prop::option::of(path()),
-        syslog in proptest::collection::vec(target(), 0..3),
+        alerts in alerts(),
+        listen in prop::option::of(any::<IpAddr>()),
     ) -> Config {
         Config {
             daemon: Daemon {
@@ -211,7 +239,8 @@ prop_compose! {
             },
             consensus: Consensus { deny_at: 2 },
             attribution: Attribution { timeout, clients: [(mac, "a \"b\"".to_owned())].into() },
-            alerts: Alerts { suppress, json_file, syslog },
+            alerts,
+            metrics: Metrics { listen: listen.map(|addr| SocketAddr::new(addr, 9797)) },
         }
     }
 }
