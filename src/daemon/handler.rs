@@ -1,6 +1,9 @@
 //! What the control socket's requests do.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+};
 
 use serde_json::{Value, json};
 
@@ -13,7 +16,8 @@ use super::{
 };
 use crate::{
     control::{Request, Response},
-    feed::{Direction, FeedName, Indicator},
+    feed::{Direction, FeedName, Indicator, PortMatch},
+    packet::Protocol,
     snapshot::Snapshot,
 };
 
@@ -249,8 +253,19 @@ struct Answer {
     /// For each direction what becomes of a flow, `null`: nothing.
     egress: Option<Verdict>,
     ingress: Option<Verdict>,
+    /// The same at the ports that entries are bound to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ports: Vec<AtPort>,
     /// Every entry that covers the address, most specific first.
     listings: Vec<Listed>,
+}
+
+/// What becomes of a flow at one port of the address.
+#[derive(serde::Serialize)]
+struct AtPort {
+    port: String,
+    egress: Option<Verdict>,
+    ingress: Option<Verdict>,
 }
 
 #[derive(serde::Serialize)]
@@ -272,8 +287,8 @@ struct Listed {
 
 fn lookup(snapshot: &Snapshot, address: std::net::IpAddr) -> Answer {
     let address = address.to_canonical();
-    let verdict = |direction| {
-        let hit = snapshot.index.lookup(address, None, direction)?;
+    let verdict = |port, direction| {
+        let hit = snapshot.index.lookup(address, port, direction)?;
         Some(Verdict {
             action: hit.action,
             indicator: hit.indicator,
@@ -281,8 +296,17 @@ fn lookup(snapshot: &Snapshot, address: std::net::IpAddr) -> Answer {
             severity: hit.severity.as_str(),
         })
     };
-    let listings = snapshot.index.listings(address).into_iter();
-    let listings = listings.map(|l| Listed {
+    let listings = snapshot.index.listings(address);
+    let ports: BTreeSet<PortMatch> = listings.iter().filter_map(|l| l.indicator.port).collect();
+    let at_port = |bound: PortMatch| {
+        let port = Some((bound.proto.unwrap_or(Protocol::TCP), bound.port));
+        AtPort {
+            port: bound.to_string(),
+            egress: verdict(port, Direction::Egress),
+            ingress: verdict(port, Direction::Ingress),
+        }
+    };
+    let listed = listings.into_iter().map(|l| Listed {
         feed: l.feed,
         indicator: l.indicator,
         action: l.action,
@@ -290,9 +314,10 @@ fn lookup(snapshot: &Snapshot, address: std::net::IpAddr) -> Answer {
     });
     Answer {
         address,
-        egress: verdict(Direction::Egress),
-        ingress: verdict(Direction::Ingress),
-        listings: listings.collect(),
+        egress: verdict(None, Direction::Egress),
+        ingress: verdict(None, Direction::Ingress),
+        ports: ports.into_iter().map(at_port).collect(),
+        listings: listed.collect(),
     }
 }
 
