@@ -11,6 +11,7 @@ use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::{
     Shared,
+    core::Core,
     engine::lock,
     glance::blocking,
     intake::{self, Body, Preview},
@@ -364,6 +365,9 @@ fn record(
     };
     state.next_pull = Some(Uptime::now().after(wait));
     let entries = state.data.as_ref().map_or(0, |data| data.parsed.count());
+    if matches!(result, Ok(true)) {
+        tell_private(&core, name);
+    }
     core.leave_inherited().map_err(|e| e.to_string())?;
     result
         .map(|changed| Outcome {
@@ -372,6 +376,20 @@ fn record(
             entries,
         })
         .map_err(|failed| failed.why)
+}
+
+/// Says that networks of private space were in the feed: nobody expects them there.
+fn tell_private(core: &Core, name: &FeedName) {
+    let snapshot = core.path.view.current();
+    let Some(report) = snapshot.report.feeds.get(name).filter(|r| r.private > 0) else {
+        return;
+    };
+    tracing::warn!(
+        "feed {name}: {} networks of private space are in it and are not denied \
+         (exceptions.private-networks), such as {}",
+        report.private,
+        report.private_examples.join(", ")
+    );
 }
 
 /// Up to a tenth later, so that a thousand hosts do not ask at once.
