@@ -40,8 +40,10 @@ pub(super) enum Command {
     /// Check the configuration and show every mistake in it
     Check {
         /// Print the effective configuration
-        #[arg(long)]
+        #[arg(long, conflicts_with = "json")]
         print: bool,
+        #[command(flatten)]
+        json: Json,
     },
     /// Show whether this host is protected, stale feeds, and who was denied in the last hour
     Status {
@@ -120,10 +122,10 @@ pub(super) enum NftCommand {
     /// Print the ruleset in nft syntax
     Print {
         /// What nft/base.nft holds, for this configuration: sets, counters, guard chains
-        #[arg(long, conflicts_with_all = ["inspect", "elements", "json"])]
+        #[arg(long, conflicts_with_all = ["inspect", "elements"])]
         base: bool,
         /// What nft/inspect.nft holds, for this configuration: the chains that ask the daemon
-        #[arg(long, conflicts_with_all = ["elements", "json"])]
+        #[arg(long, conflicts_with = "elements")]
         inspect: bool,
         /// With the elements of the sets
         #[arg(long)]

@@ -26,7 +26,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 use url::Url;
 
 pub use diagnostic::{Diagnostic, Level, Related, render};
-pub use parse::{Outcome, parse};
+pub use parse::{Outcome, decode, parse};
 pub use print::to_toml;
 
 use crate::{
