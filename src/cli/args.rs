@@ -82,6 +82,9 @@ pub(super) enum Command {
         /// MISP warninglists of addresses that are known to be good
         #[arg(long = "known", value_name = "FILE")]
         known: Vec<PathBuf>,
+        /// Read a file as this feed or preset is read: for csv, json and other structured texts
+        #[arg(long = "as", value_name = "FEED|PRESET")]
+        read_as: Option<String>,
         #[command(flatten)]
         json: Json,
     },

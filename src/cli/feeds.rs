@@ -10,9 +10,9 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Failure, ask};
+use super::{Failure, ask, check};
 use crate::{
-    config,
+    config::{self, Format},
     control::{self, MAX_BODY, Request},
     feed::{self, Direction, Finding, Known, formats::parse_warninglist},
 };
@@ -138,15 +138,18 @@ pub(super) fn lint(
     config: &Path,
     target: &str,
     known: &[PathBuf],
+    read_as: Option<&str>,
     json: bool,
 ) -> Result<(), Failure> {
     let file = Path::new(target);
     let (findings, head, lines) = if target == "-" || target.contains('/') || file.is_file() {
-        lint_file(file, known)?
-    } else if !known.is_empty() {
-        return Err(Failure::failed(
-            "--known is for files; save the feed's text to a file and lint that",
-        ));
+        let feed = read_as.map(|name| feed_or_preset(config, name));
+        lint_file(file, known, feed.transpose()?)?
+    } else if !known.is_empty() || read_as.is_some() {
+        let option = if known.is_empty() { "--as" } else { "--known" };
+        return Err(Failure::failed(format!(
+            "{option} is for files; save the feed's text to a file and lint that"
+        )));
     } else {
         let value = ask::daemon(
             config,
@@ -176,11 +179,39 @@ pub(super) fn lint(
     Ok(())
 }
 
-/// The findings, a line about the whole, and a line for each finding.
-fn lint_file(file: &Path, known: &[PathBuf]) -> Result<(Value, String, Vec<String>), Failure> {
+/// A feed of the configuration, or a preset.
+fn feed_or_preset(config: &Path, name: &str) -> Result<config::Feed, Failure> {
+    let mut feeds = check::read(config)?.feeds.into_iter();
+    if let Some(feed) = feeds.find(|feed| feed.name.as_str() == name) {
+        return Ok(feed);
+    }
+    let preset = feed::Preset::find(name).ok_or_else(|| {
+        Failure::failed(format!(
+            "--as: neither a feed of {} nor a preset is named {name}; `feedgate feeds presets` lists them",
+            config.display()
+        ))
+    })?;
+    Ok(preset.feed(name.parse().map_err(Failure::failed)?))
+}
+
+/// The findings, a line about the whole, and a line for each finding. Without a feed to read it as, the
+/// format of the text is guessed.
+fn lint_file(
+    file: &Path,
+    known: &[PathBuf],
+    read_as: Option<config::Feed>,
+) -> Result<(Value, String, Vec<String>), Failure> {
+    const HINT: &str = "a csv, json or jsonl text is read with --as FEED or --as PRESET";
     let text = read(file)?;
-    let name = "file".parse().map_err(Failure::failed)?;
-    let mut feed = config::Feed::new(name);
+    let hint = if read_as.is_some() { "" } else { HINT };
+    let mut feed = match read_as {
+        Some(feed) => feed,
+        None => {
+            let mut feed = config::Feed::new("file".parse().map_err(Failure::failed)?);
+            feed.format = guess(&text);
+            feed
+        }
+    };
     feed.allow_empty = true;
     feed.max_bad = 1.0; // the odd lines are what is asked for
     let mut good = Known::embedded();
@@ -189,8 +220,19 @@ fn lint_file(file: &Path, known: &[PathBuf]) -> Result<(Value, String, Vec<Strin
             .map_err(|e| Failure::failed(format!("{}: {e}", list.display())))?;
         good.warninglist(&list);
     }
-    let parsed = feed::read(&text, &feed, SystemTime::now(), None)
-        .map_err(|e| Failure::failed(format!("{}: {e}", file.display())))?;
+    let refused = |why: &dyn std::fmt::Display| {
+        let hint = if hint.is_empty() {
+            String::new()
+        } else {
+            format!("; {hint}")
+        };
+        Failure::failed(format!("{}: {why}{hint}", file.display()))
+    };
+    let parsed =
+        feed::read(&text, &feed, SystemTime::now(), None).map_err(|error| refused(&error))?;
+    if feed.format == Format::Plain && parsed.lines() == 0 && text.trim_ascii().starts_with(b"{") {
+        return Err(refused(&"the JSON document has no member ips"));
+    }
     let findings: Vec<Finding> = feed::lint(&parsed, &[], &good);
     let head = format!(
         "{}: {} entries in {} lines",
@@ -200,6 +242,19 @@ fn lint_file(file: &Path, known: &[PathBuf]) -> Result<(Value, String, Vec<Strin
     );
     let lines = findings.iter().map(ToString::to_string).collect();
     Ok((json!(findings), head, lines))
+}
+
+/// The formats that can be told from the text alone; all else is plain.
+fn guess(text: &[u8]) -> Format {
+    let Ok(Value::Object(members)) = serde_json::from_slice(text) else {
+        return Format::Plain;
+    };
+    let has = |key: &str| members.contains_key(key);
+    match () {
+        () if has("objects") => Format::Stix,
+        () if has("new") || has("deleted") => Format::Crowdsec,
+        () => Format::Plain,
+    }
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, Failure> {

@@ -90,8 +90,9 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Lint {
             target,
             known,
+            read_as,
             json,
-        } => feeds::lint(&config, &target, &known, json.json),
+        } => feeds::lint(&config, &target, &known, read_as.as_deref(), json.json),
         Command::Refresh {
             feed,
             dry_run: false,

@@ -50,6 +50,44 @@ fn a_file_is_looked_at_without_a_daemon() {
 }
 
 #[test]
+fn a_structured_file_is_read_as_a_feed_or_a_preset_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let config = write(
+        "feedgate.toml",
+        "[[feed]]\nname = \"c2\"\nformat = \"csv\"\n[feed.csv]\nfield-name = \"ip\"\n",
+    );
+    let csv = write("c2.csv", "when,ip\ntoday,8.8.8.8\n");
+    let said = lint(&[&csv, "--as", "c2", "--config", &config]);
+    assert!(said.contains("Google DNS: 8.8.8.8"), "{said}");
+    let drop = write("drop.json", "{\"cidr\":\"8.8.8.0/24\",\"sblid\":\"x\"}\n");
+    let said = lint(&[&drop, "--as", "spamhaus-drop"]);
+    assert!(said.contains("Google DNS: 8.8.8.0/24"), "{said}");
+    // What can be told from the text needs no help.
+    let stix = write(
+        "bundle.json",
+        r#"{"type": "bundle", "objects": [{"type": "indicator", "id": "indicator--1",
+            "pattern_type": "stix", "pattern": "[ipv4-addr:value = '8.8.8.8']"}]}"#,
+    );
+    assert!(lint(&[&stix]).contains("Google DNS: 8.8.8.8"));
+    let other = write("other.json", r#"{"data": ["8.8.8.8"]}"#);
+    for (arguments, says) in [
+        (vec!["lint", &other], "--as FEED"),
+        (vec!["lint", &csv], "--as FEED"),
+        (vec!["lint", &csv, "--as", "nobody"], "is named nobody"),
+    ] {
+        let output = Command::new(feedgate()).args(&arguments).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(says), "{says}: {said}");
+    }
+}
+
+#[test]
 fn a_feed_is_looked_at_before_it_is_enabled() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::start(&lab.host, "127.0.0.1:8099", |_| Reply::ok(ODD));
