@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     control::{Request, Response},
-    feed::{Direction, FeedName, Indicator, PortMatch},
+    feed::{Direction, FeedName, Indicator, Known, PortMatch},
     packet::Protocol,
     snapshot::Snapshot,
 };
@@ -45,7 +45,10 @@ pub(super) async fn answer(shared: Arc<Shared>, request: Request, body: Vec<u8>)
         Request::Push { feed, .. } => {
             blocking(&shared, move |shared| push(shared, &feed, body)).await
         }
-        Request::Lint { feed } => lint(&shared, feed.as_deref()).await,
+        Request::Lint { feed, .. } => match known(&body) {
+            Ok(known) => lint(&shared, feed.as_deref(), Arc::new(known)).await,
+            Err(message) => Err(message),
+        },
         Request::Down => down(&shared).await,
     };
     match result {
@@ -108,8 +111,9 @@ async fn preview(shared: &Arc<Shared>, feed: Option<String>) -> Result<Value, St
         }
     };
     let (mut done, mut failed) = (Vec::new(), Vec::new());
+    let known = Arc::new(Known::embedded());
     for name in names {
-        match pulls::preview(shared, &name).await {
+        match pulls::preview(shared, &name, Arc::clone(&known)).await {
             Ok(preview) => done.push(preview),
             Err(e) => failed.push(named(&name, e)),
         }
@@ -191,7 +195,11 @@ fn taken(shared: &Shared, name: &FeedName) -> Result<Value, String> {
 
 /// Lints one feed, or all. What has no data yet is pulled for it, and not enforced: a feed can be
 /// looked at while it is not enabled.
-async fn lint(shared: &Arc<Shared>, name: Option<&str>) -> Result<Value, String> {
+async fn lint(
+    shared: &Arc<Shared>,
+    name: Option<&str>,
+    known: Arc<Known>,
+) -> Result<Value, String> {
     let wanted: Vec<(FeedName, Option<Arc<crate::feed::FeedData>>, bool)> = {
         let core = in_place(|| lock(&shared.core));
         let wanted = core
@@ -212,14 +220,14 @@ async fn lint(shared: &Arc<Shared>, name: Option<&str>) -> Result<Value, String>
         let (entries, findings) = match (data, has_url) {
             (Some(data), _) => {
                 let entries = data.parsed.count();
-                let (shared, name) = (Arc::clone(shared), name.clone());
-                let work = move || intake::findings(&shared, &name, &data.parsed);
+                let (shared, name, known) = (Arc::clone(shared), name.clone(), Arc::clone(&known));
+                let work = move || intake::findings(&shared, &name, &data.parsed, &known);
                 let findings = tokio::task::spawn_blocking(work).await;
                 let findings = findings.map_err(|e| e.to_string())?;
                 (entries, status::Shown::all(&findings))
             }
             (None, true) => {
-                let preview = pulls::preview(shared, &name).await;
+                let preview = pulls::preview(shared, &name, Arc::clone(&known)).await;
                 let preview = preview.map_err(|e| format!("feed {name}: {e}"))?;
                 (preview.entries, preview.findings)
             }
@@ -235,6 +243,26 @@ async fn lint(shared: &Arc<Shared>, name: Option<&str>) -> Result<Value, String>
         );
     }
     Ok(json!(found))
+}
+
+/// The embedded list of known-good addresses and those that came with a request.
+fn known(lists: &[u8]) -> Result<Known, String> {
+    #[derive(serde::Deserialize)]
+    struct List {
+        name: String,
+        prefixes: Vec<String>,
+    }
+    let mut known = Known::embedded();
+    if lists.is_empty() {
+        return Ok(known);
+    }
+    let lists: Vec<List> =
+        serde_json::from_slice(lists).map_err(|e| format!("the known-good lists: {e}"))?;
+    for list in lists {
+        let prefixes = list.prefixes.iter();
+        known.add(&list.name, prefixes.filter_map(|text| text.parse().ok()));
+    }
+    Ok(known)
 }
 
 /// An error with the feed's name, unless it has it already.

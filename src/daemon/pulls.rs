@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     config::{self, Format},
-    feed::FeedName,
+    feed::{FeedName, Known},
     fetch::{FetchError, Pulled, Validators},
     host::clock::Uptime,
 };
@@ -204,7 +204,11 @@ pub(super) async fn pull(shared: &Arc<Shared>, name: &FeedName) -> Result<Outcom
 }
 
 /// Pulls, judges, and changes nothing. A quarantined update is looked at without another pull.
-pub(super) async fn preview(shared: &Arc<Shared>, name: &FeedName) -> Result<Preview, String> {
+pub(super) async fn preview(
+    shared: &Arc<Shared>,
+    name: &FeedName,
+    known: Arc<Known>,
+) -> Result<Preview, String> {
     let (feed, held) = {
         let mut core = blocking(|| lock(&shared.core));
         let Some(state) = core.feeds.get_mut(name) else {
@@ -223,7 +227,7 @@ pub(super) async fn preview(shared: &Arc<Shared>, name: &FeedName) -> Result<Pre
             .ok_or("the server sent nothing, although nothing was known of the feed")?,
     };
     let shared = Arc::clone(shared);
-    let work = move || intake::preview(&shared, &feed, &body);
+    let work = move || intake::preview(&shared, &feed, &body, &known);
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| e.to_string())?

@@ -107,11 +107,39 @@ fn a_feed_is_looked_at_before_it_is_enabled() {
         "nothing is enforced"
     );
     assert_eq!(daemon.row("new")["entries"], 0);
+    let known = lab.path("misp.json");
+    let list = r#"{"name": "Our partners", "type": "cidr", "list": ["80.1.1.0/24"], "matching_attributes": []}"#;
+    std::fs::write(&known, list).unwrap();
+    for feed in ["new", "old"] {
+        let said = daemon.ok(&["lint", feed, "--known", known.to_str().unwrap()]);
+        assert!(said.contains("with addresses of Our partners: "), "{said}");
+    }
     assert!(
         daemon
             .fails(&["lint", "nobody"])
             .contains("no feed is named nobody")
     );
+}
+
+#[test]
+fn a_feed_is_looked_at_without_a_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let (list, config) = (folder.path().join("l"), folder.path().join("feedgate.toml"));
+    std::fs::write(&list, ODD).unwrap();
+    let text = format!(
+        "[daemon]\ncontrol-socket = \"{0}/socket\"\n[[feed]]\nname = \"new\"\nurl = \"file://{0}/l\"\n",
+        folder.path().display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let config = config.to_str().unwrap();
+    let said = lint(&["new", "--config", config]);
+    assert!(said.starts_with("feed new: 6 entries"), "{said}");
+    assert!(said.contains("Google DNS: 8.8.8.8"), "{said}");
+    let mut command = Command::new(feedgate());
+    let output = command
+        .args(["lint", "nobody", "--config", config])
+        .output();
+    assert_eq!(output.unwrap().status.code(), Some(1));
 }
 
 #[test]
