@@ -155,15 +155,6 @@ impl Default for AlertStore {
     }
 }
 
-impl Default for FlowLog {
-    fn default() -> Self {
-        Self {
-            file: None,
-            aggregation: 0,
-        }
-    }
-}
-
 impl SyslogTarget {
     /// A target with every other key at its default.
     pub fn new(address: SyslogAddress) -> Self {

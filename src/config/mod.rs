@@ -358,7 +358,7 @@ pub struct AlertStore {
 }
 
 /// `alerts.flow-log` and its level.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlowLog {
     /// The file; `None`: no log.
     pub file: Option<PathBuf>,
