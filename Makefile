@@ -15,6 +15,8 @@ BUILD_PACKAGES := gcc libc6-dev libmnl-dev libnftnl-dev pkg-config
 RUN_PACKAGES := curl iproute2 nftables util-linux
 TEST_PACKAGES := iputils-ping rsyslog
 VM_PACKAGES := busybox-static cpio kmod qemu-system-x86 xz-utils
+# Tests that need the memory of the whole machine; .config/nextest.toml says why, and names the same ones.
+ALONE := a_million_prefixes two_hundred_thousand busy::
 # Kernels of `make test-kernels`, of 5.10, 6.1 and 6.12.
 KERNELS ?= 6.1
 
@@ -40,7 +42,8 @@ test: test-deps ## run all tests (as root: the integration tests make network na
 	    set -x; $(CARGO) nextest run --locked; \
 	else \
 	    echo "cargo-nextest is not installed (cargo install --locked cargo-nextest); using cargo test"; \
-	    set -x; $(CARGO) test --locked --lib --bins --tests; \
+	    set -x; $(CARGO) test --locked --lib --bins --tests -- $(addprefix --skip ,$(ALONE)) && \
+	    $(CARGO) test --locked --test it -- --test-threads 1 $(ALONE); \
 	fi
 
 test-containers: deps ## name real containers of runc, podman, docker and containerd (root; installs them)

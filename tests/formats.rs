@@ -409,6 +409,8 @@ fn format_19_ipsum() {
     // The levels of the same list have no scores.
     let refusal = pull("cins.txt", &feed).unwrap_err();
     assert!(matches!(refusal, Refusal::Garbage { .. }), "{refusal}");
+    (feed.min_score, feed.deny_score) = (Some(0), None);
+    assert_eq!(pull("cins.txt", &feed).unwrap().count(), 3);
 }
 
 #[test]

@@ -51,7 +51,6 @@ pub(super) enum Command {
         json: Json,
     },
     /// Show the feeds
-    #[command(args_conflicts_with_subcommands = true)]
     Feeds {
         #[command(subcommand)]
         command: Option<FeedsCommand>,
@@ -159,6 +158,13 @@ mod tests {
                 Args::try_parse_from(line).unwrap().config_file(),
                 PathBuf::from("x")
             );
+        }
+        // Between a verb and its second word, too.
+        for verb in ["feeds presets", "feeds accept f", "nft print"] {
+            let (first, rest) = verb.split_once(' ').unwrap();
+            let line = ["feedgate", first, "--config", "x"].into_iter();
+            let args = Args::try_parse_from(line.chain(rest.split(' '))).unwrap();
+            assert_eq!(args.config_file(), PathBuf::from("x"), "{verb}");
         }
         assert_eq!(
             Args::try_parse_from(["feedgate", "run"])

@@ -161,7 +161,7 @@ fn becomes(verdict: &Value) -> String {
         return "left alone".to_owned();
     }
     format!(
-        "{}: {} in {} (severity {})",
+        "{}: {} in {} (class {}, severity {})",
         if verdict["action"] == "deny" {
             "denied"
         } else {
@@ -169,6 +169,7 @@ fn becomes(verdict: &Value) -> String {
         },
         text(&verdict["indicator"]),
         list(&verdict["feeds"]),
+        text(&verdict["class"]),
         text(&verdict["severity"]),
     )
 }

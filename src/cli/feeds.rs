@@ -215,11 +215,15 @@ fn lint_feed(config: &Path, name: &str, known: &[Warninglist]) -> Result<Linted,
 fn lint_here(config: &Path, name: &str, known: &[Warninglist]) -> Result<Linted, Failure> {
     let config = check::read(config)?;
     let mut feeds = config.feeds.into_iter();
-    let Some(feed) = feeds.find(|feed| feed.name.as_str() == name) else {
+    let Some(mut feed) = feeds.find(|feed| feed.name.as_str() == name) else {
         return Err(Failure::failed(format!(
             "no daemon runs, no feed is named {name} in its configuration, and there is no such file"
         )));
     };
+    if let (Format::Crowdsec, Some(url)) = (feed.format, &mut feed.url) {
+        // All decisions, not what changed since this key asked last.
+        url.query_pairs_mut().append_pair("startup", "true");
+    }
     let pull = async {
         let client = fetch::Client::new(config.pull)?;
         client.pull(&feed, None).await

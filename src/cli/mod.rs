@@ -79,9 +79,9 @@ fn run(args: Args) -> Result<(), Failure> {
             json,
         } => status::feeds(&config, json.json),
         Command::Feeds {
-            command: Some(FeedsCommand::Presets { json }),
-            ..
-        } => feeds::presets(json.json),
+            command: Some(FeedsCommand::Presets { json: too }),
+            json,
+        } => feeds::presets(json.json || too.json),
         Command::Feeds {
             command: Some(FeedsCommand::Accept { feed }),
             ..

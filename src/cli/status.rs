@@ -142,7 +142,7 @@ fn render_status(status: &Value) -> String {
 /// What of the feeds is not enforced; empty where all of it is.
 fn spared(feeds: &[&Value]) -> String {
     let sum = |key: &str| -> u64 { feeds.iter().filter_map(|feed| feed[key].as_u64()).sum() };
-    let (excepted, private) = (sum("excepted"), sum("private"));
+    let (excepted, private, wide) = (sum("excepted"), sum("private"), sum("wide_bound"));
     let words = [
         (excepted > 0).then(|| {
             let entries = plural(&excepted, "entry is", "entries are");
@@ -151,6 +151,10 @@ fn spared(feeds: &[&Value]) -> String {
         (private > 0).then(|| {
             let networks = plural(&private, "network", "networks");
             format!("{networks} of private space not denied")
+        }),
+        (wide > 0).then(|| {
+            let networks = plural(&wide, "network", "networks");
+            format!("{networks} with a port too wide to be enforced")
         }),
     ];
     let words: Vec<String> = words.into_iter().flatten().collect();
@@ -223,6 +227,12 @@ fn render_feeds(feeds: &Value) -> String {
             "private",
             "networks of private space, not denied (private-networks)",
         );
+        if feed["wide_bound"].as_u64().unwrap_or(0) > 0 {
+            let networks = plural(&feed["wide_bound"], "network", "networks");
+            out.add(format!(
+                "  not enforced: {networks} with a port, too wide for its set"
+            ));
+        }
         for finding in items(&feed["findings"]).filter(|finding| is_news(finding)) {
             out.add(format!("  lint: {}", text(&finding["text"])));
         }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     control::{Request, Response},
-    feed::{Direction, FeedName, Indicator, Known, PortMatch},
+    feed::{Action, Direction, FeedName, Indicator, Known, PortMatch},
     packet::Protocol,
     snapshot::Snapshot,
 };
@@ -298,7 +298,9 @@ struct AtPort {
 
 #[derive(serde::Serialize)]
 struct Verdict {
-    action: crate::feed::Action,
+    action: Action,
+    /// The kernel's sets that hold it: `deny` or `watch`.
+    class: &'static str,
     indicator: Indicator,
     feeds: Vec<crate::feed::FeedName>,
     severity: &'static str,
@@ -308,7 +310,7 @@ struct Verdict {
 struct Listed {
     feed: crate::feed::FeedName,
     indicator: Indicator,
-    action: crate::feed::Action,
+    action: Action,
     #[serde(skip_serializing_if = "Option::is_none")]
     ignored: Option<&'static str>,
 }
@@ -319,6 +321,10 @@ fn lookup(snapshot: &Snapshot, address: std::net::IpAddr) -> Answer {
         let hit = snapshot.index.lookup(address, port, direction)?;
         Some(Verdict {
             action: hit.action,
+            class: match hit.action {
+                Action::Deny => "deny",
+                Action::Alert => "watch",
+            },
             indicator: hit.indicator,
             feeds: hit.feeds,
             severity: hit.severity.as_str(),

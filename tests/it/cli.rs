@@ -214,6 +214,7 @@ fn the_reading_commands_tell_what_the_daemon_does() {
     let listed = json(&["lookup", "203.0.113.1", "--json"]);
     for direction in ["egress", "ingress"] {
         assert_eq!(listed[direction]["action"], "deny", "{listed}");
+        assert_eq!(listed[direction]["class"], "deny", "{listed}");
         assert_eq!(
             listed[direction]["feeds"],
             json!(["block", "watch"]),

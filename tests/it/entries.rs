@@ -56,6 +56,23 @@ fn an_entry_with_a_port_is_denied_at_that_port_only() {
 }
 
 #[test]
+fn a_network_with_a_port_that_is_too_wide_for_its_set_is_told() {
+    let Some(lab) = Lab::new() else { return };
+    let conf = Conf::new(&lab).feed("c2", "deny", &["198.18.0.0/15:443", "203.0.113.5:443"]);
+    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    let shown = daemon.ok(&["feeds"]);
+    assert!(
+        shown.contains("not enforced: 1 network with a port"),
+        "{shown}"
+    );
+    let status = daemon.ok(&["status"]);
+    assert!(
+        status.contains("1 network with a port too wide to be enforced"),
+        "{status}"
+    );
+}
+
+#[test]
 fn a_feed_is_split_by_its_scores() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);
