@@ -39,3 +39,4 @@ mod reopen;
 mod short_lived;
 mod support;
 mod syslog;
+mod verdicts;
