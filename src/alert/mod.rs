@@ -5,7 +5,11 @@
 mod community;
 pub mod ecs;
 mod element;
+pub mod eve;
 pub mod line;
+pub mod ocsf;
+#[cfg(test)]
+mod schema_tests;
 mod sentence;
 pub mod suppress;
 mod text;

@@ -16,12 +16,15 @@
 
 mod file;
 mod format;
+mod lines;
 mod queue;
 mod stream;
 mod udp;
 mod unix;
 mod worker;
 
+#[cfg(test)]
+mod rotation_tests;
 #[cfg(test)]
 mod rsyslog_tests;
 
@@ -121,9 +124,11 @@ impl Sinks {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
             };
             let file =
-                file::JsonFile::open(path, observer).map_err(|source| SinkError::JsonFile {
-                    path: path.clone(),
-                    source,
+                file::JsonFile::open(path, alerts.json_format, observer).map_err(|source| {
+                    SinkError::JsonFile {
+                        path: path.clone(),
+                        source,
+                    }
                 })?;
             let name = format!("json-file:{}", path.display());
             sinks.start(Queue::new(name, capacity), None, file)?;
@@ -168,8 +173,8 @@ impl Sinks {
         self.list.iter().map(|sink| sink.queue.stats()).collect()
     }
 
-    /// Opens the JSON file again, after a log rotation renamed it (SIGHUP). If that fails, the old
-    /// one goes on and the error is in the statistics.
+    /// Opens the JSON file again, after a log rotation renamed it (SIGHUP). If that fails, the error is
+    /// in the statistics and alerts wait until the path can be written.
     pub fn reopen(&self) {
         for sink in &self.list {
             sink.queue.reopen();
