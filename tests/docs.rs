@@ -364,6 +364,7 @@ fn single() -> Alert {
             namespace: text("default"),
             mac: text("00:00:5e:00:53:01"),
             client: text("printer"),
+            meant: None,
         },
         nat_dst: Some(("198.51.100.7".parse().unwrap(), Some(8443))),
         count: 1,

@@ -422,6 +422,8 @@ fn a_pushed_document() {
     )
     .unwrap();
     assert_eq!(shown(&parsed), ["192.0.2.1", "2001:db8::/32"]);
+    let marked = "\u{feff}{\"ips\": [\"192.0.2.1\"]}".as_bytes();
+    assert_eq!(read(marked, &feed, now(), None).unwrap().count(), 1);
     let mut pulled = feed;
     pulled.url = "https://example.org/".parse().ok();
     assert!(read(br#"{"ips": ["192.0.2.1"]}"#, &pulled, now(), None).is_err());

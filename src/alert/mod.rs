@@ -38,7 +38,7 @@ pub struct Alert {
     pub action: Action,
     /// Which address matched: destination (egress) or source (ingress).
     pub direction: Direction,
-    /// The flow.
+    /// The flow as the feed matched it: destination after, source before translation by NAT.
     pub flow: Flow,
     /// Every feed that lists the address, sorted.
     pub feeds: Vec<FeedName>,
@@ -52,7 +52,7 @@ pub struct Alert {
     pub iface: Option<String>,
     /// Who did it.
     pub source: Source,
-    /// Addresses and ports after NAT, where they differ.
+    /// The destination before NAT changed it to that of `flow`, where it is known: what the sender meant.
     pub nat_dst: Option<(IpAddr, Option<u16>)>,
     /// Flows this alert stands for: 1, or more in a summary of suppressed repeats.
     pub count: u64,

@@ -24,6 +24,8 @@ const MAX_RECENT: usize = 32;
 const MAX_GUESSES: usize = 8;
 /// Of those, how many have all their descriptors read before the cgroup's processes are listed.
 const MAX_RESCANS: usize = 4;
+/// Descriptors tried of each, from the one it had last.
+const NEAR: [i32; 7] = [0, 1, -1, 2, -2, 3, -3];
 /// Files read between two looks at the clock.
 const LINKS_PER_CHECK: usize = 64;
 
@@ -151,7 +153,7 @@ impl Holders {
         let sharers = self.relatives.sharers(
             &holder.handle,
             family.unwrap_or_default(),
-            holder.fd,
+            (holder.thread.unwrap_or(holder.handle.pid()), holder.fd),
             &goal.target,
             goal.deadline,
         );
@@ -191,7 +193,7 @@ impl Holders {
     }
 
     /// The descriptors next to the last one: a process that opens one connection after the other
-    /// gets the same number, or the next.
+    /// gets the same number, or the next; one with several at once also numbers that were free again.
     fn guess(&mut self, goal: &Goal) -> Option<Process> {
         let mut at = 0;
         let mut guesses = 0;
@@ -204,9 +206,9 @@ impl Holders {
                 return None;
             }
             guesses += 1;
-            let mut near = [0, 1, 2]
-                .map(|step| recent.fd.saturating_add(step))
-                .into_iter();
+            let mut near = NEAR
+                .iter()
+                .filter_map(|&step| recent.fd.checked_add_signed(step));
             let hit = near.find(|&fd| {
                 let link = link(recent.thread, fd);
                 recent.handle.leads_to(&link, &goal.target)

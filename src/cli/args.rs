@@ -40,8 +40,10 @@ pub(super) enum Command {
     /// Check the configuration and show every mistake in it
     Check {
         /// Print the effective configuration
-        #[arg(long)]
+        #[arg(long, conflicts_with = "json")]
         print: bool,
+        #[command(flatten)]
+        json: Json,
     },
     /// Show whether this host is protected, stale feeds, and who was denied in the last hour
     Status {
@@ -80,6 +82,9 @@ pub(super) enum Command {
         /// MISP warninglists of addresses that are known to be good
         #[arg(long = "known", value_name = "FILE")]
         known: Vec<PathBuf>,
+        /// Read a file as this feed or preset is read: for csv, json and other structured texts
+        #[arg(long = "as", value_name = "FEED|PRESET")]
+        read_as: Option<String>,
         #[command(flatten)]
         json: Json,
     },
@@ -120,10 +125,10 @@ pub(super) enum NftCommand {
     /// Print the ruleset in nft syntax
     Print {
         /// What nft/base.nft holds, for this configuration: sets, counters, guard chains
-        #[arg(long, conflicts_with_all = ["inspect", "elements", "json"])]
+        #[arg(long, conflicts_with_all = ["inspect", "elements"])]
         base: bool,
         /// What nft/inspect.nft holds, for this configuration: the chains that ask the daemon
-        #[arg(long, conflicts_with_all = ["elements", "json"])]
+        #[arg(long, conflicts_with = "elements")]
         inspect: bool,
         /// With the elements of the sets
         #[arg(long)]

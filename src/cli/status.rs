@@ -90,6 +90,7 @@ fn render_status(status: &Value) -> String {
             ));
         }
     }
+    out.0.push_str(&spared(&feeds));
     let hour = &status["last_hour"];
     out.add(format!(
         "last hour  {} flows denied, {} alerted and passed",
@@ -136,6 +137,27 @@ fn render_status(status: &Value) -> String {
         out.add(format!("conntrack  {count} of {max} entries"));
     }
     out.0
+}
+
+/// What of the feeds is not enforced; empty where all of it is.
+fn spared(feeds: &[&Value]) -> String {
+    let sum = |key: &str| -> u64 { feeds.iter().filter_map(|feed| feed[key].as_u64()).sum() };
+    let (excepted, private) = (sum("excepted"), sum("private"));
+    let words = [
+        (excepted > 0).then(|| {
+            let entries = plural(&excepted, "entry is", "entries are");
+            format!("{entries} touched by exceptions")
+        }),
+        (private > 0).then(|| {
+            let networks = plural(&private, "network", "networks");
+            format!("{networks} of private space not denied")
+        }),
+    ];
+    let words: Vec<String> = words.into_iter().flatten().collect();
+    if words.is_empty() {
+        return String::new();
+    }
+    format!("spared     {} (feedgate feeds)\n", words.join(", "))
 }
 
 fn feeds_in_short(feeds: &[&Value]) -> String {

@@ -31,7 +31,7 @@ use std::{
 use url::Url;
 
 pub use diagnostic::{Diagnostic, Level, Related, render};
-pub use parse::{Outcome, parse};
+pub use parse::{Outcome, decode, parse};
 pub use print::to_toml;
 
 use crate::{

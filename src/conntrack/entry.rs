@@ -27,6 +27,9 @@ const TCP_STATE: u16 = 1;
 const SEEN_REPLY: u32 = 1 << 1;
 /// `TCP_CONNTRACK_TIME_WAIT` and `TCP_CONNTRACK_CLOSE` (nf_conntrack_tcp.h): nobody talks any more.
 const TCP_OVER: [u8; 2] = [7, 8];
+// sys/socket.h
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 /// Bytes of `struct nfgenmsg`.
 const NFGEN: usize = 4;
 
@@ -64,7 +67,12 @@ pub struct Entry<'a> {
 impl<'a> Entry<'a> {
     /// Reads a message behind its netlink header; `None` for what is no connection.
     pub(super) fn read(payload: &'a [u8]) -> Option<Self> {
-        let attributes = Attributes(payload.get(NFGEN..)?);
+        Self::from_attributes(payload.get(NFGEN..)?)
+    }
+
+    /// Reads the attributes of a connection, as a queue gives them with a packet too (NFQA_CT).
+    pub fn from_attributes(bytes: &'a [u8]) -> Option<Self> {
+        let attributes = Attributes(bytes);
         let raw = attributes.get(TUPLE_ORIG)?;
         let status = attributes.get(STATUS).and_then(be32).unwrap_or(0);
         let tcp_state = attributes
@@ -73,13 +81,18 @@ impl<'a> Entry<'a> {
             .and_then(|tcp| tcp.get(TCP_STATE))
             .and_then(|state| state.first());
         let over = tcp_state.is_some_and(|state| TCP_OVER.contains(state));
+        let origin = tuple(Attributes(raw))?;
         Some(Self {
-            origin: tuple(Attributes(raw))?,
+            origin,
             reply: tuple(attributes.nested(TUPLE_REPLY)?)?,
             mark: attributes.get(MARK).and_then(be32).unwrap_or(0),
             live: status & SEEN_REPLY != 0 && !over,
             over,
-            family: *payload.first()?,
+            family: if origin.src.is_ipv4() {
+                AF_INET
+            } else {
+                AF_INET6
+            },
             zone: attributes.get(ZONE).and_then(be16),
             raw,
         })
@@ -97,6 +110,13 @@ impl<'a> Entry<'a> {
             transport: self.origin.transport,
             ..self.filtered()
         }
+    }
+
+    /// Where its sender meant it to go, when NAT has changed that: address and port.
+    pub fn meant(&self) -> Option<(IpAddr, Option<u16>)> {
+        let end = |flow: Flow| (flow.dst, flow.dst_port());
+        let meant = end(self.sent());
+        (meant != end(self.filtered())).then_some(meant)
     }
 
     /// What finds the connection again.
@@ -145,7 +165,7 @@ impl Entry<'static> {
             mark: 0,
             live: true,
             over: false,
-            family: 2,
+            family: AF_INET,
             zone: None,
             raw: &[],
         }
@@ -266,6 +286,11 @@ mod tests {
         let sent = entry.sent();
         assert_eq!(sent.dst.to_string(), "10.96.0.10");
         assert_eq!((sent.src_port(), sent.dst_port()), (Some(40000), Some(443)));
+        assert_eq!(
+            entry.meant(),
+            Some(("10.96.0.10".parse().unwrap(), Some(443)))
+        );
+        assert_eq!(Entry::example("192.0.2.2", "203.0.113.1").meant(), None);
         assert_eq!((entry.mark, entry.live), (0x0800_0001, true));
         assert_eq!(entry.handle().tuple, entry.raw);
     }

@@ -18,6 +18,7 @@ use crate::{
     },
     attribution::{Attributor, Clues, Source},
     config::Hook,
+    conntrack::Entry,
     feed::{Action, Direction},
     host::{links, wires::Wires},
     packet::{Flow, decode},
@@ -135,14 +136,33 @@ impl Engine {
             counts.unmatched.fetch_add(1, Ordering::Relaxed);
             return Answer::Pass;
         };
-        let source = self.attribute(packet, &flow, decision.direction);
+        let connection = packet
+            .connection
+            .and_then(Entry::from_attributes)
+            .filter(|entry| is_of(entry, &flow));
+        // The sender's socket knows where it was connected to, not what NAT made of it.
+        let sent = match decision.direction {
+            Direction::Egress => connection.map_or(flow, |entry| Flow {
+                fragment: flow.fragment,
+                ..entry.sent()
+            }),
+            Direction::Ingress => flow,
+        };
+        let source = self.attribute(packet, &sent, decision.direction);
         // The daemon must reach its feeds and logs whatever they list.
         if source.pid == Some(path.own_pid) && packet.hook == Hook::Output {
             counts.own.fetch_add(1, Ordering::Relaxed);
             return Answer::Allow;
         }
         let action = decision.action();
-        let alert = alert(packet, flow, decision, source, start);
+        let meant = match connection {
+            Some(entry) => entry.meant(),
+            None => source.meant.map(|end| (end.ip(), Some(end.port()))),
+        };
+        let alert = Alert {
+            nat_dst: meant,
+            ..alert(packet, flow, decision, source, start)
+        };
         path.report(&alert, start);
         match action {
             Action::Alert => Answer::Allow,
@@ -172,6 +192,15 @@ impl Engine {
         clues.peer = device.and_then(|device| self.wires.peer(device, clues.mac));
         self.attributor.forwarded(flow, direction, &clues)
     }
+}
+
+/// True when the connection is of this flow, seen from its first sender: only then it tells what NAT did.
+fn is_of(entry: &Entry<'_>, flow: &Flow) -> bool {
+    let ends = |flow: &Flow| (flow.src, flow.dst, flow.proto);
+    let seen = entry.filtered();
+    let has_ports = flow.dst_port().is_some();
+    ends(&seen) == ends(flow)
+        && (!has_ports || (seen.src_port(), seen.dst_port()) == (flow.src_port(), flow.dst_port()))
 }
 
 fn alert(

@@ -40,6 +40,13 @@ fn an_entry_with_a_port_is_denied_at_that_port_only() {
         &["list", "set", "inet", "feedgate", "deny_ports4"],
     );
     assert!(set.contains("203.0.113.5 . tcp . 443"), "{set}");
+    let shown = daemon.ok(&["lookup", "203.0.113.5"]);
+    for line in [
+        "egress: flows to 203.0.113.5 are left alone\n",
+        "egress: flows to 203.0.113.5 port 443 are denied: 203.0.113.5:443 in c2",
+    ] {
+        assert!(shown.contains(line), "{line}: {shown}");
+    }
 
     // The kernel does it alone too.
     daemon.kill();
