@@ -15,6 +15,7 @@ pub mod suppress;
 mod text;
 
 pub use community::community_id;
+pub(crate) use element::Rfc3339;
 
 use std::{
     net::IpAddr,

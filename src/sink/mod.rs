@@ -15,6 +15,7 @@
 //! moment a connection breaks are lost unseen.
 
 mod file;
+mod flow_log;
 mod format;
 mod lines;
 mod queue;
@@ -47,6 +48,7 @@ use crate::{
 };
 
 pub use crate::alert::line::Identity;
+pub use flow_log::{FlowLogFile, FlowLogStats};
 use queue::Queue;
 use unix::UnixSink;
 use worker::Transport;
@@ -62,6 +64,14 @@ pub enum SinkError {
         "alerts.json-file {path}: {source}; its folder must exist and be writable for feedgate"
     )]
     JsonFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The flow log.
+    #[error("alerts.flow-log {path}: {source}; its folder must exist and be writable for feedgate")]
+    FlowLog {
         /// The file.
         path: PathBuf,
         /// What the system said.
