@@ -10,7 +10,7 @@ use std::{
 };
 
 use feedgate::{
-    alert::{Alert, ecs, line},
+    alert::{Alert, ecs, eve, line, ocsf},
     attribution::{Capabilities, Grade, Source},
     config::{self, Level},
     feed::{Action, Direction, Severity},
@@ -230,11 +230,34 @@ fn every_key_of_the_alert_line_is_explained_and_no_other() {
 
 #[test]
 fn every_field_of_the_json_event_is_named_and_no_other() {
+    every_field("## The JSON file", ecs::ecs);
+}
+
+#[test]
+fn every_field_of_the_eve_event_is_named_and_no_other() {
+    every_field("## EVE", eve::eve);
+}
+
+#[test]
+fn every_attribute_of_the_ocsf_finding_is_named_and_no_other() {
+    every_field("## OCSF", ocsf::ocsf);
+}
+
+/// The fields that `render` writes are those of the table below `heading`.
+fn every_field(heading: &str, render: fn(&Alert, &ecs::Observer) -> serde_json::Value) {
     let observer = ecs::Observer {
         hostname: "gateway".into(),
         version: "0".into(),
     };
     let mut written = BTreeSet::new();
+    for alert in all_kinds() {
+        leaves("", &render(&alert, &observer), &mut written);
+    }
+    assert_eq!(first_cells("docs/alerts.md", heading), written);
+}
+
+/// Alerts that have every field between them.
+fn all_kinds() -> Vec<Alert> {
     let mut several = single();
     several.feeds.push("other".parse().unwrap());
     several.indicator = "203.0.113.7:443".parse().unwrap();
@@ -252,10 +275,7 @@ fn every_field_of_the_json_event_is_named_and_no_other() {
     named.source.mac = None;
     named.source.container = Some("web".into());
     named.source.image = Some("busybox:1".into());
-    for alert in [single(), summary(), several, network, echo, named] {
-        leaves("", &ecs::ecs(&alert, &observer), &mut written);
-    }
-    assert_eq!(first_cells("docs/alerts.md", "## The JSON file"), written);
+    vec![single(), summary(), several, network, echo, named]
 }
 
 /// Paths of all values that are no objects; those in lists of objects end in `[]`.

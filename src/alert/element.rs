@@ -141,7 +141,7 @@ fn who(params: &mut Params, alert: &Alert) {
 }
 
 /// With the kernel's own word behind a file that is gone.
-fn exe(source: &Source) -> Option<Cow<'_, str>> {
+pub(super) fn exe(source: &Source) -> Option<Cow<'_, str>> {
     let exe = source.exe.as_deref()?;
     Some(if source.exe_deleted {
         format!("{exe} (deleted)").into()

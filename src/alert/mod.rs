@@ -5,12 +5,17 @@
 mod community;
 pub mod ecs;
 mod element;
+pub mod eve;
 pub mod line;
+pub mod ocsf;
+#[cfg(test)]
+mod schema_tests;
 mod sentence;
 pub mod suppress;
 mod text;
 
 pub use community::community_id;
+pub(crate) use element::Rfc3339;
 
 use std::{
     net::IpAddr,

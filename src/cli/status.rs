@@ -130,6 +130,16 @@ fn render_status(status: &Value) -> String {
             sinks.join("; ")
         }
     ));
+    let log = &status["flow_log"];
+    if log.is_object() {
+        out.add(format!(
+            "flow log   {} {} flows written, {} open, {} waiting",
+            text(&log["file"]),
+            log["written"],
+            log["open"],
+            log["waiting"],
+        ));
+    }
     if let (Some(count), Some(max)) = (
         status["conntrack"]["count"].as_u64(),
         status["conntrack"]["max"].as_u64(),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::{
     AlertStore, Alerts, Attribution, Config, Consensus, Daemon, DenyWith, Exceptions, Facility,
-    Feed, FlowLog, Format, Hook, Metrics, Mode, Nftables, OnDaemonDown, OnQueueFull,
+    Feed, FlowLog, Format, Hook, JsonFormat, Metrics, Mode, Nftables, OnDaemonDown, OnQueueFull,
     PrivateNetworks, Proxy, Pull, SyslogAddress, SyslogFormat, SyslogTarget, TlsFiles,
 };
 use crate::feed::{
@@ -138,6 +138,7 @@ impl Default for Alerts {
             rate_limit: 0,
             durable: false,
             json_file: None,
+            json_format: JsonFormat::Ecs,
             store: AlertStore::default(),
             flow_log: FlowLog::default(),
             syslog: vec![SyslogTarget::default()],

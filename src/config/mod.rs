@@ -336,14 +336,27 @@ pub struct Alerts {
     pub rate_limit: u32,
     /// The verdict waits until the alert is on disk.
     pub durable: bool,
-    /// ECS JSON lines go here.
+    /// JSON lines go here.
     pub json_file: Option<PathBuf>,
+    /// What they are.
+    pub json_format: JsonFormat,
     /// The database of alerts.
     pub store: AlertStore,
     /// The log of flows.
     pub flow_log: FlowLog,
     /// Syslog targets.
     pub syslog: Vec<SyslogTarget>,
+}
+
+/// `alerts.json-format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JsonFormat {
+    /// Elastic Common Schema.
+    Ecs,
+    /// The `alert` event of Suricata's EVE log.
+    Eve,
+    /// The Detection Finding of the Open Cybersecurity Schema Framework.
+    Ocsf,
 }
 
 /// `alerts.store` and its bounds.

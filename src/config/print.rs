@@ -101,7 +101,7 @@ pub fn to_toml(config: &Config) -> String {
     out.plain_unless("rate-limit", alerts.rate_limit, usual_alerts.rate_limit);
     out.plain_unless("durable", alerts.durable, usual_alerts.durable);
     out.path_or_none("json-file", alerts.json_file.as_deref());
-    out.text("json-format", "ecs");
+    out.word("json-format", words::JSON_FORMATS, alerts.json_format);
     let (store, usual_store) = (&alerts.store, &usual_alerts.store);
     if out.due("store", store.file != usual_store.file) {
         out.text("store", store.file.as_deref().unwrap_or_default());

@@ -171,14 +171,6 @@ pub(super) fn attribution(log: &mut Log<'_>, root: &Table<'_>) -> Attribution {
 pub(super) fn alerts(log: &mut Log<'_>, root: &Table<'_>) -> Alerts {
     let table = root.table(log, "alerts");
     let usual = Alerts::default();
-    let json_format = table.read(log, "json-format", value::word(words::JSON_FORMATS));
-    if let Some(word) = json_format {
-        log.pending(
-            &format!("alerts.json-format={word}"),
-            table.place("json-format"),
-            Some("the file gets \"ecs\""),
-        );
-    }
     Alerts {
         suppress: table.read_or(
             log,
@@ -200,6 +192,12 @@ pub(super) fn alerts(log: &mut Log<'_>, root: &Table<'_>) -> Alerts {
         ),
         durable: table.read_or(log, "durable", value::boolean, usual.durable),
         json_file: table.read_or(log, "json-file", value::path_or_none, usual.json_file),
+        json_format: table.read_or(
+            log,
+            "json-format",
+            value::word(words::JSON_FORMATS),
+            usual.json_format,
+        ),
         store: AlertStore {
             file: table.read_or(log, "store", store, usual.store.file),
             max_age: table.read_or(

@@ -1,7 +1,7 @@
 //! The words of the configuration and what they mean: one table for reading and printing.
 
 use super::{
-    DenyWith, Facility, Format, Hook, Mode, OnDaemonDown, OnQueueFull, PrivateNetworks,
+    DenyWith, Facility, Format, Hook, JsonFormat, Mode, OnDaemonDown, OnQueueFull, PrivateNetworks,
     SyslogFormat,
 };
 use crate::feed::{Action, Direction, Severity};
@@ -65,8 +65,11 @@ pub(super) const FORMATS: Words<Format> = &[
     ("crowdsec", Format::Crowdsec),
 ];
 
-pub(super) const JSON_FORMATS: Words<&'static str> =
-    &[("ecs", "ecs"), ("eve", "eve"), ("ocsf", "ocsf")];
+pub(super) const JSON_FORMATS: Words<JsonFormat> = &[
+    ("ecs", JsonFormat::Ecs),
+    ("eve", JsonFormat::Eve),
+    ("ocsf", JsonFormat::Ocsf),
+];
 
 /// A syslog format by its word; `None` has no rendering yet.
 pub(super) const SYSLOG_FORMATS: Words<Option<SyslogFormat>> = &[

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::{
+    flowlog::{Count, Traffic},
     netlink::{self, Attributes, be32},
     packet::{Flow, Protocol, Transport},
 };
@@ -13,7 +14,11 @@ const TUPLE_REPLY: u16 = 2;
 const STATUS: u16 = 3;
 const PROTOINFO: u16 = 4;
 const MARK: u16 = 8;
+const COUNTERS_ORIG: u16 = 9;
+const COUNTERS_REPLY: u16 = 10;
 const ZONE: u16 = 18;
+const COUNTER_PACKETS: u16 = 1;
+const COUNTER_BYTES: u16 = 2;
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTO: u16 = 2;
 const PROTO_NUM: u16 = 1;
@@ -59,6 +64,8 @@ pub struct Entry<'a> {
     pub live: bool,
     /// TCP has ended.
     pub over: bool,
+    /// What it has moved; `None` where the kernel does not count (`nf_conntrack_acct`).
+    pub traffic: Option<Traffic>,
     family: u8,
     zone: Option<u16>,
     raw: &'a [u8],
@@ -88,6 +95,7 @@ impl<'a> Entry<'a> {
             mark: attributes.get(MARK).and_then(be32).unwrap_or(0),
             live: status & SEEN_REPLY != 0 && !over,
             over,
+            traffic: traffic(attributes),
             family: if origin.src.is_ipv4() {
                 AF_INET
             } else {
@@ -165,6 +173,7 @@ impl Entry<'static> {
             mark: 0,
             live: true,
             over: false,
+            traffic: None,
             family: AF_INET,
             zone: None,
             raw: &[],
@@ -194,6 +203,26 @@ impl Handle {
         }
         out
     }
+}
+
+fn traffic(attributes: Attributes<'_>) -> Option<Traffic> {
+    let count = |way| {
+        let counters: Attributes<'_> = attributes.nested(way)?;
+        let number = |kind| {
+            counters
+                .get(kind)?
+                .first_chunk()
+                .map(|b| u64::from_be_bytes(*b))
+        };
+        Some(Count {
+            packets: number(COUNTER_PACKETS)?,
+            bytes: number(COUNTER_BYTES)?,
+        })
+    };
+    Some(Traffic {
+        orig: count(COUNTERS_ORIG)?,
+        reply: count(COUNTERS_REPLY)?,
+    })
 }
 
 fn tuple(attributes: Attributes<'_>) -> Option<Tuple> {
@@ -293,6 +322,26 @@ mod tests {
         assert_eq!(Entry::example("192.0.2.2", "203.0.113.1").meant(), None);
         assert_eq!((entry.mark, entry.live), (0x0800_0001, true));
         assert_eq!(entry.handle().tuple, entry.raw);
+    }
+
+    #[test]
+    fn what_was_counted_is_read() {
+        let mut payload = payload(SEEN_REPLY, 3);
+        assert_eq!(Entry::read(&payload).unwrap().traffic, None);
+        for (way, packets, bytes) in [(COUNTERS_ORIG, 3u64, 200u64), (COUNTERS_REPLY, 2, 1 << 40)] {
+            let mut counters = Vec::new();
+            put(&mut counters, COUNTER_PACKETS, &packets.to_be_bytes());
+            put(&mut counters, COUNTER_BYTES, &bytes.to_be_bytes());
+            put_nested(&mut payload, way, &counters);
+        }
+        let count = |packets, bytes| Count { packets, bytes };
+        assert_eq!(
+            Entry::read(&payload).unwrap().traffic,
+            Some(Traffic {
+                orig: count(3, 200),
+                reply: count(2, 1 << 40)
+            })
+        );
     }
 
     #[test]

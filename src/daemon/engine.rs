@@ -8,9 +8,9 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
-use super::{tally::Tally, view::View};
+use super::{flow_log::FlowLog, tally::Tally, view::View};
 use crate::{
     alert::{
         Alert,
@@ -31,6 +31,7 @@ use crate::{
 pub(super) struct Path {
     pub(super) view: View,
     pub(super) sinks: ArcSwap<Sinks>,
+    pub(super) flow_log: ArcSwapOption<FlowLog>,
     pub(super) suppressor: Mutex<Suppressor>,
     pub(super) tally: Mutex<Tally>,
     pub(super) counts: Counts,
@@ -60,6 +61,9 @@ impl Path {
     /// Sends the alert, or counts it as a repeat, and counts the flow for status.
     pub(super) fn report(&self, alert: &Alert, now: Instant) {
         lock(&self.tally).count(alert, now);
+        if let Some(log) = &*self.flow_log.load() {
+            log.observe(alert);
+        }
         let outcome = lock(&self.suppressor).observe(Key::of(alert), alert, now);
         if outcome == Outcome::Send {
             self.sinks.load().submit(alert);

@@ -6,6 +6,7 @@
 mod core;
 mod elements;
 mod engine;
+mod flow_log;
 mod flows;
 mod glance;
 mod handler;
@@ -29,7 +30,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -51,6 +52,8 @@ use crate::{
     store::{Store, StoreError},
 };
 use engine::{Path, lock};
+use flow_log::FlowLog;
+pub use flow_log::FlowLogStatus;
 pub use status::{FeedStatus, Status};
 
 /// How long the first pulls may hold back the ready message (DESIGN.md section 4).
@@ -161,6 +164,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     let path = Arc::new(Path {
         view: view::View::default(),
         sinks: ArcSwap::from_pointee(Sinks::open(&config.alerts, start::identity())?),
+        flow_log: ArcSwapOption::new(FlowLog::start(&config.alerts.flow_log)?.map(Arc::new)),
         suppressor: Mutex::new(Suppressor::new(config.alerts.suppress)),
         tally: Mutex::default(),
         counts: engine::Counts::default(),
@@ -437,6 +441,7 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
         let old = shared.path.sinks.swap(sinks);
         tokio::task::spawn_blocking(move || old.close(FLUSH));
     }
+    reload_flow_log(shared, &new.alerts.flow_log)?;
     shared.client.store(Arc::new(client));
     let rules_change = old.nftables != new.nftables;
     let exceptions = find_exceptions(shared, &new).await;
@@ -474,6 +479,22 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
     Ok(())
 }
 
+/// Goes on with the flow log in its file, or with another log where the configuration changed.
+fn reload_flow_log(shared: &Arc<Shared>, config: &crate::config::FlowLog) -> Result<(), RunError> {
+    match &*shared.path.flow_log.load() {
+        Some(log) if log.is_of(config) => {
+            log.flush();
+            return Ok(());
+        }
+        _ => {}
+    }
+    let log = FlowLog::start(config)?;
+    if let Some(old) = shared.path.flow_log.swap(log.map(Arc::new)) {
+        tokio::task::spawn_blocking(move || old.close());
+    }
+    Ok(())
+}
+
 /// Stops asking, answers what is held, sends what is queued. Deny sets stay in force, unless `down` was asked for.
 fn shut_down(shared: &Shared, threads: start::Threads) {
     notify(&[NotifyState::Stopping]);
@@ -502,6 +523,9 @@ fn shut_down(shared: &Shared, threads: start::Threads) {
         elements::keep(shared, true);
     }
     shared.path.summaries(None);
+    if let Some(log) = &*shared.path.flow_log.load() {
+        log.close();
+    }
     for sink in shared.path.sinks.load().close(FLUSH) {
         if sink.dropped > 0 {
             tracing::warn!(

@@ -13,6 +13,7 @@ use super::{
     Shared,
     core::{Core, FeedState},
     engine::lock,
+    flow_log::FlowLogStatus,
     glance::{Glance, glance},
     include,
     tally::LastHour,
@@ -62,6 +63,9 @@ pub struct Status {
     pub last_hour: LastHour,
     /// The alert sinks.
     pub sinks: Vec<SinkStats>,
+    /// The flow log, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flow_log: Option<FlowLogStatus>,
     /// Conntrack entries, without which nothing is enforced.
     pub conntrack: Conntrack,
     /// Addresses that are never blocked, with the reason.
@@ -232,7 +236,10 @@ pub(super) fn status(shared: &Shared) -> Status {
     let sinks = shared.path.sinks.load().stats();
     let queue = queue(&glance);
     let conntrack = conntrack();
-    let problems = problems(&glance, &queue, &conntrack, &sinks);
+    let flow_log = shared.path.flow_log.load();
+    let flow_log = flow_log.as_ref().map(|log| log.status());
+    let mut problems = problems(&glance, &queue, &conntrack, &sinks);
+    problems.extend(flow_log.as_ref().and_then(FlowLogStatus::problem));
     let protected = glance.broken.is_none()
         && !glance.nothing_known
         && glance.table.state == "present"
@@ -260,6 +267,7 @@ pub(super) fn status(shared: &Shared) -> Status {
         },
         last_hour,
         sinks,
+        flow_log,
         conntrack,
         exceptions: glance.exceptions.clone(),
     }

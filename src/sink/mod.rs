@@ -15,13 +15,17 @@
 //! moment a connection breaks are lost unseen.
 
 mod file;
+mod flow_log;
 mod format;
+mod lines;
 mod queue;
 mod stream;
 mod udp;
 mod unix;
 mod worker;
 
+#[cfg(test)]
+mod rotation_tests;
 #[cfg(test)]
 mod rsyslog_tests;
 
@@ -44,6 +48,7 @@ use crate::{
 };
 
 pub use crate::alert::line::Identity;
+pub use flow_log::{FlowLogFile, FlowLogStats};
 use queue::Queue;
 use unix::UnixSink;
 use worker::Transport;
@@ -59,6 +64,14 @@ pub enum SinkError {
         "alerts.json-file {path}: {source}; its folder must exist and be writable for feedgate"
     )]
     JsonFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The flow log.
+    #[error("alerts.flow-log {path}: {source}; its folder must exist and be writable for feedgate")]
+    FlowLog {
         /// The file.
         path: PathBuf,
         /// What the system said.
@@ -121,9 +134,11 @@ impl Sinks {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
             };
             let file =
-                file::JsonFile::open(path, observer).map_err(|source| SinkError::JsonFile {
-                    path: path.clone(),
-                    source,
+                file::JsonFile::open(path, alerts.json_format, observer).map_err(|source| {
+                    SinkError::JsonFile {
+                        path: path.clone(),
+                        source,
+                    }
                 })?;
             let name = format!("json-file:{}", path.display());
             sinks.start(Queue::new(name, capacity), None, file)?;
@@ -168,8 +183,8 @@ impl Sinks {
         self.list.iter().map(|sink| sink.queue.stats()).collect()
     }
 
-    /// Opens the JSON file again, after a log rotation renamed it (SIGHUP). If that fails, the old
-    /// one goes on and the error is in the statistics.
+    /// Opens the JSON file again, after a log rotation renamed it (SIGHUP). If that fails, the error is
+    /// in the statistics and alerts wait until the path can be written.
     pub fn reopen(&self) {
         for sink in &self.list {
             sink.queue.reopen();

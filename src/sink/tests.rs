@@ -15,7 +15,7 @@ use std::{
 use super::*;
 use crate::{alert::example, config::SyslogTarget};
 
-const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
 fn identity() -> Identity {
     Identity {
@@ -36,7 +36,7 @@ pub(super) fn syslog(address: SyslogAddress, format: SyslogFormat) -> config::Al
     }
 }
 
-fn json(path: &Path) -> config::Alerts {
+pub(super) fn json(path: &Path) -> config::Alerts {
     config::Alerts {
         suppress: Duration::ZERO,
         json_file: Some(path.to_owned()),
@@ -45,7 +45,7 @@ fn json(path: &Path) -> config::Alerts {
     }
 }
 
-fn open(alerts: &config::Alerts, capacity: usize) -> Sinks {
+pub(super) fn open(alerts: &config::Alerts, capacity: usize) -> Sinks {
     Sinks::with_capacity(alerts, identity(), capacity).unwrap()
 }
 
@@ -112,7 +112,7 @@ pub(super) fn quiet_port() -> u16 {
     free.next().expect("a free port")
 }
 
-fn wait_for(sinks: &Sinks, good: impl Fn(&SinkStats) -> bool) {
+pub(super) fn wait_for(sinks: &Sinks, good: impl Fn(&SinkStats) -> bool) {
     let end = Instant::now() + LIMIT;
     while !good(&sinks.stats()[0]) {
         assert!(Instant::now() < end, "{:?}", sinks.stats());
@@ -402,7 +402,57 @@ fn the_json_file_follows_rotations() {
     sinks.reopen();
     sinks.submit(&alert(4));
     sinks.close(LIMIT);
-    assert_eq!((ids(&old), ids(&path)), (vec![2, 3], vec![4]));
+    // The renamed file is left at once, without the signal.
+    assert_eq!((ids(&old), ids(&path)), (vec![2], vec![3, 4]));
+}
+
+#[test]
+fn the_json_file_has_the_form_that_is_configured() {
+    use config::JsonFormat::{Ecs, Eve, Ocsf};
+    for (format, pointer) in [
+        (Ecs, "/event/id"),
+        (Eve, "/alert/metadata/alert_id/0"),
+        (Ocsf, "/finding_info/uid"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("alerts.json");
+        let alerts = config::Alerts {
+            json_format: format,
+            ..json(&path)
+        };
+        let sinks = open(&alerts, 8);
+        sinks.submit(&alert(7));
+        sinks.close(LIMIT);
+        let event: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(
+            event.pointer(pointer),
+            Some(&serde_json::json!(alert(7).id.to_string()))
+        );
+    }
+}
+
+#[test]
+fn a_file_whose_folder_is_gone_keeps_alerts_waiting_and_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("log");
+    fs::create_dir(&folder).unwrap();
+    let path = folder.join("alerts.json");
+    let sinks = open(&json(&path), 2);
+    fs::remove_dir_all(&folder).unwrap();
+    for n in 1..=3 {
+        sinks.submit(&alert(n));
+    }
+    wait_for(&sinks, |stats| stats.last_error.is_some());
+    let stats = &sinks.stats()[0];
+    assert_eq!((stats.sent, stats.queued, stats.dropped), (0, 2, 1));
+    let said = stats.last_error.as_deref().unwrap();
+    assert!(said.contains("No such file or directory"), "{said}");
+    fs::create_dir(&folder).unwrap();
+    let stats = &sinks.close(LIMIT)[0];
+    assert_eq!((stats.sent, stats.dropped), (2, 1));
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!(text.lines().count(), 3, "two alerts and a count: {text}");
 }
 
 #[test]

@@ -312,12 +312,12 @@ format = 'cef'
     assert_eq!(
         warnings(text),
         [
-            r#"5:15 alerts.json-format: not in effect in this version: "eve"; the file gets "ecs""#,
             r#"7:11 alerts.syslog.address: not in effect in this version: "tls"; the target is left out"#,
             r#"10:10 alerts.syslog.format: not in effect in this version: "cef"; the target gets the default format of its address"#,
         ]
     );
     let config = good(text);
+    assert_eq!(config.alerts.json_format, JsonFormat::Eve);
     assert_eq!(config.alerts.syslog.len(), 1);
     assert_eq!(config.alerts.syslog[0].format, SyslogFormat::Rfc5424);
 }

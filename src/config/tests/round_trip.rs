@@ -185,7 +185,7 @@ prop_compose! {
         suppress in duration(0),
         folding in (0u32..=100_000, any::<u32>()),
         durable: bool,
-        json_file in prop::option::of(path()),
+        (json_file, (_, json_format)) in (prop::option::of(path()), prop::sample::select(words::JSON_FORMATS)),
         store in (prop::option::of("[a-z]{1,9}"), duration(60), (1u64 << 20)..=u64::MAX),
         flow_log in (prop::option::of(path()), 0u8..=2),
         syslog in proptest::collection::vec(target(), 0..3),
@@ -193,7 +193,7 @@ prop_compose! {
         let (scan_after, rate_limit) = folding;
         let (file, max_age, max_size) = store;
         Alerts {
-            suppress, scan_after, rate_limit, durable, json_file, syslog,
+            suppress, scan_after, rate_limit, durable, json_file, json_format, syslog,
             store: AlertStore { file, max_age, max_size },
             flow_log: FlowLog { file: flow_log.0, aggregation: flow_log.1 },
         }
