@@ -2,9 +2,11 @@
 //!
 //! Does not send anything ([`crate::sink`]).
 
+mod cef;
 mod community;
 pub mod ecs;
 mod element;
+mod journal;
 pub mod line;
 mod sentence;
 pub mod suppress;
