@@ -2,10 +2,12 @@
 //!
 //! Does not send anything ([`crate::sink`]).
 
+mod cef;
 mod community;
 pub mod ecs;
 mod element;
 pub mod eve;
+mod journal;
 pub mod line;
 pub mod ocsf;
 #[cfg(test)]

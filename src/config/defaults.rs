@@ -1,6 +1,10 @@
 //! The values of keys that are not written.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::{
     AlertStore, Alerts, Attribution, Config, Consensus, Daemon, DenyWith, Exceptions, Facility,
@@ -178,11 +182,21 @@ impl Default for SyslogTarget {
 
 impl SyslogFormat {
     /// The format a target gets when none is written: stock rsyslog and journald misread RFC 5424
-    /// on the local socket.
+    /// on the local socket. journald's own socket takes fields only.
     pub fn usual(address: &SyslogAddress) -> Self {
         match address {
+            SyslogAddress::Unix(path) if is_journal(path) => Self::Journal,
             SyslogAddress::Unix(_) => Self::Rfc3164,
-            SyslogAddress::Udp(_) | SyslogAddress::Tcp(_) => Self::Rfc5424,
+            SyslogAddress::Udp(_) | SyslogAddress::Tcp(_) | SyslogAddress::Tls(_) => Self::Rfc5424,
         }
     }
+}
+
+/// The socket of journald's native protocol, or that of a journal namespace.
+fn is_journal(path: &Path) -> bool {
+    let folder = path.parent().and_then(|folder| folder.to_str());
+    let of_journal = folder
+        .and_then(|folder| folder.strip_prefix("/run/systemd/journal"))
+        .is_some_and(|name| name.is_empty() || name.starts_with('.'));
+    of_journal && path.ends_with("socket")
 }

@@ -417,12 +417,14 @@ pub struct Metrics {
 /// `alerts.syslog.address`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SyslogAddress {
-    /// `unix:PATH`, a datagram socket.
+    /// `unix:PATH`, a datagram or stream socket.
     Unix(PathBuf),
     /// `udp:HOST:PORT`
     Udp(HostPort),
     /// `tcp:HOST:PORT`
     Tcp(HostPort),
+    /// `tls:HOST:PORT`
+    Tls(HostPort),
 }
 
 /// A host name or address and a port; IPv6 addresses are written in brackets.
@@ -450,6 +452,10 @@ pub enum SyslogFormat {
     Rfc5424,
     /// RFC 3164, the structured data leading the text.
     Rfc3164,
+    /// ArcSight's Common Event Format behind an RFC 3164 header.
+    Cef,
+    /// The fields of journald's own socket.
+    Journal,
 }
 
 /// A syslog facility.

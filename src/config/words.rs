@@ -71,12 +71,19 @@ pub(super) const JSON_FORMATS: Words<JsonFormat> = &[
     ("ocsf", JsonFormat::Ocsf),
 ];
 
-/// A syslog format by its word; `None` has no rendering yet.
-pub(super) const SYSLOG_FORMATS: Words<Option<SyslogFormat>> = &[
-    ("rfc5424", Some(SyslogFormat::Rfc5424)),
-    ("rfc3164", Some(SyslogFormat::Rfc3164)),
-    ("cef", None),
+pub(super) const SYSLOG_FORMATS: Words<SyslogFormat> = &[
+    ("rfc5424", SyslogFormat::Rfc5424),
+    ("rfc3164", SyslogFormat::Rfc3164),
+    ("cef", SyslogFormat::Cef),
+    ("journal", SyslogFormat::Journal),
 ];
+
+impl SyslogFormat {
+    /// Its word.
+    pub fn name(self) -> &'static str {
+        print(SYSLOG_FORMATS, self)
+    }
+}
 
 /// RFC 5424 section 6.2.1, by the keywords of syslog(3); 13 to 15 have none there.
 pub(super) const FACILITIES: Words<u8> = &[

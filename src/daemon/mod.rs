@@ -163,7 +163,11 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     let server = Arc::new(control::Server::bind(&config.daemon.control_socket)?);
     let path = Arc::new(Path {
         view: view::View::default(),
-        sinks: ArcSwap::from_pointee(Sinks::open(&config.alerts, start::identity())?),
+        sinks: ArcSwap::from_pointee(Sinks::open(
+            &config.alerts,
+            start::identity(),
+            Some(&config.daemon.state_dir),
+        )?),
         flow_log: ArcSwapOption::new(FlowLog::start(&config.alerts.flow_log)?.map(Arc::new)),
         suppressor: Mutex::new(Suppressor::new(config.alerts.suppress)),
         tally: Mutex::default(),
@@ -435,7 +439,11 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
     if old.alerts == new.alerts {
         shared.path.sinks.load().reopen();
     } else {
-        let sinks = Arc::new(Sinks::open(&new.alerts, start::identity())?);
+        let sinks = Arc::new(Sinks::open(
+            &new.alerts,
+            start::identity(),
+            Some(&new.daemon.state_dir),
+        )?);
         shared.path.summaries(None);
         *lock(&shared.path.suppressor) = Suppressor::new(new.alerts.suppress);
         let old = shared.path.sinks.swap(sinks);

@@ -16,7 +16,10 @@ use super::{
     tests::{alert, quiet_port, syslog},
     *,
 };
-use crate::alert::line;
+use crate::{
+    alert::line,
+    config::{Host, HostPort},
+};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -147,7 +150,7 @@ fn submit(address: SyslogAddress, format: SyslogFormat) -> Sinks {
         pid: 42,
         app: "feedgate".into(),
     };
-    let sinks = Sinks::open(&syslog(address, format), identity).unwrap();
+    let sinks = Sinks::open(&syslog(address, format), identity, None).unwrap();
     sinks.submit(&nasty());
     sinks
 }
@@ -218,7 +221,7 @@ fn tcp_and_udp() {
     for format in [SyslogFormat::Rfc5424, SyslogFormat::Rfc3164] {
         let check = match format {
             SyslogFormat::Rfc5424 => check_5424,
-            SyslogFormat::Rfc3164 => check_3164,
+            _ => check_3164,
         };
         // TCP first: when it works, rsyslogd has its UDP socket as well.
         let _keep = submit(SyslogAddress::Tcp(local(rsyslog.tcp)), format);

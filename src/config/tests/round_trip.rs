@@ -160,22 +160,39 @@ fn target() -> impl Strategy<Value = SyslogTarget> {
             .prop_filter("fits sun_path", |p| p.as_os_str().len() < 108)
             .prop_map(SyslogAddress::Unix),
         host_port.clone().prop_map(SyslogAddress::Udp),
-        host_port.prop_map(SyslogAddress::Tcp),
+        host_port.clone().prop_map(SyslogAddress::Tcp),
+        host_port.prop_map(SyslogAddress::Tls),
     ];
-    let format = prop::sample::select(vec![SyslogFormat::Rfc3164, SyslogFormat::Rfc5424]);
+    let format = prop::sample::select(words::SYSLOG_FORMATS);
     let facility =
         prop::sample::select(words::FACILITIES).prop_map(|(name, code)| Facility { name, code });
-    let room = (1..=1_000_000usize, any::<u64>());
+    let room = (
+        1..=1_000_000usize,
+        prop_oneof![Just(0), (64u64 << 10)..=u64::MAX],
+    );
     let tls = prop::array::uniform3(prop::option::of(path()));
     (address, format, facility, room, tls).prop_map(|(address, format, facility, room, tls)| {
         let [ca, cert, key] = tls;
+        let tls = match address {
+            // A certificate has a key.
+            SyslogAddress::Tls(_) => TlsFiles {
+                ca,
+                key: cert.as_ref().and(key.clone()),
+                cert: key.and(cert),
+            },
+            _ => TlsFiles::default(),
+        };
         SyslogTarget {
+            format: match (format.1, &address) {
+                (SyslogFormat::Journal, SyslogAddress::Unix(_)) => SyslogFormat::Journal,
+                (SyslogFormat::Journal, _) => SyslogFormat::Cef,
+                (format, _) => format,
+            },
             address,
-            format,
             facility,
             queue: room.0,
             spool: room.1,
-            tls: TlsFiles { ca, cert, key },
+            tls,
         }
     })
 }
@@ -259,6 +276,12 @@ fn the_default_prints_every_key_in_effect_without_warnings() {
     let mut config = Config::default();
     let full = good(FULL).feeds.remove(0);
     config.feeds.push(full);
+    let peer = HostPort {
+        host: Host::Name("log.example".to_owned()),
+        port: 6514,
+    };
+    let tls = SyslogTarget::new(SyslogAddress::Tls(peer));
+    config.alerts.syslog.push(tls);
     // Two pairs of keys exclude each other.
     config.feeds.push(Feed {
         csv: CsvOptions {
