@@ -30,6 +30,7 @@ mod lint;
 mod live;
 mod local;
 mod million;
+mod outage;
 mod packets;
 mod pull;
 mod push;
