@@ -197,7 +197,12 @@ fn feeds_in_short(feeds: &[&Value]) -> String {
 
 fn sink(sink: &Value) -> String {
     let mut text = format!("{} {} sent", text(&sink["name"]), sink["sent"]);
-    for (key, word) in [("queued", "waiting"), ("dropped", "lost")] {
+    let counts = [
+        ("queued", "waiting"),
+        ("spooled", "waiting on disk"),
+        ("dropped", "lost"),
+    ];
+    for (key, word) in counts {
         if sink[key].as_u64().unwrap_or(0) > 0 {
             text.push_str(&format!(", {} {word}", sink[key]));
         }

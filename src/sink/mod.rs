@@ -32,6 +32,8 @@ mod unix;
 mod worker;
 
 #[cfg(test)]
+mod journald_tests;
+#[cfg(test)]
 mod outbox_tests;
 #[cfg(test)]
 mod rotation_tests;

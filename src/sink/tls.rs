@@ -98,11 +98,26 @@ impl Client {
         }
     }
 
+    /// Some servers close without a word when they want another certificate.
+    fn explain_end(&self, error: io::Error) -> io::Error {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        if !matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof) {
+            return io::Error::new(error.kind(), format!("TLS: {error}"));
+        }
+        let hint = match self.files.cert {
+            Some(_) => "it may not trust our certificate (cert-file)",
+            None => "it may ask for a certificate (cert-file)",
+        };
+        other(format!(
+            "TLS: the server refuses us: it closed the connection; {hint}"
+        ))
+    }
+
     /// What to do about it, where the library's words do not tell.
     fn explain(&self, error: io::Error) -> io::Error {
         use rustls::{AlertDescription, CertificateError as Bad, Error};
         let Some(cause) = error.get_ref().and_then(|e| e.downcast_ref::<Error>()) else {
-            return io::Error::new(error.kind(), format!("TLS: {error}"));
+            return self.explain_end(error);
         };
         let ca = match &self.files.ca {
             Some(path) => format!("ca-file {}", path.display()),

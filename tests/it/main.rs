@@ -31,6 +31,7 @@ mod live;
 mod local;
 mod million;
 mod nat;
+mod outage;
 mod packets;
 mod pull;
 mod push;
