@@ -14,6 +14,7 @@ use feedgate::{
     attribution::{Capabilities, Grade, Source},
     config::{self, Level},
     feed::{Action, Direction, Severity},
+    flowlog,
     packet::{Flow, Protocol, Transport},
 };
 
@@ -381,6 +382,69 @@ fn summary() -> Alert {
         window,
         ..single()
     }
+}
+
+// ---- docs/flow-log.md ----
+
+#[test]
+fn every_field_of_the_flow_log_is_explained_at_its_levels_and_no_other() {
+    let mut documented = BTreeMap::new();
+    for line in document("docs/flow-log.md").lines() {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        if let [field, _, _, _, levels @ ..] = &cells[..]
+            && let (Some(field), 3) = (ticked(field), levels.len())
+        {
+            let levels: Vec<bool> = levels.iter().map(|cell| *cell == "yes").collect();
+            documented.insert(field.to_owned(), levels);
+        }
+    }
+    let mut written: BTreeMap<String, Vec<bool>> = BTreeMap::new();
+    for level in 0u8..3 {
+        for field in flow_fields(level) {
+            let levels = written.entry(field).or_insert_with(|| vec![false; 3]);
+            levels[usize::from(level)] = true;
+        }
+    }
+    assert_eq!(documented, written);
+}
+
+/// The fields of all kinds of lines of a level.
+fn flow_fields(level: u8) -> BTreeSet<String> {
+    let mut lines = vec![flowlog::lost(1, "why", SystemTime::UNIX_EPOCH)];
+    let mut unknown = single();
+    unknown.source = Source::default();
+    for max in [0, 9] {
+        let mut sums = flowlog::Aggregator::with_capacity(level.into(), max);
+        for alert in [single(), unknown.clone()] {
+            for traffic in [None, Some(flowlog::Traffic::default())] {
+                let ended = flowlog::Ended {
+                    alert: Box::new(alert.clone()),
+                    end: SystemTime::UNIX_EPOCH,
+                    traffic,
+                    reason: flowlog::Reason::Ended,
+                };
+                lines.extend(sums.add(ended));
+            }
+        }
+        lines.extend(sums.flush());
+    }
+    let mut fields = BTreeSet::new();
+    for line in lines {
+        let line: serde_json::Value = serde_json::from_str(&line.text).unwrap();
+        fields.extend(line.as_object().unwrap().keys().cloned());
+    }
+    fields
+}
+
+#[test]
+fn every_end_of_a_flow_is_explained_and_no_other() {
+    use flowlog::Reason::{Cut, Denied, Ended, Full, Gone, Stopped};
+    let text = document("docs/flow-log.md");
+    let table = text.split_once("| `end_reason` | means |").unwrap().1;
+    let table = table.split("\n\n").next().unwrap();
+    let reasons =
+        [Denied, Cut, Ended, Gone, Stopped, Full].map(|reason| reason.as_str().to_owned());
+    assert_eq!(cells(table), reasons.into_iter().collect());
 }
 
 // ---- docs/ruleset.md, and every example ----
