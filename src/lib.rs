@@ -14,6 +14,7 @@
 //! `netlink_socket` and `route` are sockets that several of them use. `tests/structure.rs` holds this.
 
 pub mod alert;
+pub mod alertdb;
 pub mod attribution;
 pub mod cli;
 pub mod config;

@@ -5,6 +5,7 @@
 mod community;
 pub mod ecs;
 mod element;
+pub mod filter;
 pub mod line;
 mod sentence;
 pub mod suppress;
