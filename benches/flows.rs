@@ -15,7 +15,7 @@ use std::{
 
 use feedgate::{
     nft::{Count, Kernel},
-    queue::{Answer, MarkBits, Queue},
+    queue::{Answer, Held, MarkBits, Queue},
     ruleset::Counter,
 };
 use nix::{
@@ -119,7 +119,7 @@ pub fn time_flows() {
             allow: options().allow_bit(),
             deny: options().deny_bit(),
         };
-        move || queue.run(marks, &stop, |_| Answer::Pass)
+        move || queue.run(marks, &stop, |_: &Held<'_>| Answer::Pass)
     });
     lost += tell("null", server);
     println!("lost {lost}");

@@ -1,6 +1,43 @@
-//! Which stored alerts a client command asks for.
+//! What a client command asks of the stored alerts.
 
 use serde::{Deserialize, Serialize};
+
+/// A question to the store; it changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Query {
+    /// A page of alerts: the newest below `before`, or the oldest above `after`.
+    List {
+        /// Which.
+        #[serde(default)]
+        filter: Filter,
+        /// Number of a record.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<i64>,
+        /// Number of a record.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<i64>,
+        /// At most so many; there are never more than 500 on a page.
+        limit: usize,
+    },
+    /// One alert.
+    Show {
+        /// Its id, or the beginning of it.
+        id: String,
+    },
+    /// Sources against feeds and indicators.
+    Graph {
+        /// Which alerts.
+        #[serde(default)]
+        filter: Filter,
+    },
+    /// Walk the chain of the records.
+    Verify {
+        /// A head that was noted elsewhere, `SEQ:HASH`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        anchor: Option<String>,
+    },
+}
 
 /// Every part must fit; an empty filter fits all alerts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

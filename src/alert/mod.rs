@@ -12,6 +12,7 @@ pub mod suppress;
 mod text;
 
 pub use community::community_id;
+pub(crate) use text::is_hidden;
 
 use std::{
     net::IpAddr,

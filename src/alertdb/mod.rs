@@ -74,6 +74,9 @@ pub enum ReadError {
     /// An id names no single alert.
     #[error("{0}")]
     NotOne(NotOne),
+    /// Not a head.
+    #[error("anchor: {0}")]
+    Anchor(&'static str),
 }
 
 fn advice(kind: io::ErrorKind) -> &'static str {

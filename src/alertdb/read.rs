@@ -7,11 +7,11 @@ use rusqlite::{Connection, OptionalExtension, params, params_from_iter, types::V
 use serde_json::{Value, json};
 
 use super::{
-    GraphEdge, Page, ReadError,
+    Anchor, GraphEdge, Known, Page, ReadError,
     open::connect_to_read,
     record::{Hash, Link, NOTHING},
 };
-use crate::alert::filter::{Filter, State};
+use crate::alert::filter::{Filter, Query, State};
 
 /// Most alerts of one page.
 pub const PAGE_ALERTS: usize = 500;
@@ -81,9 +81,36 @@ impl Reader {
         self.read(|db| graph(db, filter))
     }
 
-    /// The number of the newest record.
-    pub fn newest(&self) -> Result<i64, ReadError> {
-        self.read(|db| Ok(head(db)?.seq))
+    /// Answers a question; `head` is the newest record that the running daemon wrote.
+    pub fn answer(&self, query: &Query, head: Option<Anchor>) -> Result<Value, ReadError> {
+        match query {
+            Query::List {
+                filter,
+                before,
+                after,
+                limit,
+            } => {
+                let part = match (before, after) {
+                    (None, Some(seq)) => Part::After(*seq),
+                    (before, _) => Part::Before(before.unwrap_or(i64::MAX)),
+                };
+                Ok(json!(self.list(filter, part, *limit)?))
+            }
+            Query::Show { id } => self.show(id),
+            Query::Graph { filter } => {
+                let (edges, more) = self.graph(filter)?;
+                Ok(json!({ "edges": edges, "more": more }))
+            }
+            Query::Verify { anchor } => {
+                let anchor = anchor.as_deref().map(str::parse).transpose();
+                let anchor = anchor.map_err(ReadError::Anchor)?;
+                let known = Known {
+                    memory: head,
+                    anchor,
+                };
+                Ok(json!(self.verify(&known)?))
+            }
+        }
     }
 
     pub(super) fn read<T>(

@@ -179,7 +179,7 @@ pub(super) fn alerts(log: &mut Log<'_>, root: &Table<'_>) -> Alerts {
             Some("the file gets \"ecs\""),
         );
     }
-    Alerts {
+    let alerts = Alerts {
         suppress: table.read_or(
             log,
             "suppress",
@@ -220,7 +220,13 @@ pub(super) fn alerts(log: &mut Log<'_>, root: &Table<'_>) -> Alerts {
             ),
         },
         syslog: targets(log, &table).unwrap_or(usual.syslog),
+    };
+    if alerts.durable && alerts.store.file.is_none() {
+        let problem = Problem::new("needs the store, and store is \"\"")
+            .help("name a file in store, or leave durable out");
+        log.error(&table.path("durable"), table.place("durable"), problem);
     }
+    alerts
 }
 
 /// The syslog targets; `None` when none is written that this version can use. An empty list stays

@@ -5,20 +5,25 @@ use std::sync::{Arc, atomic::Ordering};
 use serde_json::{Value, json};
 
 use super::{
-    Shared,
+    Shared, alerts,
     engine::lock,
     glance::{blocking as in_place, glance},
     intake::{self, Body},
     pulls, status,
 };
 use crate::{
-    control::{Request, Response},
+    control::{Peer, Request, Response},
     feed::{Direction, FeedName, Indicator},
     snapshot::Snapshot,
 };
 
 /// Answers one request.
-pub(super) async fn answer(shared: Arc<Shared>, request: Request, body: Vec<u8>) -> Response {
+pub(super) async fn answer(
+    shared: Arc<Shared>,
+    peer: Peer,
+    request: Request,
+    body: Vec<u8>,
+) -> Response {
     let result = match request {
         Request::Status => blocking(&shared, |shared| value(&status::status(shared))).await,
         Request::Feeds => blocking(&shared, |shared| value(&glance(shared).feeds)).await,
@@ -42,6 +47,13 @@ pub(super) async fn answer(shared: Arc<Shared>, request: Request, body: Vec<u8>)
             blocking(&shared, move |shared| push(shared, &feed, body)).await
         }
         Request::Lint { feed } => lint(&shared, feed.as_deref()).await,
+        Request::Alerts { query } => {
+            blocking(&shared, move |shared| alerts::answer(shared, &query)).await
+        }
+        Request::Dismiss { ids, all, note } => {
+            let work = move |shared: &Shared| alerts::dismiss(shared, peer, ids, all, note);
+            blocking(&shared, work).await
+        }
         Request::Down => down(&shared).await,
     };
     match result {
@@ -61,7 +73,7 @@ where
         .map_err(|e| e.to_string())?
 }
 
-fn value(of: &impl serde::Serialize) -> Result<Value, String> {
+pub(super) fn value(of: &impl serde::Serialize) -> Result<Value, String> {
     serde_json::to_value(of).map_err(|e| e.to_string())
 }
 

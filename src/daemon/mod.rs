@@ -3,6 +3,7 @@
 //! Threads: one for each queue (never blocked by anything below), the asynchronous runtime for
 //! pulls, timers and the control socket, and the sinks' own.
 
+mod alerts;
 mod core;
 mod elements;
 mod engine;
@@ -29,7 +30,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -161,6 +162,8 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     let path = Arc::new(Path {
         view: view::View::default(),
         sinks: ArcSwap::from_pointee(Sinks::open(&config.alerts, start::identity())?),
+        db: ArcSwapOption::new(start::alert_db(&config)?),
+        durable: AtomicBool::new(config.alerts.durable),
         suppressor: Mutex::new(Suppressor::new(config.alerts.suppress)),
         tally: Mutex::default(),
         counts: engine::Counts::default(),
@@ -223,7 +226,8 @@ fn answer_clients(
     server: Arc<control::Server>,
 ) -> tokio::task::JoinHandle<()> {
     let shared = Arc::clone(shared);
-    let handle = move |request, body| handler::answer(Arc::clone(&shared), request, body);
+    let handle =
+        move |peer, request, body| handler::answer(Arc::clone(&shared), peer, request, body);
     tokio::spawn(async move { server.serve(handle).await })
 }
 
@@ -437,6 +441,7 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
         let old = shared.path.sinks.swap(sinks);
         tokio::task::spawn_blocking(move || old.close(FLUSH));
     }
+    take_alert_store(shared, &old, &new)?;
     shared.client.store(Arc::new(client));
     let rules_change = old.nftables != new.nftables;
     let exceptions = find_exceptions(shared, &new).await;
@@ -471,6 +476,22 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
         }
     }
     tracing::info!("configuration reloaded");
+    Ok(())
+}
+
+/// Other bounds, or another store; the old one is closed behind.
+fn take_alert_store(shared: &Arc<Shared>, old: &Config, new: &Config) -> Result<(), RunError> {
+    let path = &shared.path;
+    let (was, is) = (&old.alerts.store, &new.alerts.store);
+    if was.file != is.file {
+        let old = path.db.swap(start::alert_db(new)?);
+        if let Some(old) = old {
+            tokio::task::spawn_blocking(move || old.close(FLUSH));
+        }
+    } else if let Some(db) = path.db.load_full().filter(|_| was != is) {
+        db.set_bounds(is);
+    }
+    path.durable.store(new.alerts.durable, Ordering::Relaxed);
     Ok(())
 }
 
@@ -510,6 +531,9 @@ fn shut_down(shared: &Shared, threads: start::Threads) {
                 sink.dropped
             );
         }
+    }
+    if let Some(db) = shared.path.db.load_full() {
+        db.close(FLUSH);
     }
     tracing::info!(
         "stopped; {}",

@@ -22,6 +22,8 @@ const COPY_RANGE: u16 = 256;
 const RECEIVE_BUFFER: usize = 64 << 20;
 /// How often a thread looks whether it should stop.
 const STOP_CHECK: Duration = Duration::from_millis(200);
+/// Most packets whose answers wait together.
+const GROUP: usize = 256;
 
 /// A queue could not be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +72,29 @@ pub enum Answer {
     Deny,
     /// No opinion: the kernel's own sets decide.
     Pass,
+}
+
+/// Who answers. A closure does, one packet at a time.
+pub trait Judge {
+    /// The answer for one packet.
+    fn judge(&mut self, packet: &Held<'_>) -> Answer;
+
+    /// True when answers wait for [`Judge::settle`]: then the packets that are there already are
+    /// judged together, at most 256, and wait for it once.
+    fn waits(&self) -> bool {
+        false
+    }
+
+    /// Returns when so many answers may be given.
+    fn settle(&mut self, answers: u64) {
+        let _ = answers;
+    }
+}
+
+impl<F: FnMut(&Held<'_>) -> Answer> Judge for F {
+    fn judge(&mut self, packet: &Held<'_>) -> Answer {
+        self(packet)
+    }
 }
 
 /// How answers are written into the packet mark.
@@ -145,8 +170,9 @@ impl Queue {
         mut self,
         marks: MarkBits,
         stop: &AtomicBool,
-        mut judge: impl FnMut(&Held<'_>) -> Answer,
+        mut judge: impl Judge,
     ) -> Result<(), QueueError> {
+        let mut group = Vec::new();
         loop {
             if let Some(waiter) = &self.waiter {
                 match waiter.wait(if stop.load(Ordering::Relaxed) {
@@ -159,36 +185,66 @@ impl Queue {
                     false => continue,
                 }
             }
-            let mut message = match self.nfq.recv() {
-                Ok(message) => message,
-                Err(e)
-                    // ENOENT answers an earlier verdict: the kernel had given the packet up. It does so with
-                    // all held packets when anybody's base chain goes, and when an interface goes.
-                    if matches!(
-                        e.raw_os_error().map(Errno::from_raw),
-                        Some(Errno::EINTR | Errno::ENOBUFS | Errno::ENOENT)
-                    ) =>
-                {
-                    continue;
-                }
-                Err(source) => {
-                    return Err(QueueError::System {
-                        queue: self.number,
-                        step: "receiving a packet",
-                        source,
-                    });
-                }
+            let Some(message) = self.receive()? else {
+                continue;
             };
-            let answer = held(&message).map_or(Answer::Pass, |packet| judge(&packet));
-            let mark = message.get_nfmark();
-            let marked = marks.apply(mark, answer);
-            if marked != mark {
-                message.set_nfmark(marked);
+            let answer = held(&message).map_or(Answer::Pass, |packet| judge.judge(&packet));
+            if !judge.waits() {
+                self.give(message, answer, marks);
+                continue;
             }
-            message.set_verdict(nfq::Verdict::Accept);
-            if let Err(e) = self.nfq.verdict(message) {
-                tracing::debug!("queue {}: verdict: {e}", self.number);
+            group.push((message, answer));
+            while group.len() < GROUP && self.has_more() {
+                let Some(message) = self.receive()? else {
+                    break;
+                };
+                let answer = held(&message).map_or(Answer::Pass, |packet| judge.judge(&packet));
+                group.push((message, answer));
             }
+            judge.settle(u64::try_from(group.len()).unwrap_or(u64::MAX));
+            for (message, answer) in group.drain(..) {
+                self.give(message, answer, marks);
+            }
+        }
+    }
+
+    /// The next packet; `None` after what is no error of this queue.
+    fn receive(&mut self) -> Result<Option<nfq::Message>, QueueError> {
+        match self.nfq.recv() {
+            Ok(message) => Ok(Some(message)),
+            Err(e)
+                // ENOENT answers an earlier verdict: the kernel had given the packet up. It does so with
+                // all held packets when anybody's base chain goes, and when an interface goes.
+                if matches!(
+                    e.raw_os_error().map(Errno::from_raw),
+                    Some(Errno::EINTR | Errno::ENOBUFS | Errno::ENOENT)
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(source) => Err(QueueError::System {
+                queue: self.number,
+                step: "receiving a packet",
+                source,
+            }),
+        }
+    }
+
+    /// True when a packet is there already.
+    fn has_more(&self) -> bool {
+        let waiter = self.waiter.as_ref();
+        waiter.is_some_and(|waiter| waiter.wait(Duration::ZERO))
+    }
+
+    fn give(&mut self, mut message: nfq::Message, answer: Answer, marks: MarkBits) {
+        let mark = message.get_nfmark();
+        let marked = marks.apply(mark, answer);
+        if marked != mark {
+            message.set_nfmark(marked);
+        }
+        message.set_verdict(nfq::Verdict::Accept);
+        if let Err(e) = self.nfq.verdict(message) {
+            tracing::debug!("queue {}: verdict: {e}", self.number);
         }
     }
 }

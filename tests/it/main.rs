@@ -36,5 +36,6 @@ mod push;
 mod rails;
 mod reopen;
 mod short_lived;
+mod stored;
 mod support;
 mod syslog;

@@ -83,6 +83,12 @@ impl Conf {
         self
     }
 
+    /// A key of `[alerts]`.
+    pub(crate) fn alerting(mut self, line: &str) -> Self {
+        writeln!(self.alerting, "{line}").unwrap();
+        self
+    }
+
     /// The test's own socket as syslog target.
     pub(crate) fn alerts(self, alerts: &Alerts) -> Self {
         self.syslog(&alerts.address(), "")
