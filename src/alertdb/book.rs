@@ -367,10 +367,18 @@ impl Book {
                 |row| row.get(0),
             )
             .optional()?;
-        let before = first_young.unwrap_or(i64::MAX);
-        // One record of a deletion for each that is deleted would never end.
+        // That a store begins is no older than what it holds.
+        let before = match first_young {
+            Some(seq) => seq,
+            None => self.db.query_row(
+                "SELECT coalesce(max(seq) + 1, 0) FROM record WHERE kind <> 'begin'",
+                [],
+                |row| row.get(0),
+            )?,
+        };
+        // A record of a deletion for each of them that is deleted would never end.
         let worth: i64 = self.db.query_row(
-            "SELECT count(*) FROM (SELECT 1 FROM record WHERE seq < ?1 AND kind <> 'retention' LIMIT 1)",
+            "SELECT count(*) FROM (SELECT 1 FROM record WHERE seq < ?1 AND kind NOT IN ('retention', 'begin') LIMIT 1)",
             [before],
             |row| row.get(0),
         )?;
@@ -379,7 +387,7 @@ impl Book {
         }
         self.delete_oldest(before, "older than store-max-age", now)?;
         let left = self.db.query_row(
-            "SELECT count(*) FROM (SELECT 1 FROM record WHERE seq < ?1 AND kind <> 'retention' LIMIT 1)",
+            "SELECT count(*) FROM (SELECT 1 FROM record WHERE seq < ?1 AND kind NOT IN ('retention', 'begin') LIMIT 1)",
             [before.min(self.head.seq)],
             |row| row.get::<_, i64>(0),
         )?;

@@ -445,8 +445,8 @@ mod tests {
                 "a sentence\ndismissed at 2026-11-25T03:00:00Z by root (uid 0): a?b\n"
             )
         );
-        assert!(text.contains("threat.feed.name       a, b\n"), "{text}");
-        assert!(text.contains("process.name           cu?rl\n"), "{text}");
+        assert!(text.contains("threat.feed.name   a, b\n"), "{text}");
+        assert!(text.contains("process.name       cu?rl\n"), "{text}");
     }
 
     #[test]

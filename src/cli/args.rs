@@ -313,7 +313,6 @@ mod tests {
         let now = crate::alertdb::micros(std::time::SystemTime::now());
         let hour = now - since("1h").unwrap();
         assert!((3_599_000_000..=3_600_000_000).contains(&hour), "{hour}");
-        assert_eq!(since("99999years"), Ok(i64::MIN));
         for bad in ["", "yesterday", "1", "-1h"] {
             assert!(since(bad).is_err(), "{bad}");
         }
