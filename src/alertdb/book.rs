@@ -29,6 +29,10 @@ const BESIDE: u64 = 68 << 10;
 const OVERHEAD: u64 = 24;
 /// Alerts that one record of a dismissal names.
 const DISMISSED_AT_ONCE: usize = 5_000;
+/// Attempts at one transaction that another program, or a bad guess of its size, made fail.
+const TRIES: usize = 4;
+/// Why records are deleted.
+const NO_ROOM: &str = "no room below store-max-size";
 /// A record from further in the future than this was written under a wrong clock, and is old.
 const FUTURE: i64 = 86_400_000_000;
 
@@ -68,6 +72,11 @@ impl BookError {
             ),
             _ => false,
         }
+    }
+
+    fn is_full(&self) -> bool {
+        matches!(self, Self::Sqlite(error)
+            if error.sqlite_error_code() == Some(ErrorCode::DiskFull))
     }
 
     fn is_constraint(&self) -> bool {
@@ -177,7 +186,16 @@ impl Book {
             io::ErrorKind::WouldBlock => BookError::InUse,
             _ => e.into(),
         })?;
-        let before = Head::read(&paths.head);
+        let mut before = Head::read(&paths.head);
+        if before.is_none() && !paths.db.exists() {
+            // A kill before the first record must not look like a head that somebody removed.
+            let nothing = Head {
+                link: Link::START,
+                closed: false,
+            };
+            head_file.write(nothing)?;
+            before = Some(nothing);
+        }
         let db = open::connect(&paths.db)?;
         let is_new = open::make_tables(&db)?;
         let unclean = !is_new && before.is_some_and(|head| !head.closed);
@@ -258,13 +276,18 @@ impl Book {
         }
         let bytes = entries.iter().map(weight).sum();
         self.make_room(bytes)?;
-        match self.try_append(entries) {
-            Err(error) if error.is_constraint() => {
-                self.step_over()?;
-                self.try_append(entries)
+        for _ in 0..TRIES {
+            match self.try_append(entries) {
+                Err(error) if error.is_constraint() => self.step_over()?,
+                // Not the disk: more room was needed than was thought.
+                Err(error) if error.is_full() && self.pages("page_count")? >= self.bounds.pages => {
+                    let now = read::newest_time(&self.db)?;
+                    self.delete_oldest(i64::MAX, NO_ROOM, now)?;
+                }
+                other => return other,
             }
-            other => other,
         }
+        self.try_append(entries)
     }
 
     fn try_append(&mut self, entries: &[Entry]) -> Result<(), BookError> {
@@ -444,7 +467,7 @@ impl Book {
         let need = (bytes + bytes / 4) / PAGE + OVERHEAD;
         while self.free()? < need {
             let now = read::newest_time(&self.db)?;
-            if !self.delete_oldest(i64::MAX, "no room below store-max-size", now)? {
+            if !self.delete_oldest(i64::MAX, NO_ROOM, now)? {
                 break;
             }
         }

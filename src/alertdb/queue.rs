@@ -272,13 +272,15 @@ impl Queue {
                 return true;
             }
             // Commands are refused meanwhile rather than left waiting.
-            for command in std::mem::take(&mut state.commands) {
-                if let Command::Dismiss { reply, .. } = command {
-                    let why = state.last_error.clone().unwrap_or_default();
-                    let _ =
-                        reply.try_send(Err(format!("the alert store does not work now: {why}")));
+            let why = state.last_error.clone().unwrap_or_default();
+            state.commands.retain(|command| match command {
+                Command::Dismiss { reply, .. } => {
+                    let why = format!("the alert store does not work now: {why}");
+                    let _ = reply.try_send(Err(why));
+                    false
                 }
-            }
+                Command::Bounds(_) => true,
+            });
             state = self
                 .work
                 .wait_timeout(state, left)

@@ -465,6 +465,56 @@ fn what_is_old_goes_and_the_rest_can_be_verified() {
     assert!(kinds.contains(&"start"), "{kinds:?}");
 }
 
+#[test]
+fn killed_before_the_first_record_it_begins_anew_without_alarm() {
+    let place = Place::new();
+    let path = open::head_path(&place.path());
+    let file = head::HeadFile::open(&path).unwrap();
+    let nothing = head::Head {
+        link: record::Link::START,
+        closed: false,
+    };
+    file.write(nothing).unwrap();
+    drop(file);
+    for with_tables in [false, true] {
+        if with_tables {
+            let db = open::connect(&place.path()).unwrap();
+            assert!(open::make_tables(&db).unwrap());
+        }
+        let db = place.start();
+        db.submit(&alert());
+        assert!(db.sync(SOON, 0), "{:?}", db.status());
+        db.close(SOON);
+        let report = place.verify();
+        assert!(report.ok, "{:?}", report.findings);
+        fs::remove_file(place.path()).unwrap();
+        let file = head::HeadFile::open(&path).unwrap();
+        file.write(nothing).unwrap();
+    }
+}
+
+#[test]
+fn the_state_folder_may_be_behind_a_link() {
+    let place = Place::new();
+    let link = place.folder.path().join("link");
+    let real = place.folder.path().join("real");
+    fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let path = link.join("alerts.db");
+    let db = AlertDb::start(&path, &bounds(), observer()).unwrap();
+    db.submit(&alert());
+    assert!(db.sync(SOON, 0), "{:?}", db.status());
+    assert_eq!(
+        list(&Reader::open(&path).unwrap(), &Filter::default()).len(),
+        1
+    );
+    for name in ["alerts.db", "alerts.db-wal", "alerts.db.head"] {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = fs::metadata(real.join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
 /// Kinds and numbers of what is found after `sql`.
 fn after(sql: &str) -> (Place, Vec<(&'static str, i64)>) {
     let place = Place::filled(50);

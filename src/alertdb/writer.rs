@@ -144,6 +144,7 @@ impl Writer<'_> {
         match command {
             Command::Bounds(store) => {
                 self.store = store;
+                // The next open takes them as well, should this fail.
                 self.expire = Instant::now();
                 book.set_bounds(&self.store)
             }

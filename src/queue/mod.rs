@@ -8,7 +8,7 @@ mod socket;
 use std::{
     io,
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::errno::Errno;
@@ -24,6 +24,8 @@ const RECEIVE_BUFFER: usize = 64 << 20;
 const STOP_CHECK: Duration = Duration::from_millis(200);
 /// Most packets whose answers wait together.
 const GROUP: usize = 256;
+/// How long the first of them waits for others to be judged.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// A queue could not be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +82,7 @@ pub trait Judge {
     fn judge(&mut self, packet: &Held<'_>) -> Answer;
 
     /// True when answers wait for [`Judge::settle`]: then the packets that are there already are
-    /// judged together, at most 256, and wait for it once.
+    /// judged together, at most 256 and for at most 5 ms, and wait for it once.
     fn waits(&self) -> bool {
         false
     }
@@ -194,7 +196,8 @@ impl Queue {
                 continue;
             }
             group.push((message, answer));
-            while group.len() < GROUP && self.has_more() {
+            let until = Instant::now() + GATHER;
+            while group.len() < GROUP && Instant::now() < until && self.has_more() {
                 let Some(message) = self.receive()? else {
                     break;
                 };
