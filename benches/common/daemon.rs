@@ -19,6 +19,11 @@ pub struct Daemon {
 impl Daemon {
     /// With one feed of these lines, alerts to a JSON file, on output; returns when it is ready.
     pub fn start(action: &str, lines: &str) -> Self {
+        Self::start_with(action, lines, "")
+    }
+
+    /// The same, with further lines in `[alerts]`.
+    pub fn start_with(action: &str, lines: &str, alerts: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path().display();
         std::fs::write(folder.path().join("feed"), lines).unwrap();
@@ -29,7 +34,7 @@ impl Daemon {
              [nftables]\nhooks = [\"output\"]\nowner = false\n\
              [exceptions]\nown-addresses = false\nprivate-networks = \"keep\"\n\
              [[feed]]\nname = \"bench\"\nurl = \"file://{at}/feed\"\naction = \"{action}\"\n\
-             [alerts]\njson-file = \"{at}/alerts.json\"\n\
+             [alerts]\njson-file = \"{at}/alerts.json\"\n{alerts}\n\
              [[alerts.syslog]]\naddress = \"udp:127.0.0.1:9\"\n"
         )
         .unwrap();
@@ -77,6 +82,23 @@ impl Daemon {
             .unwrap();
         let status: Value = serde_json::from_slice(&output.stdout).unwrap();
         status["last_hour"][kind].as_u64().unwrap()
+    }
+
+    /// Waits until so many alerts are stored; gives how many are, and how many verdicts did not wait for theirs.
+    pub fn stored(&self, wanted: u64) -> (u64, u64) {
+        let begun = Instant::now();
+        loop {
+            let output = program(self.folder.path(), &["status", "--json"])
+                .output()
+                .unwrap();
+            let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+            let number = |key: &str| status["store"][key].as_u64().unwrap();
+            let stored = number("stored");
+            if stored >= wanted || begun.elapsed() > Duration::from_secs(30) {
+                return (stored, number("late_verdicts"));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Resident memory now, in MB.

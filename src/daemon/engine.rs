@@ -5,7 +5,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -16,6 +16,7 @@ use crate::{
         Alert,
         suppress::{Key, Outcome, Suppressor},
     },
+    alertdb::AlertDb,
     attribution::{Attributor, Clues, Source},
     config::Hook,
     conntrack::Entry,
@@ -23,15 +24,22 @@ use crate::{
     host::{links, wires::Wires},
     packet::{Flow, decode},
     policy::Decision,
-    queue::{Answer, Held},
+    queue::{Answer, Held, Judge},
     sink::Sinks,
 };
+
+/// How long `durable` lets packets wait for the disk.
+const DISK: Duration = Duration::from_secs(1);
 
 /// What all queue threads share.
 pub(super) struct Path {
     pub(super) view: View,
     pub(super) sinks: ArcSwap<Sinks>,
     pub(super) flow_log: ArcSwapOption<FlowLog>,
+    /// The store of alerts, where there is one.
+    pub(super) db: ArcSwapOption<AlertDb>,
+    /// Verdicts wait until their alerts are in it.
+    pub(super) durable: AtomicBool,
     pub(super) suppressor: Mutex<Suppressor>,
     pub(super) tally: Mutex<Tally>,
     pub(super) counts: Counts,
@@ -66,7 +74,15 @@ impl Path {
         }
         let outcome = lock(&self.suppressor).observe(Key::of(alert), alert, now);
         if outcome == Outcome::Send {
-            self.sinks.load().submit(alert);
+            self.send(alert);
+        }
+    }
+
+    /// Hands an alert to every target and to the store; never blocks.
+    pub(super) fn send(&self, alert: &Alert) {
+        self.sinks.load().submit(alert);
+        if let Some(db) = &*self.db.load() {
+            db.submit(alert);
         }
     }
 
@@ -98,9 +114,8 @@ impl Path {
                 None => suppressor.drain(),
             }
         };
-        let sinks = self.sinks.load();
         for summary in &ended {
-            sinks.submit(summary);
+            self.send(summary);
         }
     }
 }
@@ -126,8 +141,33 @@ impl Engine {
         }
     }
 
+    fn attribute(&mut self, packet: &Held<'_>, flow: &Flow, direction: Direction) -> Source {
+        let mut clues = Clues {
+            uid: packet.uid,
+            indev: packet.indev,
+            outdev: packet.outdev,
+            mac: packet.mac,
+            peer: None,
+        };
+        if packet.hook != Hook::Forward {
+            return self.attributor.local(flow, direction, &clues);
+        }
+        // The side of the LAN or the containers is the one that the feed does not list.
+        let device = match direction {
+            Direction::Egress => packet.indev,
+            Direction::Ingress => packet.outdev,
+        };
+        if direction == Direction::Ingress {
+            clues.mac = device.and_then(|device| self.wires.mac_of(device, flow.dst));
+        }
+        clues.peer = device.and_then(|device| self.wires.peer(device, clues.mac));
+        self.attributor.forwarded(flow, direction, &clues)
+    }
+}
+
+impl Judge for Engine {
     /// Answers for one packet; its alert is handed on before this returns.
-    pub(super) fn judge(&mut self, packet: &Held<'_>) -> Answer {
+    fn judge(&mut self, packet: &Held<'_>) -> Answer {
         let start = Instant::now();
         let path = Arc::clone(&self.path);
         let counts = &path.counts;
@@ -174,27 +214,16 @@ impl Engine {
         }
     }
 
-    fn attribute(&mut self, packet: &Held<'_>, flow: &Flow, direction: Direction) -> Source {
-        let mut clues = Clues {
-            uid: packet.uid,
-            indev: packet.indev,
-            outdev: packet.outdev,
-            mac: packet.mac,
-            peer: None,
-        };
-        if packet.hook != Hook::Forward {
-            return self.attributor.local(flow, direction, &clues);
+    fn waits(&self) -> bool {
+        self.path.durable.load(Ordering::Relaxed)
+    }
+
+    /// Repeats that are only counted have no alert of their own to wait for.
+    fn settle(&mut self, answers: u64) {
+        if let Some(db) = &*self.path.db.load() {
+            // What comes too late is counted and told by the store.
+            let _ = db.sync(DISK, answers);
         }
-        // The side of the LAN or the containers is the one that the feed does not list.
-        let device = match direction {
-            Direction::Egress => packet.indev,
-            Direction::Ingress => packet.outdev,
-        };
-        if direction == Direction::Ingress {
-            clues.mac = device.and_then(|device| self.wires.mac_of(device, flow.dst));
-        }
-        clues.peer = device.and_then(|device| self.wires.peer(device, clues.mac));
-        self.attributor.forwarded(flow, direction, &clues)
     }
 }
 

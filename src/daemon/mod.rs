@@ -3,6 +3,7 @@
 //! Threads: one for each queue (never blocked by anything below), the asynchronous runtime for
 //! pulls, timers and the control socket, and the sinks' own.
 
+mod alerts;
 mod core;
 mod elements;
 mod engine;
@@ -169,6 +170,8 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
             Some(&config.daemon.state_dir),
         )?),
         flow_log: ArcSwapOption::new(FlowLog::start(&config.alerts.flow_log)?.map(Arc::new)),
+        db: ArcSwapOption::new(start::alert_db(&config)?),
+        durable: AtomicBool::new(config.alerts.durable),
         suppressor: Mutex::new(Suppressor::new(config.alerts.suppress)),
         tally: Mutex::default(),
         counts: engine::Counts::default(),
@@ -231,7 +234,8 @@ fn answer_clients(
     server: Arc<control::Server>,
 ) -> tokio::task::JoinHandle<()> {
     let shared = Arc::clone(shared);
-    let handle = move |request, body| handler::answer(Arc::clone(&shared), request, body);
+    let handle =
+        move |peer, request, body| handler::answer(Arc::clone(&shared), peer, request, body);
     tokio::spawn(async move { server.serve(handle).await })
 }
 
@@ -450,6 +454,7 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
         tokio::task::spawn_blocking(move || old.close(FLUSH));
     }
     reload_flow_log(shared, &new.alerts.flow_log)?;
+    take_alert_store(shared, &old, &new)?;
     shared.client.store(Arc::new(client));
     let rules_change = old.nftables != new.nftables;
     let exceptions = find_exceptions(shared, &new).await;
@@ -503,6 +508,22 @@ fn reload_flow_log(shared: &Arc<Shared>, config: &crate::config::FlowLog) -> Res
     Ok(())
 }
 
+/// Other bounds, or another store; the old one is closed behind.
+fn take_alert_store(shared: &Arc<Shared>, old: &Config, new: &Config) -> Result<(), RunError> {
+    let path = &shared.path;
+    let (was, is) = (&old.alerts.store, &new.alerts.store);
+    if was.file != is.file {
+        let old = path.db.swap(start::alert_db(new)?);
+        if let Some(old) = old {
+            tokio::task::spawn_blocking(move || old.close(FLUSH));
+        }
+    } else if let Some(db) = path.db.load_full().filter(|_| was != is) {
+        db.set_bounds(is);
+    }
+    path.durable.store(new.alerts.durable, Ordering::Relaxed);
+    Ok(())
+}
+
 /// Stops asking, answers what is held, sends what is queued. Deny sets stay in force, unless `down` was asked for.
 fn shut_down(shared: &Shared, threads: start::Threads) {
     notify(&[NotifyState::Stopping]);
@@ -542,6 +563,9 @@ fn shut_down(shared: &Shared, threads: start::Threads) {
                 sink.dropped
             );
         }
+    }
+    if let Some(db) = shared.path.db.load_full() {
+        db.close(FLUSH);
     }
     tracing::info!(
         "stopped; {}",
