@@ -77,21 +77,21 @@ impl Daemon {
 
     /// Flows of one kind in the last hour: `alerted` or `denied`.
     pub fn flows(&self, kind: &str) -> u64 {
-        let output = program(self.folder.path(), &["status", "--json"])
-            .output()
-            .unwrap();
-        let status: Value = serde_json::from_slice(&output.stdout).unwrap();
-        status["last_hour"][kind].as_u64().unwrap()
+        self.status()["last_hour"][kind].as_u64().unwrap()
+    }
+
+    /// Watched packets that the kernel judged without the daemon, in packets.
+    pub fn unattributed(&self) -> u64 {
+        self.status()["counters"]["passed_unattributed"]["packets"]
+            .as_u64()
+            .unwrap()
     }
 
     /// Waits until so many alerts are stored; gives how many are, and how many verdicts did not wait for theirs.
     pub fn stored(&self, wanted: u64) -> (u64, u64) {
         let begun = Instant::now();
         loop {
-            let output = program(self.folder.path(), &["status", "--json"])
-                .output()
-                .unwrap();
-            let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+            let status = self.status();
             let number = |key: &str| status["store"][key].as_u64().unwrap();
             let stored = number("stored");
             if stored >= wanted || begun.elapsed() > Duration::from_secs(30) {
@@ -99,6 +99,13 @@ impl Daemon {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    fn status(&self) -> Value {
+        let output = program(self.folder.path(), &["status", "--json"])
+            .output()
+            .unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// Resident memory now, in MB.
