@@ -440,6 +440,7 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
     let client = fetch::Client::new(new.pull.clone())?;
     let old = glance::blocking(|| lock(&shared.core).config.clone());
     let new = start::keep_what_needs_a_restart(&old, new);
+    let flow_log = next_flow_log(shared, &new.alerts.flow_log)?;
     if old.alerts == new.alerts {
         shared.path.sinks.load().reopen();
     } else {
@@ -453,8 +454,10 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
         let old = shared.path.sinks.swap(sinks);
         tokio::task::spawn_blocking(move || old.close(FLUSH));
     }
-    reload_flow_log(shared, &new.alerts.flow_log)?;
     take_alert_store(shared, &old, &new)?;
+    if let Some(log) = flow_log {
+        change_flow_log(shared, log);
+    }
     shared.client.store(Arc::new(client));
     let rules_change = old.nftables != new.nftables;
     let exceptions = find_exceptions(shared, &new).await;
@@ -492,20 +495,25 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
     Ok(())
 }
 
-/// Goes on with the flow log in its file, or with another log where the configuration changed.
-fn reload_flow_log(shared: &Arc<Shared>, config: &crate::config::FlowLog) -> Result<(), RunError> {
+/// The flow log of a new configuration; `None`: that of the old one goes on, in its file opened again.
+fn next_flow_log(
+    shared: &Shared,
+    config: &crate::config::FlowLog,
+) -> Result<Option<Option<FlowLog>>, RunError> {
     match &*shared.path.flow_log.load() {
         Some(log) if log.is_of(config) => {
             log.flush();
-            return Ok(());
+            Ok(None)
         }
-        _ => {}
+        None if config.file.is_none() => Ok(None),
+        _ => FlowLog::start(config).map(Some),
     }
-    let log = FlowLog::start(config)?;
+}
+
+fn change_flow_log(shared: &Shared, log: Option<FlowLog>) {
     if let Some(old) = shared.path.flow_log.swap(log.map(Arc::new)) {
         tokio::task::spawn_blocking(move || old.close());
     }
-    Ok(())
 }
 
 /// Other bounds, or another store; the old one is closed behind.
