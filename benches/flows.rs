@@ -208,9 +208,13 @@ pub fn time_durable() {
                 println!("{whose}-p50 {}", times[times.len() / 2].as_secs_f64() * 1e6);
             }
         }
-        let store = daemon.stored(u64::try_from(flows).unwrap());
-        lost += u64::try_from(flows).unwrap() - store.0.min(u64::try_from(flows).unwrap());
-        lost += store.1;
+        let flows = u64::try_from(flows).unwrap();
+        let (stored, late) = daemon.stored(flows);
+        let alerted = daemon.flows("alerted");
+        eprintln!(
+            "{whose}: {flows} connects, {lost} failed, {alerted} alerted, {stored} stored, {late} late"
+        );
+        lost += flows - stored.min(flows) + late;
     }
     println!("lost {lost}");
     println!("fsync {}", fsync());

@@ -215,6 +215,43 @@ fn what_is_submitted_is_read_back_newest_first() {
 }
 
 #[test]
+fn any_alert_can_be_stored_found_and_verified() {
+    use proptest::{
+        strategy::{Strategy, ValueTree},
+        test_runner::TestRunner,
+    };
+    let place = Place::new();
+    let db = place.start();
+    let mut runner = TestRunner::deterministic();
+    let alerts: Vec<Alert> = (0..200)
+        .map(|_| {
+            example::any_alert()
+                .new_tree(&mut runner)
+                .unwrap()
+                .current()
+        })
+        .collect();
+    for alert in &alerts {
+        db.submit(alert);
+    }
+    assert!(db.sync(SOON, 0), "{:?}", db.status());
+    let reader = db.reader().unwrap();
+    let report = reader.verify(&Known::default()).unwrap();
+    assert!(report.ok, "{:?}", report.findings);
+    for alert in &alerts {
+        let shown = reader.show(&alert.id.to_string()).unwrap();
+        assert_eq!(shown["alert"], crate::alert::ecs::ecs(alert, &observer()));
+        let named = Filter {
+            source: alert.source.exe.clone().filter(|exe| !exe.is_empty()),
+            feed: Some(alert.feeds[0].to_string()),
+            ..Filter::default()
+        };
+        assert!(!list(&reader, &named).is_empty(), "{named:?}");
+    }
+    assert!(!reader.graph(&Filter::default()).unwrap().0.is_empty());
+}
+
+#[test]
 fn pages_hold_together() {
     let place = Place::filled(1_234);
     let reader = place.reader();

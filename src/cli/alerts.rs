@@ -1,7 +1,7 @@
 //! `feedgate alerts`: the stored alerts, from the daemon, or from the file while no daemon runs.
 #![allow(clippy::indexing_slicing)] // a missing key of a serde_json value reads as null
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use serde_json::Value;
 
@@ -17,6 +17,8 @@ use crate::{
     control::{self, ClientError, Request},
 };
 
+/// From so many columns on ids are shown whole.
+const WIDE: usize = 140;
 /// How often `follow` asks.
 const POLL: Duration = Duration::from_millis(300);
 
@@ -101,25 +103,48 @@ fn list(config: &Path, filter: &Filter, limit: usize, json: bool) -> Result<(), 
     Ok(())
 }
 
-/// A table of alerts.
+/// A table of alerts. Where it would be wider than the terminal, ids are cut to what tells these
+/// alerts apart, and the sources give way.
 fn table(alerts: &[Value], width: Option<usize>) -> String {
-    let mut table = Table::new(
-        &[
-            "TIME (UTC)",
-            "VERDICT",
-            "FLOWS",
-            "WAY",
-            "FAR END",
-            "FEEDS",
-            "SOURCE",
-            "ID",
-        ],
-        6,
-    );
-    for item in alerts {
-        table.add(row(item));
+    const HEADS: [&str; 7] = [
+        "TIME (UTC)",
+        "VERDICT",
+        "FLOWS",
+        "FAR END",
+        "FEEDS",
+        "SOURCE",
+        "ID",
+    ];
+    let rows: Vec<Vec<String>> = alerts.iter().map(row).collect();
+    let ids: Vec<&str> = rows
+        .iter()
+        .filter_map(|row| Some(row.last()?.as_str()))
+        .collect();
+    let short = match width {
+        Some(width) if width < WIDE => telling(&ids),
+        _ => usize::MAX,
+    };
+    let mut table = Table::new(&HEADS, 5);
+    for mut row in rows {
+        if let Some(id) = row.last_mut()
+            && let Some(cut) = id.get(..short)
+        {
+            *id = cut.to_owned();
+        }
+        table.add(row);
     }
     table.render(width)
+}
+
+/// How many characters of these ids tell them apart.
+fn telling(ids: &[&str]) -> usize {
+    // As many as give the millisecond and a little more.
+    (18..36)
+        .find(|&length| {
+            let cut: BTreeSet<&str> = ids.iter().filter_map(|id| id.get(..length)).collect();
+            cut.len() == ids.len()
+        })
+        .unwrap_or(36)
 }
 
 fn row(item: &Value) -> Vec<String> {
@@ -136,12 +161,12 @@ fn row(item: &Value) -> Vec<String> {
         "ingress" => &alert["source"],
         _ => &alert["destination"],
     };
+    let way = if direction == "ingress" { "from" } else { "to" };
     vec![
         time.get(..19).unwrap_or(time).replace('T', " "),
         verdict.to_owned(),
         alert["feedgate"]["count"].to_string(),
-        direction.to_owned(),
-        address(far),
+        format!("{way} {}", address(far)),
         names(&alert["threat"]["feed"]["name"]),
         source(alert),
         ask::text(&alert["event"]["id"]).to_owned(),
@@ -428,8 +453,16 @@ mod tests {
     fn a_row_for_people() {
         assert_eq!(
             table(&[item()], None).lines().nth(1).unwrap(),
-            "2026-11-25 02:01:25  denied   3      egress  [2001:db8::1]:80  a, b   cu?rl[12]  \
+            "2026-11-25 02:01:25  denied   3      to [2001:db8::1]:80  a, b   cu?rl[12]  \
              0190a5c8-7c1e-7000-8000-000000000001"
+        );
+        let mut other = item();
+        other["alert"]["event"]["id"] = "0190a5c8-7c1e-7000-8001-000000000001".into();
+        let narrow = table(&[item(), other], Some(100));
+        assert!(narrow.contains("  0190a5c8-7c1e-7000-8001\n"), "{narrow}");
+        assert!(
+            narrow.lines().all(|line| line.chars().count() <= 100),
+            "{narrow}"
         );
     }
 
