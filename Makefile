@@ -13,7 +13,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Debian's names. To build, to run, to test.
 BUILD_PACKAGES := gcc libc6-dev libmnl-dev libnftnl-dev pkg-config
 RUN_PACKAGES := curl iproute2 nftables util-linux
-TEST_PACKAGES := iputils-ping rsyslog rsyslog-gnutls rsyslog-openssl
+TEST_PACKAGES := iputils-ping rsyslog rsyslog-gnutls rsyslog-openssl systemd
 SYSTEMD_PACKAGES := debootstrap systemd-container
 VM_PACKAGES := busybox-static cpio kmod qemu-system-x86 xz-utils
 # Kernels of `make test-kernels`, of 5.10, 6.1 and 6.12.

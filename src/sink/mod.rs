@@ -200,7 +200,7 @@ impl Sinks {
     /// Opens the JSON file again, after a log rotation renamed it (SIGHUP). If that fails, the old
     /// one goes on and the error is in the statistics.
     pub fn reopen(&self) {
-        for sink in &self.list {
+        for sink in self.list.iter().filter(|sink| sink.outbox.is_none()) {
             sink.queue.reopen();
         }
     }
