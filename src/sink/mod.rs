@@ -213,7 +213,7 @@ impl Sinks {
     /// Opens the JSON file again, after a log rotation renamed it (SIGHUP). If that fails, the error is
     /// in the statistics and alerts wait until the path can be written.
     pub fn reopen(&self) {
-        for sink in &self.list {
+        for sink in self.list.iter().filter(|sink| sink.outbox.is_none()) {
             sink.queue.reopen();
         }
     }
