@@ -201,18 +201,18 @@ fn what_a_full_queue_drops_is_told() {
         sinks.submit(&alert(n));
     }
     let stats = &sinks.stats()[0];
-    assert_eq!((stats.queued, stats.dropped), (4, 6));
+    // The thread may have one of them in its hands.
+    let (queued, dropped) = (stats.queued, stats.dropped);
+    assert!(matches!((queued, dropped), (4, 6) | (5, 5)), "{stats:?}");
     let socket = bind(&path);
-    let lines: Vec<String> = (0..5).map(|_| receive(&socket)).collect();
+    let lines: Vec<String> = (0..=queued).map(|_| receive(&socket)).collect();
     let (told, alerts): (Vec<_>, Vec<_>) = lines.iter().partition(|line| lost(line).is_some());
-    assert_eq!(
-        alerts.iter().map(|line| number(line)).collect::<Vec<_>>(),
-        [0, 1, 2, 3]
-    );
+    let seen = alerts.iter().map(|line| u64::from(number(line)));
+    assert!(seen.eq(0..queued), "{alerts:?}");
     assert!(
         told[0].ends_with(&format!(
-            "[feedgate@32473 count=\"6\" cause=\"the queue was full\"] \
-             feedgate: 6 alerts were not delivered to unix:{}: the queue was full",
+            "[feedgate@32473 count=\"{dropped}\" cause=\"the queue was full\"] \
+             feedgate: {dropped} alerts were not delivered to unix:{}: the queue was full",
             path.display()
         )),
         "{told:?}"
@@ -433,34 +433,30 @@ fn a_file_whose_folder_is_gone_keeps_alerts_waiting_and_says_why() {
     let folder = dir.path().join("log");
     fs::create_dir(&folder).unwrap();
     let path = folder.join("alerts.json");
-    let sinks = open(&json(&path), 2);
+    let sinks = open(&json(&path), 1);
     fs::remove_dir_all(&folder).unwrap();
     for n in 1..=3 {
         sinks.submit(&alert(n));
     }
     wait_for(&sinks, |stats| stats.last_error.is_some());
     let stats = &sinks.stats()[0];
-    assert_eq!((stats.sent, stats.queued, stats.dropped), (0, 2, 1));
+    assert_eq!((stats.sent, stats.queued, stats.dropped), (0, 3, 0));
     let said = stats.last_error.as_deref().unwrap();
     assert!(said.contains("No such file or directory"), "{said}");
     fs::create_dir(&folder).unwrap();
     let stats = &sinks.close(LIMIT)[0];
-    assert_eq!((stats.sent, stats.dropped), (2, 1));
+    assert_eq!((stats.sent, stats.dropped), (3, 0));
     let text = fs::read_to_string(&path).unwrap();
-    assert_eq!(text.lines().count(), 3, "two alerts and a count: {text}");
+    assert_eq!(text.lines().count(), 3, "{text}");
 }
 
 #[test]
-fn a_folder_that_is_missing_is_named() {
-    let error = Sinks::open(
-        &json(Path::new("/nonexistent/alerts.json")),
-        identity(),
-        None,
-    )
-    .unwrap_err();
+fn a_folder_that_cannot_be_made_is_named() {
+    let error =
+        Sinks::open(&json(Path::new("/dev/null/alerts.json")), identity(), None).unwrap_err();
     let text = error.to_string();
     assert!(
-        text.contains("/nonexistent/alerts.json") && text.contains("folder"),
+        text.contains("/dev/null/alerts.json") && text.contains("folder"),
         "{text}"
     );
 }
