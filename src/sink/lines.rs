@@ -201,10 +201,10 @@ mod tests {
             eprintln!("skipped: a file system of two pages needs root");
             return;
         }
+        let dir = tempfile::tempdir().unwrap();
         // Of this thread alone: the mount goes with it.
         let work = || {
             use nix::sched::{CloneFlags, unshare};
-            let dir = tempfile::tempdir().unwrap();
             unshare(CloneFlags::CLONE_NEWNS).unwrap();
             for arguments in [
                 &["--make-rprivate", "/"][..],
@@ -232,7 +232,7 @@ mod tests {
             file.append(&lines[1]).unwrap();
             assert_eq!(fs::read(&path).unwrap(), lines.concat());
         };
-        std::thread::spawn(work).join().unwrap();
+        std::thread::scope(|scope| scope.spawn(work).join()).unwrap();
     }
 
     #[test]
