@@ -10,7 +10,7 @@ use std::{
 };
 
 use feedgate::{
-    alert::{Alert, ecs, line},
+    alert::{Alert, Scan, ecs, line},
     attribution::{Capabilities, Grade, Source},
     config::{self, Level},
     feed::{Action, Direction, Severity},
@@ -252,7 +252,9 @@ fn every_field_of_the_json_event_is_named_and_no_other() {
     named.source.mac = None;
     named.source.container = Some("web".into());
     named.source.image = Some("busybox:1".into());
-    for alert in [single(), summary(), several, network, echo, named] {
+    let mut scan = summary();
+    scan.scan = Some(Scan::default());
+    for alert in [single(), summary(), several, network, echo, named, scan] {
         leaves("", &ecs::ecs(&alert, &observer), &mut written);
     }
     assert_eq!(first_cells("docs/alerts.md", "## The JSON file"), written);
@@ -314,6 +316,7 @@ fn single() -> Alert {
         },
         feeds: vec!["blocklist".parse().unwrap()],
         indicator: "203.0.113.7".parse().unwrap(),
+        scan: None,
         severity: Severity::Medium,
         policy: text("policy"),
         iface: text("eth0"),

@@ -14,7 +14,7 @@ use super::{tally::Tally, view::View};
 use crate::{
     alert::{
         Alert,
-        suppress::{Key, Outcome, Suppressor},
+        suppress::{Outcome, Suppressor, Told},
     },
     attribution::{Attributor, Clues, Source},
     config::Hook,
@@ -59,7 +59,7 @@ impl Path {
     /// Sends the alert, or counts it as a repeat, and counts the flow for status.
     pub(super) fn report(&self, alert: &Alert, now: Instant) {
         lock(&self.tally).count(alert, now);
-        let outcome = lock(&self.suppressor).observe(Key::of(alert), alert, now);
+        let outcome = lock(&self.suppressor).observe(alert, now);
         if outcome == Outcome::Send {
             self.sinks.load().submit(alert);
         }
@@ -84,18 +84,24 @@ impl Path {
         }
     }
 
-    /// Sends the summaries of windows that ended before `now`; all of them with `None`.
-    pub(super) fn summaries(&self, now: Option<Instant>) {
-        let ended = {
-            let mut suppressor = lock(&self.suppressor);
-            match now {
-                Some(now) => suppressor.expired(now),
-                None => suppressor.drain(),
-            }
-        };
+    /// Sends what the suppressor has to tell at `now`.
+    pub(super) fn summaries(&self, now: Instant) {
+        let told = lock(&self.suppressor).expired(now);
+        self.tell(told);
+    }
+
+    /// Sends the summaries, and the counts of what the rate limit held back.
+    pub(super) fn tell(&self, told: Told) {
         let sinks = self.sinks.load();
-        for summary in &ended {
+        for summary in &told.summaries {
             sinks.submit(summary);
+        }
+        let flows: u64 = told.held_back.iter().map(|row| row.count).sum();
+        if flows > 0 {
+            tracing::warn!("{flows} flows were over rate-limit; they are counted, not alerted");
+        }
+        for row in told.held_back {
+            sinks.held_back(row.count, row.what);
         }
     }
 }
@@ -193,6 +199,7 @@ fn alert(
         flow,
         feeds: decision.hit.feeds,
         indicator: decision.hit.indicator,
+        scan: None,
         severity: decision.hit.severity,
         policy: None,
         iface: index.and_then(links::name),

@@ -358,6 +358,7 @@ fn alert(flow: Flow, decision: Decision, source: Source) -> Alert {
         flow,
         feeds: decision.hit.feeds,
         indicator: decision.hit.indicator,
+        scan: None,
         severity: decision.hit.severity,
         policy: None,
         iface: None,

@@ -161,7 +161,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     let path = Arc::new(Path {
         view: view::View::default(),
         sinks: ArcSwap::from_pointee(Sinks::open(&config.alerts, start::identity())?),
-        suppressor: Mutex::new(Suppressor::new(config.alerts.suppress)),
+        suppressor: Mutex::new(Suppressor::new(start::policy(&config.alerts))),
         tally: Mutex::default(),
         counts: engine::Counts::default(),
         own_pid: std::process::id(),
@@ -292,7 +292,7 @@ async fn housekeeping(shared: &Arc<Shared>) {
     let mut ticks = 0u32;
     loop {
         tokio::select! {
-            _ = summaries.tick() => shared.path.summaries(Some(Instant::now())),
+            _ = summaries.tick() => shared.path.summaries(Instant::now()),
             _ = tick.tick() => {
                 ticks = ticks.wrapping_add(1);
                 // Away from this thread: signals and the control socket must not wait for a long load.
@@ -432,8 +432,9 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
         shared.path.sinks.load().reopen();
     } else {
         let sinks = Arc::new(Sinks::open(&new.alerts, start::identity())?);
-        shared.path.summaries(None);
-        *lock(&shared.path.suppressor) = Suppressor::new(new.alerts.suppress);
+        let policy = start::policy(&new.alerts);
+        let told = lock(&shared.path.suppressor).change(policy, Instant::now());
+        shared.path.tell(told);
         let old = shared.path.sinks.swap(sinks);
         tokio::task::spawn_blocking(move || old.close(FLUSH));
     }
@@ -501,7 +502,8 @@ fn shut_down(shared: &Shared, threads: start::Threads) {
     } else {
         elements::keep(shared, true);
     }
-    shared.path.summaries(None);
+    let told = lock(&shared.path.suppressor).drain(Instant::now());
+    shared.path.tell(told);
     for sink in shared.path.sinks.load().close(FLUSH) {
         if sink.dropped > 0 {
             tracing::warn!(

@@ -14,7 +14,7 @@ use caps::{CapSet, Capability};
 
 use super::{RunError, Shared, core::Core, engine::Engine, lastgood, live};
 use crate::{
-    alert::line::Identity,
+    alert::{line::Identity, suppress::Policy},
     attribution::{Attributor, Roots},
     config::{self, Config},
     host::addresses,
@@ -241,6 +241,15 @@ pub(super) fn keep_what_needs_a_restart(old: &Config, mut new: Config) -> Config
         new.attribution = old.attribution.clone();
     }
     new
+}
+
+/// When alerts are not sent one by one.
+pub(super) fn policy(alerts: &config::Alerts) -> Policy {
+    Policy {
+        window: alerts.suppress,
+        scan_after: alerts.scan_after,
+        rate_limit: alerts.rate_limit,
+    }
 }
 
 /// Who the alerts come from.
