@@ -10,7 +10,7 @@
 //!
 //! Pure modules know no operating system: [`prefix`], [`feed`], [`snapshot`], [`ruleset`],
 //! [`packet`], [`policy`], [`alert`], [`config`], [`netlink`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
-//! [`conntrack`], [`attribution`], [`sink`], [`store`], [`host`], [`control`]. Only [`daemon`] wires edges together.
+//! [`conntrack`], [`attribution`], [`sink`], [`store`], [`host`], [`control`], [`metrics`]. Only [`daemon`] wires edges together.
 //! `netlink_socket` and `route` are sockets that several of them use. `tests/structure.rs` holds this.
 
 pub mod alert;
@@ -25,6 +25,7 @@ pub mod demo;
 pub mod feed;
 pub mod fetch;
 pub mod host;
+pub mod metrics;
 pub mod netlink;
 mod netlink_socket;
 pub mod nft;

@@ -12,7 +12,7 @@ const PURE: [&str; 9] = [
 ];
 
 /// These talk to the operating system, each to its own part.
-const EDGES: [&str; 8] = [
+const EDGES: [&str; 9] = [
     "conntrack",
     "fetch",
     "nft",
@@ -21,13 +21,14 @@ const EDGES: [&str; 8] = [
     "sink",
     "host",
     "control",
+    "metrics",
 ];
 
 /// `crate::EDGE::` that a pure module may name nevertheless: values, not I/O.
 const VALUES: [&str; 1] = ["crate::attribution::"];
 
 /// Paths that reach the operating system.
-const SYSTEM: [&str; 19] = [
+const SYSTEM: [&str; 20] = [
     "std::fs",
     "std::os",
     "std::process",
@@ -43,6 +44,7 @@ const SYSTEM: [&str; 19] = [
     "nftnl",
     "nfq",
     "reqwest",
+    "hyper",
     "SystemTime::now",
     "Instant::now",
     "crate::netlink_socket",

@@ -39,7 +39,7 @@ const ROWS: &[Row] = &[
     on("nftables.mark-mask"),
     on("nftables.cut-mask"),
     on("nftables.deny-with"),
-    off("nftables.on-queue-full"),
+    on("nftables.on-queue-full"),
     on("exceptions.prefixes"),
     on("exceptions.files"),
     on("exceptions.own-addresses"),
@@ -116,7 +116,7 @@ const ROWS: &[Row] = &[
     off("alerts.syslog.ca-file"),
     off("alerts.syslog.cert-file"),
     off("alerts.syslog.key-file"),
-    off("metrics.listen"),
+    on("metrics.listen"),
     off("manifests.dir"),
 ];
 

@@ -10,7 +10,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::{tally::Tally, view::View};
+use super::{
+    meters::Meters,
+    pressure::{self, Kind, Pressure},
+    tally::Tally,
+    view::View,
+};
 use crate::{
     alert::{
         Alert,
@@ -33,6 +38,7 @@ pub(super) struct Path {
     pub(super) suppressor: Mutex<Suppressor>,
     pub(super) tally: Mutex<Tally>,
     pub(super) counts: Counts,
+    pub(super) meters: Meters,
     pub(super) own_pid: u32,
     /// The table was gone: the next search for live flows looks at all of them.
     pub(super) search_all: AtomicBool,
@@ -53,11 +59,19 @@ pub(super) struct Counts {
     pub(super) live: AtomicU64,
     /// Those of them that were cut.
     pub(super) cut: AtomicU64,
+    /// Flows whose source was not looked up, because the queue filled up.
+    pub(super) folded: AtomicU64,
+    /// Packets that the kernel denied without the daemon, as reported; also those of the time before
+    /// this daemon.
+    pub(super) unnamed_denied: AtomicU64,
+    /// The same for those that it passed.
+    pub(super) unnamed_passed: AtomicU64,
 }
 
 impl Path {
     /// Sends the alert, or counts it as a repeat, and counts the flow for status.
     pub(super) fn report(&self, alert: &Alert, now: Instant) {
+        self.meters.count(alert);
         lock(&self.tally).count(alert, now);
         let outcome = lock(&self.suppressor).observe(alert, now);
         if outcome == Outcome::Send {
@@ -67,20 +81,33 @@ impl Path {
 
     /// Tells that the kernel judged packets without the daemon.
     pub(super) fn report_unattributed(&self, denied: u64, passed: u64) {
-        for (count, what) in [
+        let counts = &self.counts;
+        for (count, sum, what) in [
             (
                 denied,
+                &counts.unnamed_denied,
                 "packets to denied addresses were dropped without attribution",
             ),
             (
                 passed,
+                &counts.unnamed_passed,
                 "packets to watched addresses were passed without attribution",
             ),
         ] {
+            sum.fetch_add(count, Ordering::Relaxed);
             if count > 0 {
                 tracing::warn!("{count} {what} (daemon stopped, overloaded, or starting)");
                 self.sinks.load().report(count, what);
             }
+        }
+    }
+
+    /// Tells that full queues dropped packets: `on-queue-full` says so.
+    pub(super) fn report_dropped(&self, count: u64) {
+        let what = "packets were dropped without attribution, since the queue was full";
+        if count > 0 {
+            tracing::warn!("{count} {what}");
+            self.sinks.load().report(count, what);
         }
     }
 
@@ -116,20 +143,28 @@ pub(super) struct Engine {
     path: Arc<Path>,
     attributor: Attributor,
     wires: Wires,
+    pressure: Pressure,
 }
 
 impl Engine {
-    pub(super) fn new(path: Arc<Path>, attributor: Attributor) -> Self {
+    pub(super) fn new(path: Arc<Path>, attributor: Attributor, pressure: Pressure) -> Self {
         Self {
             path,
             attributor,
             wires: Wires::new(),
+            pressure,
         }
     }
 
     /// Answers for one packet; its alert is handed on before this returns.
     pub(super) fn judge(&mut self, packet: &Held<'_>) -> Answer {
         let start = Instant::now();
+        let answer = self.answer(packet, start);
+        self.path.meters.verdict.observe(start.elapsed());
+        answer
+    }
+
+    fn answer(&mut self, packet: &Held<'_>, start: Instant) -> Answer {
         let path = Arc::clone(&self.path);
         let counts = &path.counts;
         counts.packets.fetch_add(1, Ordering::Relaxed);
@@ -141,7 +176,13 @@ impl Engine {
             counts.unmatched.fetch_add(1, Ordering::Relaxed);
             return Answer::Pass;
         };
-        let source = self.attribute(packet, &flow, decision.direction);
+        let kind = || Kind::of(packet, &flow, &decision);
+        let source = if self.pressure.folds(kind, start) {
+            counts.folded.fetch_add(1, Ordering::Relaxed);
+            self.attributor.unasked(&clues(packet), pressure::CAUSE)
+        } else {
+            self.attribute(packet, &flow, decision.direction)
+        };
         // The daemon must reach its feeds and logs whatever they list.
         if source.pid == Some(path.own_pid) && packet.hook == Hook::Output {
             counts.own.fetch_add(1, Ordering::Relaxed);
@@ -157,13 +198,7 @@ impl Engine {
     }
 
     fn attribute(&mut self, packet: &Held<'_>, flow: &Flow, direction: Direction) -> Source {
-        let mut clues = Clues {
-            uid: packet.uid,
-            indev: packet.indev,
-            outdev: packet.outdev,
-            mac: packet.mac,
-            peer: None,
-        };
+        let mut clues = clues(packet);
         if packet.hook != Hook::Forward {
             return self.attributor.local(flow, direction, &clues);
         }
@@ -177,6 +212,16 @@ impl Engine {
         }
         clues.peer = device.and_then(|device| self.wires.peer(device, clues.mac));
         self.attributor.forwarded(flow, direction, &clues)
+    }
+}
+
+fn clues(packet: &Held<'_>) -> Clues {
+    Clues {
+        uid: packet.uid,
+        indev: packet.indev,
+        outdev: packet.outdev,
+        mac: packet.mac,
+        peer: None,
     }
 }
 

@@ -6,6 +6,7 @@
 mod core;
 mod elements;
 mod engine;
+mod exposition;
 mod flows;
 mod glance;
 mod handler;
@@ -14,7 +15,10 @@ mod include;
 mod intake;
 mod lastgood;
 mod live;
+mod meters;
+mod pressure;
 mod pulls;
+mod serving;
 mod start;
 mod status;
 mod tally;
@@ -124,6 +128,8 @@ struct Shared {
     /// A first pull has ended.
     progress: Notify,
     pulls: Mutex<pulls::Tasks>,
+    /// Where metrics are served.
+    listening: Mutex<serving::Listening>,
     /// Set by `down`: the table is to go.
     down: AtomicBool,
     stop: mpsc::Sender<()>,
@@ -164,6 +170,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         suppressor: Mutex::new(Suppressor::new(start::policy(&config.alerts))),
         tally: Mutex::default(),
         counts: engine::Counts::default(),
+        meters: meters::Meters::default(),
         own_pid: std::process::id(),
         search_all: AtomicBool::new(false),
     });
@@ -181,12 +188,14 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         started: SystemTime::now(),
         progress: Notify::new(),
         pulls: Mutex::default(),
+        listening: Mutex::default(),
         down: AtomicBool::new(false),
         stop,
         failure: Mutex::default(),
     });
     let answering = answer_clients(&shared, Arc::clone(&server));
     let config = lock(&shared.core).config.clone();
+    serving::restart(&shared, config.metrics.listen);
     let exceptions = find_exceptions(&shared, &config).await;
     {
         let mut core = lock(&shared.core);
@@ -439,6 +448,7 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
         tokio::task::spawn_blocking(move || old.close(FLUSH));
     }
     shared.client.store(Arc::new(client));
+    serving::restart(shared, new.metrics.listen);
     let rules_change = old.nftables != new.nftables;
     let exceptions = find_exceptions(shared, &new).await;
     let blocking = Arc::clone(shared);
@@ -476,9 +486,10 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
 }
 
 /// Stops asking, answers what is held, sends what is queued. Deny sets stay in force, unless `down` was asked for.
-fn shut_down(shared: &Shared, threads: start::Threads) {
+fn shut_down(shared: &Arc<Shared>, threads: start::Threads) {
     notify(&[NotifyState::Stopping]);
     lock(&shared.pulls).abort();
+    serving::restart(shared, None);
     let down = shared.down.load(Ordering::Relaxed);
     {
         let mut core = lock(&shared.core);

@@ -12,7 +12,9 @@ use std::{
 
 use caps::{CapSet, Capability};
 
-use super::{RunError, Shared, core::Core, engine::Engine, lastgood, live};
+use super::{
+    RunError, Shared, core::Core, engine::Engine, lastgood, live, pressure::Pressure, status,
+};
 use crate::{
     alert::{line::Identity, suppress::Policy},
     attribution::{Attributor, Roots},
@@ -89,7 +91,7 @@ pub(super) fn open_kernel(config: &Config) -> Result<(Kernel, Vec<Queue>), RunEr
     // First of all netlink sockets: each queue looks for its own among the new ones.
     let queues: Result<Vec<Queue>, QueueError> = (0..nftables.queue_count)
         .filter_map(|i| nftables.queue_first.checked_add(i))
-        .map(|number| Queue::open(number, nftables.queue_max_len))
+        .map(|number| Queue::open(number, nftables.queue_max_len, nftables.on_queue_full))
         .collect();
     let kernel = Kernel::open(Options::new(nftables))?;
     if let TableState::Foreign(why) = kernel.table_state()? {
@@ -222,6 +224,7 @@ pub(super) fn keep_what_needs_a_restart(old: &Config, mut new: Config) -> Config
             n.queue_first,
             n.queue_count,
             n.queue_max_len,
+            n.on_queue_full,
             n.mark_mask,
         )
     };
@@ -272,11 +275,12 @@ pub(super) struct Threads {
 
 impl Threads {
     pub(super) fn spawn(shared: &Arc<Shared>, queues: Vec<Queue>) -> Result<Self, RunError> {
-        let (options, attribution) = {
+        let (options, attribution, max_len) = {
             let core = super::lock(&shared.core);
             (
                 core.kernel.options().clone(),
                 core.config.attribution.clone(),
+                core.config.nftables.queue_max_len,
             )
         };
         let marks = MarkBits {
@@ -290,7 +294,8 @@ impl Threads {
             let number = queue.number();
             let attributor = Attributor::new(&Roots::default(), attribution.timeout)?
                 .with_clients(&attribution.clients);
-            let mut engine = Engine::new(Arc::clone(&shared.path), attributor);
+            let pressure = Pressure::new(status::QUEUES.into(), number, max_len);
+            let mut engine = Engine::new(Arc::clone(&shared.path), attributor, pressure);
             let (stop, quit, failed) = (Arc::clone(&stop), shared.stop.clone(), Arc::clone(shared));
             let work = move || {
                 let judge = |packet: &crate::queue::Held<'_>| -> Answer { engine.judge(packet) };
