@@ -30,7 +30,7 @@ use crate::{
         data, median, namespace,
         process::{helper, run, values},
         ratio,
-        table::Row,
+        table::{Row, Target},
     },
     kernel::options,
     load::serve,
@@ -63,16 +63,22 @@ fn connects() -> Vec<Row> {
         .map(|_| values(&run(&mut helper("flows")).output))
         .collect();
     let of = |key: &str| -> Vec<f64> { rounds.iter().map(|round| round[key]).collect() };
-    let rate = |name: &str, ours: &str, null: &str| {
+    let rate = |name: &str, ours: &str, null: &str, least: u32| {
         let text = |key: &str| format!("{:.0}/s", median(&of(key)));
         let compared = ratio(&of(ours), &of(null));
-        Row::ratio(
+        let row = Row::ratio(
             name,
             text(ours),
             format!("{} null queue", text(null)),
             compared,
             None,
-        )
+        );
+        // The more, the better.
+        Row {
+            compared: (row.compared.0, -median(&of(ours))),
+            target: (Target::AtMost(-f64::from(least)), format!(">= {least}/s")),
+            ..row
+        }
     };
     let text = |key: &str| format!("{:.1} us", median(&of(key)));
     vec![
@@ -80,8 +86,9 @@ fn connects() -> Vec<Row> {
             "new TCP flows, each process named, one loop",
             "ours-rate",
             "null-rate",
+            20_000,
         ),
-        rate("the same, two loops", "ours-two", "null-two"),
+        rate("the same, two loops", "ours-two", "null-two", 25_000),
         Row::ratio(
             "p50 of such a connect",
             text("ours-p50"),

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Pure modules know no operating system: [`prefix`], [`feed`], [`snapshot`], [`ruleset`],
-//! [`packet`], [`policy`], [`alert`], [`config`], [`netlink`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
+//! [`packet`], [`policy`], [`alert`], [`flowlog`], [`config`], [`netlink`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
 //! [`conntrack`], [`attribution`], [`sink`], [`store`], [`host`], [`control`], [`metrics`]. Only [`daemon`] wires edges together.
 //! `netlink_socket` and `route` are sockets that several of them use. `tests/structure.rs` holds this.
 
@@ -24,6 +24,7 @@ pub mod daemon;
 pub mod demo;
 pub mod feed;
 pub mod fetch;
+pub mod flowlog;
 pub mod host;
 pub mod metrics;
 pub mod netlink;

@@ -10,10 +10,11 @@ use std::{
 };
 
 use feedgate::{
-    alert::{Alert, Scan, ecs, line},
+    alert::{Alert, Scan, ecs, eve, line, ocsf},
     attribution::{Capabilities, Grade, Source},
     config::{self, Level},
     feed::{Action, Direction, Severity},
+    flowlog,
     packet::{Flow, Protocol, Transport},
 };
 
@@ -230,11 +231,34 @@ fn every_key_of_the_alert_line_is_explained_and_no_other() {
 
 #[test]
 fn every_field_of_the_json_event_is_named_and_no_other() {
+    every_field("## The JSON file", ecs::ecs);
+}
+
+#[test]
+fn every_field_of_the_eve_event_is_named_and_no_other() {
+    every_field("## EVE", eve::eve);
+}
+
+#[test]
+fn every_attribute_of_the_ocsf_finding_is_named_and_no_other() {
+    every_field("## OCSF", ocsf::ocsf);
+}
+
+/// The fields that `render` writes are those of the table below `heading`.
+fn every_field(heading: &str, render: fn(&Alert, &ecs::Observer) -> serde_json::Value) {
     let observer = ecs::Observer {
         hostname: "gateway".into(),
         version: "0".into(),
     };
     let mut written = BTreeSet::new();
+    for alert in all_kinds() {
+        leaves("", &render(&alert, &observer), &mut written);
+    }
+    assert_eq!(first_cells("docs/alerts.md", heading), written);
+}
+
+/// Alerts that have every field between them.
+fn all_kinds() -> Vec<Alert> {
     let mut several = single();
     several.feeds.push("other".parse().unwrap());
     several.indicator = "203.0.113.7:443".parse().unwrap();
@@ -253,11 +277,11 @@ fn every_field_of_the_json_event_is_named_and_no_other() {
     named.source.container = Some("web".into());
     named.source.image = Some("busybox:1".into());
     let mut scan = summary();
-    scan.scan = Some(Scan::default());
-    for alert in [single(), summary(), several, network, echo, named, scan] {
-        leaves("", &ecs::ecs(&alert, &observer), &mut written);
-    }
-    assert_eq!(first_cells("docs/alerts.md", "## The JSON file"), written);
+    scan.scan = Some(Scan {
+        further: vec!["203.0.113.8".parse().unwrap()],
+        more: false,
+    });
+    vec![single(), summary(), several, network, echo, named, scan]
 }
 
 /// Paths of all values that are no objects; those in lists of objects end in `[]`.
@@ -347,6 +371,7 @@ fn single() -> Alert {
             namespace: text("default"),
             mac: text("00:00:5e:00:53:01"),
             client: text("printer"),
+            meant: None,
         },
         nat_dst: Some(("198.51.100.7".parse().unwrap(), Some(8443))),
         count: 1,
@@ -363,6 +388,69 @@ fn summary() -> Alert {
         window,
         ..single()
     }
+}
+
+// ---- docs/flow-log.md ----
+
+#[test]
+fn every_field_of_the_flow_log_is_explained_at_its_levels_and_no_other() {
+    let mut documented = BTreeMap::new();
+    for line in document("docs/flow-log.md").lines() {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        if let [field, _, _, _, levels @ ..] = &cells[..]
+            && let (Some(field), 3) = (ticked(field), levels.len())
+        {
+            let levels: Vec<bool> = levels.iter().map(|cell| *cell == "yes").collect();
+            documented.insert(field.to_owned(), levels);
+        }
+    }
+    let mut written: BTreeMap<String, Vec<bool>> = BTreeMap::new();
+    for level in 0u8..3 {
+        for field in flow_fields(level) {
+            let levels = written.entry(field).or_insert_with(|| vec![false; 3]);
+            levels[usize::from(level)] = true;
+        }
+    }
+    assert_eq!(documented, written);
+}
+
+/// The fields of all kinds of lines of a level.
+fn flow_fields(level: u8) -> BTreeSet<String> {
+    let mut lines = vec![flowlog::lost(1, "why", SystemTime::UNIX_EPOCH)];
+    let mut unknown = single();
+    unknown.source = Source::default();
+    for max in [0, 9] {
+        let mut sums = flowlog::Aggregator::with_capacity(level.into(), max);
+        for alert in [single(), unknown.clone()] {
+            for traffic in [None, Some(flowlog::Traffic::default())] {
+                let ended = flowlog::Ended {
+                    alert: Box::new(alert.clone()),
+                    end: SystemTime::UNIX_EPOCH,
+                    traffic,
+                    reason: flowlog::Reason::Ended,
+                };
+                lines.extend(sums.add(ended));
+            }
+        }
+        lines.extend(sums.flush());
+    }
+    let mut fields = BTreeSet::new();
+    for line in lines {
+        let line: serde_json::Value = serde_json::from_str(&line.text).unwrap();
+        fields.extend(line.as_object().unwrap().keys().cloned());
+    }
+    fields
+}
+
+#[test]
+fn every_end_of_a_flow_is_explained_and_no_other() {
+    use flowlog::Reason::{Cut, Denied, Ended, Full, Gone, Stopped};
+    let text = document("docs/flow-log.md");
+    let table = text.split_once("| `end_reason` | means |").unwrap().1;
+    let table = table.split("\n\n").next().unwrap();
+    let reasons =
+        [Denied, Cut, Ended, Gone, Stopped, Full].map(|reason| reason.as_str().to_owned());
+    assert_eq!(cells(table), reasons.into_iter().collect());
 }
 
 // ---- docs/ruleset.md, and every example ----

@@ -409,6 +409,8 @@ fn format_19_ipsum() {
     // The levels of the same list have no scores.
     let refusal = pull("cins.txt", &feed).unwrap_err();
     assert!(matches!(refusal, Refusal::Garbage { .. }), "{refusal}");
+    (feed.min_score, feed.deny_score) = (Some(0), None);
+    assert_eq!(pull("cins.txt", &feed).unwrap().count(), 3);
 }
 
 #[test]
@@ -422,6 +424,8 @@ fn a_pushed_document() {
     )
     .unwrap();
     assert_eq!(shown(&parsed), ["192.0.2.1", "2001:db8::/32"]);
+    let marked = "\u{feff}{\"ips\": [\"192.0.2.1\"]}".as_bytes();
+    assert_eq!(read(marked, &feed, now(), None).unwrap().count(), 1);
     let mut pulled = feed;
     pulled.url = "https://example.org/".parse().ok();
     assert!(read(br#"{"ips": ["192.0.2.1"]}"#, &pulled, now(), None).is_err());

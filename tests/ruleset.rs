@@ -255,6 +255,41 @@ fn elements_arrive_whole_and_deltas_change_them() {
     });
 }
 
+/// Emptied at once, and filled: what hardly anything stays of.
+#[test]
+fn a_large_set_whose_elements_are_all_others_is_replaced() {
+    in_namespace(|| {
+        let nets = |from: u32, count: u32| -> Vec<String> {
+            let net = |i| format!("{}/30", std::net::Ipv4Addr::from(from + 8 * i));
+            (0..count).map(net).collect()
+        };
+        // Of 12,000 networks ten stay.
+        let lists = [
+            nets(0x2000_0000, 12_000),
+            nets(0x2000_0000 + 8 * 11_990, 12_000),
+        ];
+        let [old, new] = lists.each_ref().map(|list| {
+            let lines: Vec<&str> = list.iter().map(String::as_str).collect();
+            snapshot(&[("d", Action::Deny, Scope::Both, &lines)])
+        });
+        let kernel = kernel();
+        kernel.install(&old.sets).unwrap();
+        let delta = Delta::between(&old.sets, &new.sets).unwrap();
+        let changes: Vec<_> = delta.changed.values().collect();
+        assert!(changes.iter().any(|change| Delta::replaces(change, 12_000)));
+        kernel.apply(&delta, &new.sets).unwrap();
+        assert!(kernel.is_whole(&new.sets).unwrap());
+        let holds = |net: &str| {
+            let element = format!("{{ {net} }}");
+            let set = ["get", "element", "inet", "feedgate", "deny_nets4", &element];
+            nft(&set, "").0
+        };
+        let last = |list: &[String]| list.last().unwrap().clone();
+        assert!(!holds(&lists[0][0]) && holds(&last(&lists[0])));
+        assert!(holds(&lists[1][0]) && holds(&last(&lists[1])));
+    });
+}
+
 #[test]
 fn a_foreign_table_is_left_untouched() {
     in_namespace(|| {

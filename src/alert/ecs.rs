@@ -346,20 +346,23 @@ fn user(alert: &Alert) -> Option<Value> {
 }
 
 /// One field holds the container's name or its ID: 64 hexadecimal digits, or 12 of them, is an ID.
-fn container(alert: &Alert) -> Option<Value> {
-    let container = alert.source.container.as_deref();
+pub(super) fn container_id_or_name(source: &Source) -> (Option<&str>, Option<&str>) {
+    let container = source.container.as_deref();
     let is_id = container.is_some_and(|text| {
         matches!(text.len(), 12 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit())
     });
-    let container = container.map(Value::from);
-    let (id, name) = if is_id {
+    if is_id {
         (container, None)
     } else {
         (None, container)
-    };
+    }
+}
+
+fn container(alert: &Alert) -> Option<Value> {
+    let (id, name) = container_id_or_name(&alert.source);
     object([
-        ("id", id),
-        ("name", name),
+        ("id", id.map(Value::from)),
+        ("name", name.map(Value::from)),
         ("image", alert.source.image.as_deref().and_then(image)),
     ])
 }
@@ -448,12 +451,12 @@ fn mac(text: &str) -> Option<Value> {
     good.then(|| text.replace(':', "-").to_ascii_uppercase().into())
 }
 
-fn text(value: &Option<String>) -> Option<Value> {
+pub(super) fn text(value: &Option<String>) -> Option<Value> {
     value.as_deref().map(Value::from)
 }
 
 /// The fields that are known; `None` when none is.
-fn object<const N: usize>(fields: [(&str, Option<Value>); N]) -> Option<Value> {
+pub(super) fn object<const N: usize>(fields: [(&str, Option<Value>); N]) -> Option<Value> {
     let map: Map<String, Value> = fields
         .into_iter()
         .filter_map(|(name, value)| Some((name.to_owned(), value?)))

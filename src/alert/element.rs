@@ -65,6 +65,34 @@ pub(crate) fn element(alert: &Alert, room: usize) -> String {
     params.close(room)
 }
 
+/// Keys and values of the element, unescaped; none is dropped.
+pub(crate) fn pairs(alert: &Alert) -> Vec<(&'static str, String)> {
+    let mut params = Params::default();
+    what(&mut params, alert);
+    flow(&mut params, alert);
+    who(&mut params, alert);
+    rest(&mut params, alert);
+    let value = |span: &Span| {
+        let text = params.text.get(span.start..span.end).unwrap_or_default();
+        let text = text.split_once("=\"").map_or("", |(_, value)| value);
+        unescape(text.strip_suffix('"').unwrap_or(text))
+    };
+    params
+        .spans
+        .iter()
+        .map(|span| (span.key, value(span)))
+        .collect()
+}
+
+fn unescape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        out.extend(if c == '\\' { chars.next() } else { Some(c) });
+    }
+    out
+}
+
 /// The element of a loss report: how many alerts, and why.
 pub(crate) fn loss_element(count: u64, cause: &str) -> String {
     let mut params = Params::default();
@@ -143,7 +171,7 @@ fn who(params: &mut Params, alert: &Alert) {
 }
 
 /// With the kernel's own word behind a file that is gone.
-fn exe(source: &Source) -> Option<Cow<'_, str>> {
+pub(crate) fn exe(source: &Source) -> Option<Cow<'_, str>> {
     let exe = source.exe.as_deref()?;
     Some(if source.exe_deleted {
         format!("{exe} (deleted)").into()
@@ -166,7 +194,7 @@ fn rest(params: &mut Params, alert: &Alert) {
 }
 
 /// Feed names with commas between; cut between two names, a cut ends in `,...`.
-struct Feeds<'a>(&'a Alert);
+pub(crate) struct Feeds<'a>(pub(crate) &'a Alert);
 
 impl fmt::Display for Feeds<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -187,7 +215,7 @@ impl fmt::Display for Feeds<'_> {
 }
 
 /// The indicator; of a scan all with commas between, cut between two; a cut ends in `,...`.
-fn indicators(alert: &Alert) -> String {
+pub(super) fn indicators(alert: &Alert) -> String {
     let mut out = alert.indicator.to_string();
     let Some(scan) = &alert.scan else { return out };
     let mut more = scan.more;

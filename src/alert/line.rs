@@ -1,5 +1,5 @@
 //! One syslog line: header, structured data, sentence; in the form of RFC 5424 or the older local
-//! form that RFC 3164 describes.
+//! form that RFC 3164 describes. Or a CEF event behind such a header, or fields for journald.
 //!
 //! No byte order mark: RFC 5424 asks for one before text that is UTF-8 (section 6.4), and the
 //! sentence is ASCII. Names with other letters are in the structured data, which is always UTF-8.
@@ -22,8 +22,9 @@ use syslog::{Facility, Severity};
 use time::UtcOffset;
 
 use super::{
-    Alert,
+    Alert, cef,
     element::{Rfc3339, element, loss_element, utc},
+    journal,
     sentence::sentence,
 };
 use crate::feed::{self, Action};
@@ -55,6 +56,12 @@ pub enum Form {
     Local,
     /// [`Form::Local`] with the host's name before the tag, for the network (RFC 3164 section 4.1).
     Rfc3164,
+    /// `<PRI>Mmm dd hh:mm:ss host CEF:0|...`, local time, no tag: as the format's document has it.
+    Cef,
+    /// [`Form::Cef`] without the host, for a local socket, whose reader adds it.
+    LocalCef,
+    /// Fields of journald's native protocol.
+    Journal,
 }
 
 /// What a line tells.
@@ -95,8 +102,18 @@ pub enum LossKind {
 }
 
 impl LossKind {
+    /// What it is, in words.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Undelivered => "Alerts were not delivered",
+            Self::Unattributed => "Packets without attribution",
+            Self::Unprotected => "The table was not whole",
+            Self::HeldBack => "Flows over the rate limit",
+        }
+    }
+
     /// MSGID of the line.
-    fn msgid(self) -> &'static str {
+    pub(crate) fn msgid(self) -> &'static str {
         match self {
             Self::Undelivered => "LOST",
             Self::Unattributed => "UNATTRIBUTED",
@@ -132,10 +149,23 @@ impl Layout {
     ) -> String {
         let mut out = String::with_capacity(1024);
         let priority = self.facility as u8 | severity as u8;
+        if self.form == Form::Journal {
+            journal::push(&mut out, event, severity, self.facility, &self.identity);
+            return out;
+        }
         let _ = write!(out, "<{priority}>"); // writing to a String cannot fail
         match self.form {
-            Form::Rfc5424 => self.header_5424(&mut out, event),
-            Form::Local | Form::Rfc3164 => self.header_3164(&mut out, event, offset),
+            Form::Rfc5424 | Form::Journal => self.header_5424(&mut out, event),
+            Form::Local | Form::Rfc3164 => {
+                self.time_and_host(&mut out, event, offset);
+                name(&mut out, &self.identity.app, 32);
+                let _ = write!(out, "[{}]: ", self.identity.pid);
+            }
+            Form::Cef | Form::LocalCef => {
+                self.time_and_host(&mut out, event, offset);
+                cef::push(&mut out, event, &self.identity.hostname, limit);
+                return out;
+            }
         }
         body(&mut out, event, limit);
         out
@@ -153,7 +183,7 @@ impl Layout {
         let _ = write!(out, " {} {msgid} ", self.identity.pid);
     }
 
-    fn header_3164(&self, out: &mut String, event: Event<'_>, offset: UtcOffset) {
+    fn time_and_host(&self, out: &mut String, event: Event<'_>, offset: UtcOffset) {
         let time = match event {
             Event::Alert(alert) => alert.time,
             Event::Lost(loss) => loss.time,
@@ -169,12 +199,10 @@ impl Layout {
             t.minute(),
             t.second()
         );
-        if self.form == Form::Rfc3164 {
+        if matches!(self.form, Form::Rfc3164 | Form::Cef) {
             name(out, &self.identity.hostname, 255);
             out.push(' ');
         }
-        name(out, &self.identity.app, 32);
-        let _ = write!(out, "[{}]: ", self.identity.pid);
     }
 }
 

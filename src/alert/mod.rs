@@ -2,15 +2,22 @@
 //!
 //! Does not send anything ([`crate::sink`]).
 
+mod cef;
 mod community;
 pub mod ecs;
 mod element;
+pub mod eve;
+mod journal;
 pub mod line;
+pub mod ocsf;
+#[cfg(test)]
+mod schema_tests;
 mod sentence;
 pub mod suppress;
 mod text;
 
 pub use community::community_id;
+pub(crate) use element::Rfc3339;
 
 use std::{
     net::IpAddr,
@@ -34,7 +41,7 @@ pub struct Alert {
     pub action: Action,
     /// Which address matched: destination (egress) or source (ingress).
     pub direction: Direction,
-    /// The flow.
+    /// The flow as the feed matched it: destination after, source before translation by NAT.
     pub flow: Flow,
     /// Every feed that lists the address, sorted.
     pub feeds: Vec<FeedName>,
@@ -50,7 +57,7 @@ pub struct Alert {
     pub iface: Option<String>,
     /// Who did it.
     pub source: Source,
-    /// Addresses and ports after NAT, where they differ.
+    /// The destination before NAT changed it to that of `flow`, where it is known: what the sender meant.
     pub nat_dst: Option<(IpAddr, Option<u16>)>,
     /// Flows this alert stands for: 1, or more in a summary of suppressed repeats.
     pub count: u64,

@@ -129,6 +129,16 @@ impl Attributor {
         source
     }
 
+    /// Ends a TCP connection of this host, so that its process learns of it at once; `Ok(false)` when no
+    /// socket has the flow.
+    ///
+    /// # Errors
+    /// In words, where the kernel refuses (built without CONFIG_INET_DIAG_DESTROY).
+    pub fn end_connection(&mut self, flow: &Flow, direction: Direction) -> Result<bool, String> {
+        let question = self.question(flow, direction, None, 0);
+        self.finder.destroy(&question)
+    }
+
     fn question<'a>(
         &self,
         flow: &'a Flow,
@@ -231,6 +241,7 @@ impl Attributor {
             grade,
             method,
             cause,
+            meant,
         } = found;
         let deadline = question.deadline;
         let path = socket.cgroup.and_then(|id| self.cgroups.path(id, deadline));
@@ -246,6 +257,7 @@ impl Attributor {
             method: Some(method),
             cause,
             uid: Some(socket.uid),
+            meant,
             ..Source::default()
         };
         let mut cgroup = path;

@@ -26,6 +26,8 @@ pub(super) struct Found {
     pub(super) grade: Grade,
     pub(super) method: &'static str,
     pub(super) cause: Option<String>,
+    /// Where the socket is connected to, when the packet goes elsewhere.
+    pub(super) meant: Option<SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +99,16 @@ impl Finder {
         }
     }
 
+    /// Ends the TCP connection of a flow; `Ok(false)` when no socket has it.
+    pub(super) fn destroy(&mut self, question: &Question<'_>) -> Result<bool, Cause> {
+        let ends = ends(question.flow, question.direction);
+        match self.diag.destroy(ends, question.deadline) {
+            Ok(ended) => Ok(ended),
+            Err(Failure::Timeout) => Err(question.timed_out()),
+            Err(Failure::Kernel(errno)) => Err(format!("SOCK_DESTROY: {errno}")),
+        }
+    }
+
     fn find_by_ports(&mut self, question: &Question<'_>, ends: Ends) -> Result<Found, Cause> {
         let proto = question.flow.proto;
         let failure = match self.find_exactly(question, ends) {
@@ -118,13 +130,18 @@ impl Finder {
         if !writers.is_empty() && !proc_net::has_table(proto) {
             return only_candidate(writers, RAW, question.uid, || no_socket(question, failure));
         }
-        only_candidate(rows, "local-end", question.uid, || {
+        let found = only_candidate(rows, "local-end", question.uid, || {
             let none = no_socket(question, failure);
             if writers.is_empty() {
                 none
             } else {
                 format!("{none}; or a raw socket of this user wrote the packet")
             }
+        });
+        found.map(|found| Found {
+            // A listener takes what comes, whatever NAT made of it, and does not know.
+            meant: found.meant.filter(|end| sends && *end != ends.remote),
+            ..found
         })
     }
 
@@ -256,6 +273,7 @@ fn exact(answer: Answer, method: &'static str) -> Found {
         grade: Grade::Exact,
         method,
         cause: None,
+        meant: None,
     }
 }
 
@@ -290,6 +308,7 @@ fn only_candidate(
             grade: Grade::Likely,
             method,
             cause: None,
+            meant: Some(row.ends.remote).filter(|end| end.port() != 0),
         }),
         many => Err(format!(
             "{} sockets may be its source, none by the whole flow",

@@ -24,6 +24,10 @@ const MAX_RECENT: usize = 32;
 const MAX_GUESSES: usize = 8;
 /// Of those, how many have all their descriptors read before the cgroup's processes are listed.
 const MAX_RESCANS: usize = 4;
+/// Descriptors remembered of each.
+const MAX_EARLIER: usize = 4;
+/// Descriptors tried next to the last one, when none of those is it.
+const NEAR: [i32; 5] = [2, -1, -2, 3, -3];
 /// Files read between two looks at the clock.
 const LINKS_PER_CHECK: usize = 64;
 
@@ -55,7 +59,10 @@ struct Recent {
     cgroup: Option<u64>,
     /// With a table of open files of its own.
     thread: Option<u32>,
+    /// The descriptor it had last.
     fd: u32,
+    /// Others that it had before, the last one first.
+    earlier: VecDeque<u32>,
     /// Processes it may share sockets with, as of a count of forks.
     family: Option<(u64, Vec<Relative>)>,
 }
@@ -151,7 +158,7 @@ impl Holders {
         let sharers = self.relatives.sharers(
             &holder.handle,
             family.unwrap_or_default(),
-            holder.fd,
+            (holder.thread.unwrap_or(holder.handle.pid()), holder.fd),
             &goal.target,
             goal.deadline,
         );
@@ -190,8 +197,8 @@ impl Holders {
         Ok(None)
     }
 
-    /// The descriptors next to the last one: a process that opens one connection after the other
-    /// gets the same number, or the next.
+    /// The descriptors next to the last one and those it had before: a process that opens one connection
+    /// after the other gets the same number, or the next; one with several at once takes turns.
     fn guess(&mut self, goal: &Goal) -> Option<Process> {
         let mut at = 0;
         let mut guesses = 0;
@@ -204,20 +211,26 @@ impl Holders {
                 return None;
             }
             guesses += 1;
-            let mut near = [0, 1, 2]
-                .map(|step| recent.fd.saturating_add(step))
-                .into_iter();
-            let hit = near.find(|&fd| {
+            let next = recent.fd.saturating_add(1);
+            let near = NEAR
+                .iter()
+                .filter_map(|&step| recent.fd.checked_add_signed(step));
+            let mut likely = [recent.fd, next]
+                .into_iter()
+                .chain(recent.earlier.iter().copied().filter(|&fd| fd != next))
+                .chain(near);
+            let hit = likely.find(|&fd| {
                 let link = link(recent.thread, fd);
                 recent.handle.leads_to(&link, &goal.target)
             });
             let process = hit.and_then(|_| recent.handle.describe(Instant::now()));
             if process.is_some() || recent.handle.comm().is_none() {
-                let found = self.recent.remove(at)?;
+                let mut found = self.recent.remove(at)?;
                 let Some(fd) = hit.filter(|_| process.is_some()) else {
                     continue; // it has ended
                 };
-                self.recent.push_front(Recent { fd, ..found });
+                found.had(fd);
+                self.recent.push_front(found);
                 return process;
             }
             at += 1;
@@ -265,15 +278,23 @@ impl Holders {
             return None;
         }
         let process = handle.describe(Instant::now())?;
-        self.recent.retain(|recent| recent.handle.pid() != pid);
+        let known = self.recent.iter().position(|r| r.handle.pid() == pid);
+        let earlier = known.and_then(|at| self.recent.remove(at));
         self.recent.truncate(MAX_RECENT - 1);
-        self.recent.push_front(Recent {
+        let mut recent = Recent {
             handle,
             cgroup: goal.cgroup,
             thread,
             fd,
+            earlier: VecDeque::new(),
             family: None,
-        });
+        };
+        if let Some(before) = earlier.filter(|before| before.thread == thread) {
+            recent.earlier = before.earlier;
+            recent.fd = before.fd;
+            recent.had(fd);
+        }
+        self.recent.push_front(recent);
         Some(process)
     }
 
@@ -302,6 +323,19 @@ impl Holders {
         let mut pids = numbers(&self.proc).unwrap_or_default();
         pids.sort_unstable_by(|a, b| b.cmp(a));
         pids
+    }
+}
+
+impl Recent {
+    /// Remembers that descriptor `fd` was the one this time.
+    fn had(&mut self, fd: u32) {
+        if fd == self.fd {
+            return;
+        }
+        self.earlier.retain(|&earlier| earlier != fd);
+        self.earlier.push_front(self.fd);
+        self.earlier.truncate(MAX_EARLIER);
+        self.fd = fd;
     }
 }
 
@@ -462,6 +496,26 @@ mod tests {
             panic!("not found");
         };
         assert_eq!(process.start, 6);
+    }
+
+    #[test]
+    fn descriptors_that_take_turns_are_guessed() {
+        let fixture = Fixture::new();
+        fixture.process(P, 5);
+        for (fd, inode) in [(3, 10), (40, 11), (80, 12), (79, 13)] {
+            fixture.socket(&P.to_string(), fd, inode);
+        }
+        let mut holders = fixture.holders();
+        for inode in [10, 11, 12] {
+            let found = holders.find(inode, Some(1), || vec![P], soon());
+            assert_eq!(pid(&found), Some(P));
+        }
+        // Moved away: only what is remembered by its open folder is found.
+        holders.proc = fixture.0.path().join("nowhere");
+        for inode in [10, 12, 11, 10, 12, 13] {
+            let found = holders.find(inode, Some(1), Vec::new, soon());
+            assert_eq!(pid(&found), Some(P), "{inode}");
+        }
     }
 
     #[test]

@@ -11,12 +11,16 @@ const NETLINK_HEADER: usize = 16;
 /// `struct inet_diag_msg`, which the attributes follow.
 const ANSWER: usize = 72;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
+/// `INET_DIAG_NOCOOKIE`, in both halves: any socket.
+const NO_COOKIE: [u8; 8] = [0xff; 8];
 const INET_DIAG_CGROUP_ID: u16 = 21;
 /// Netlink attribute flags above the type.
 const NLA_TYPE_MASK: u16 = 0x3fff;
@@ -71,6 +75,14 @@ pub(super) enum Query {
         /// Local port.
         port: u16,
     },
+    /// The end of the one socket that has these ends and this cookie (SOCK_DESTROY).
+    Destroy {
+        /// Local and remote end.
+        ends: Ends,
+        /// Tells it from all other sockets since boot: without it the kernel's lookup may fall back to
+        /// the listening socket.
+        cookie: [u8; 8],
+    },
 }
 
 /// One socket.
@@ -85,6 +97,8 @@ pub(super) struct Answer {
     pub(super) inode: u32,
     /// Cgroup of its creation; since Linux 5.9.
     pub(super) cgroup: Option<u64>,
+    /// Tells it from all other sockets since boot.
+    pub(super) cookie: [u8; 8],
 }
 
 /// One netlink message.
@@ -104,17 +118,22 @@ pub(super) fn encode(query: Query, proto: Protocol, sequence: u32) -> [u8; REQUE
     let (v6, flags, interface) = match query {
         Query::One { ends, device } => (ends.local.is_ipv6(), NLM_F_REQUEST, device),
         Query::Port { v6, .. } => (v6, NLM_F_REQUEST | NLM_F_DUMP, 0),
+        Query::Destroy { ends, .. } => (ends.local.is_ipv6(), NLM_F_REQUEST | NLM_F_ACK, 0),
+    };
+    let (kind, cookie) = match query {
+        Query::Destroy { cookie, .. } => (SOCK_DESTROY, cookie),
+        Query::One { .. } | Query::Port { .. } => (SOCK_DIAG_BY_FAMILY, NO_COOKIE),
     };
     let mut out = Writer::default();
     out.put(&72_u32.to_ne_bytes());
-    out.put(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    out.put(&kind.to_ne_bytes());
     out.put(&flags.to_ne_bytes());
     out.put(&sequence.to_ne_bytes());
     out.put(&[0; 4]); // port ID: the kernel fills it in
     out.put(&[if v6 { AF_INET6 } else { AF_INET }, proto.0, 0, 0]);
     out.put(&u32::MAX.to_ne_bytes()); // states: all
     match query {
-        Query::One { ends, .. } => {
+        Query::One { ends, .. } | Query::Destroy { ends, .. } => {
             out.put(&ends.local.port().to_be_bytes());
             out.put(&ends.remote.port().to_be_bytes());
             out.put(&address(ends.local.ip()));
@@ -126,7 +145,7 @@ pub(super) fn encode(query: Query, proto: Protocol, sequence: u32) -> [u8; REQUE
         }
     }
     out.put(&interface.to_ne_bytes());
-    out.put(&[0xff; 8]); // INET_DIAG_NOCOOKIE
+    out.put(&cookie);
     out.bytes
 }
 
@@ -173,6 +192,7 @@ fn answer(body: &[u8]) -> Option<Answer> {
         inode: u32_at(body, 68)?,
         cgroup: attribute(body.get(ANSWER..)?, INET_DIAG_CGROUP_ID)
             .and_then(|value| u64_at(value, 0)),
+        cookie: array_at(body, 44)?,
     })
 }
 
@@ -287,7 +307,8 @@ mod tests {
         body.extend(80_u16.to_be_bytes());
         body.extend(local);
         body.extend(remote);
-        body.extend([0; 12]);
+        body.extend([0; 4]);
+        body.extend([9; 8]);
         body.extend([0; 12]);
         body.extend(1000_u32.to_ne_bytes());
         body.extend(4711_u32.to_ne_bytes());
@@ -324,6 +345,11 @@ mod tests {
         assert_eq!(one[24..28], [0, 5, 0, 80]);
         assert_eq!(one[28..32], [192, 0, 2, 1]);
         assert_eq!(one[44..48], [198, 51, 100, 1]);
+        let ends = ends("192.0.2.1:5", "198.51.100.1:80");
+        let cookie = [1, 2, 3, 4, 5, 6, 7, 8];
+        let end = encode(Query::Destroy { ends, cookie }, Protocol::TCP, 9);
+        assert_eq!(end[4..8], [21, 0, 5, 0]);
+        assert_eq!(end[64..], cookie);
     }
 
     #[test]
@@ -357,6 +383,7 @@ mod tests {
                     uid: 1000,
                     inode: 4711,
                     cgroup: Some(77),
+                    cookie: [9; 8],
                 })
             )
         );

@@ -3,7 +3,7 @@
 //!
 //! An answer that is not certain says so: unknown stays unknown, with a cause.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::SystemTime};
 
 use nix::errno::Errno;
 use thiserror::Error;
@@ -179,4 +179,6 @@ pub struct Source {
     pub mac: Option<String>,
     /// Name of a LAN client.
     pub client: Option<String>,
+    /// Where its socket is connected to, when the packet goes elsewhere: NAT has changed that.
+    pub meant: Option<SocketAddr>,
 }

@@ -156,6 +156,7 @@ fn a_rewritten_destination_is_likely_and_no_socket_is_unknown() {
         assert_eq!(source.pid, process.pid(), "{source:?}");
         assert_eq!(source.grade, Grade::Likely);
         assert_eq!(source.method, Some("netns-local-end"));
+        assert_eq!(source.meant, Some("198.51.100.7:53".parse().unwrap()));
         let other = flow(Protocol::UDP, "192.0.2.2:41000", "203.0.113.9:5353");
         let source = attributor.forwarded(&other, Egress, &clues("port1"));
         assert_eq!((source.pid, source.method), (None, Some("netns")));

@@ -11,7 +11,10 @@ use std::{
     time::Instant,
 };
 
-use super::process::{Handle, Process, numbers, parent_of, read_limited};
+use super::{
+    kernel::share_file,
+    process::{Handle, Process, numbers, parent_of, read_limited},
+};
 
 /// Relatives asked.
 const MAX_RELATIVES: usize = 16;
@@ -50,6 +53,8 @@ pub(super) struct Relatives {
     proc: PathBuf,
     /// Its last field is the number of the newest process or thread.
     loadavg: Option<File>,
+    /// Its numbers are those of this process's PID namespace, which kcmp(2) takes.
+    is_own: bool,
 }
 
 impl Relatives {
@@ -57,6 +62,8 @@ impl Relatives {
         Self {
             proc: proc.to_owned(),
             loadavg: File::open(proc.join("loadavg")).ok(),
+            is_own: fs::read_link(proc.join("self"))
+                .is_ok_and(|own| own.as_os_str() == std::process::id().to_string().as_str()),
         }
     }
 
@@ -86,12 +93,13 @@ impl Relatives {
         found.into_iter().enumerate().map(relative).collect()
     }
 
-    /// Those of `family` that hold socket `target` too, and the ancestors of its parent that do.
+    /// Those of `family` that hold socket `target` too, and the ancestors of its parent that do. `open`
+    /// is the process or thread that the holder was found by, and its descriptor.
     pub(super) fn sharers(
         &self,
         holder: &Handle,
         family: &[Relative],
-        fd: u32,
+        open: (u32, u32),
         target: &str,
         deadline: Instant,
     ) -> Vec<Sharer> {
@@ -100,7 +108,7 @@ impl Relatives {
             if Instant::now() >= deadline {
                 break;
             }
-            sharers.extend(self.sharer(relative, fd, target));
+            sharers.extend(self.sharer(relative, open, target));
         }
         let mut pid = holder.ppid();
         for _ in 0..MAX_ANCESTORS {
@@ -117,18 +125,22 @@ impl Relatives {
                     pid,
                     is_descendant: false,
                 };
-                sharers.extend(self.sharer(ancestor, fd, target));
+                sharers.extend(self.sharer(ancestor, open, target));
             }
         }
         sharers
     }
 
-    fn sharer(&self, relative: Relative, fd: u32, target: &str) -> Option<Sharer> {
+    fn sharer(&self, relative: Relative, open: (u32, u32), target: &str) -> Option<Sharer> {
         let pid = relative.pid;
-        let folder = self.proc.join(pid.to_string()).join("fd");
+        let fd = open.1;
+        // A comparison costs a third of reading a link.
+        let compared = |fd: u32| self.is_own.then(|| share_file(open, (pid, fd))).flatten();
         let leads = |fd: u32| {
-            fs::read_link(folder.join(fd.to_string()))
-                .is_ok_and(|found| found.as_os_str() == target)
+            compared(fd).unwrap_or_else(|| {
+                let link = self.proc.join(format!("{pid}/fd/{fd}"));
+                fs::read_link(link).is_ok_and(|found| found.as_os_str() == target)
+            })
         };
         let stdin = (relative.is_descendant && fd != STDIN).then_some(STDIN);
         let fd = [Some(fd), stdin]

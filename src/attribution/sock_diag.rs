@@ -122,6 +122,22 @@ impl SockDiag {
         Ok(candidates == 1)
     }
 
+    /// Ends the TCP connection with exactly these ends, as its process sees it with ECONNABORTED; false
+    /// when there is none. Needs CAP_NET_ADMIN and CONFIG_INET_DIAG_DESTROY.
+    pub(super) fn destroy(&mut self, ends: Ends, deadline: Instant) -> Result<bool, Failure> {
+        let found = self.one(Protocol::TCP, ends, 0, deadline)?;
+        let Some(answer) = found.filter(|answer| fit(answer, ends) == Some(Fit::Whole)) else {
+            return Ok(false);
+        };
+        let cookie = answer.cookie;
+        match self.ask(Query::Destroy { ends, cookie }, Protocol::TCP, deadline) {
+            Ok(_) => Ok(true),
+            // It has ended by itself, or its ports have another connection by now.
+            Err(Failure::Kernel(Errno::ENOENT | Errno::ESTALE)) => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
     fn one(
         &mut self,
         proto: Protocol,
@@ -156,6 +172,7 @@ impl SockDiag {
                 match message {
                     Message::Socket(answer) if single => return Ok(vec![answer]),
                     Message::Socket(answer) if answers.len() < MAX_ON_PORT => answers.push(answer),
+                    Message::Error(0) => return Ok(answers),
                     Message::Error(code) => return Err(Failure::Kernel(Errno::from_raw(code))),
                     Message::Done => return Ok(answers),
                     Message::Socket(_) | Message::Other => {}
@@ -229,6 +246,7 @@ mod tests {
             uid: 0,
             inode: 1,
             cgroup: None,
+            cookie: [0; 8],
         }
     }
 
@@ -272,6 +290,37 @@ mod tests {
         };
         let deadline = Instant::now() + std::time::Duration::from_secs(5);
         assert_eq!(diag.find(Protocol::TCP, ends, 0, deadline), Ok(None));
+    }
+
+    #[test]
+    fn a_connection_is_ended_and_its_listener_goes_on() {
+        use std::{io::Read as _, net::TcpListener, net::TcpStream};
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = listener.local_addr().unwrap();
+        let mut stream = TcpStream::connect(there).unwrap();
+        let ends = Ends {
+            local: stream.local_addr().unwrap(),
+            remote: there,
+        };
+        let mut diag = SockDiag::open().unwrap();
+        let deadline = Instant::now() + std::time::Duration::from_secs(20);
+        match diag.destroy(ends, deadline) {
+            Ok(ended) => assert!(ended),
+            Err(Failure::Kernel(Errno::EPERM | Errno::EOPNOTSUPP)) => {
+                eprintln!("skipped: SOCK_DESTROY needs root and CONFIG_INET_DIAG_DESTROY");
+                return;
+            }
+            Err(failure) => panic!("{failure:?}"),
+        }
+        let error = stream.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted);
+        // Only the listener fits the ends of a connection that is not there.
+        let nobody = Ends {
+            local: there,
+            remote: "127.0.0.1:1".parse().unwrap(),
+        };
+        assert_eq!(diag.destroy(nobody, deadline), Ok(false));
+        TcpStream::connect(there).expect("the listener goes on");
     }
 
     #[test]

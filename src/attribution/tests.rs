@@ -268,11 +268,11 @@ fn a_connection_that_nobody_accepted_goes_to_the_listener() {
 fn a_rewritten_destination_is_likely_by_the_local_end() {
     let pair = Pair::open();
     let flow = flow(Protocol::TCP, pair.local(), addr("192.0.2.80:80"));
-    assert_me(
-        &attributor().local(&flow, Egress, &Clues::default()),
-        Grade::Likely,
-        "local-end",
-    );
+    let source = attributor().local(&flow, Egress, &Clues::default());
+    assert_me(&source, Grade::Likely, "local-end");
+    assert_eq!(source.meant, Some(pair.client.peer_addr().unwrap()));
+    let exact = attributor().local(&pair.flow(), Egress, &Clues::default());
+    assert_eq!((exact.grade, exact.meant), (Grade::Exact, None));
 }
 
 #[test]

@@ -40,8 +40,10 @@ pub(super) enum Command {
     /// Check the configuration and show every mistake in it
     Check {
         /// Print the effective configuration
-        #[arg(long)]
+        #[arg(long, conflicts_with = "json")]
         print: bool,
+        #[command(flatten)]
+        json: Json,
     },
     /// Show whether this host is protected, stale feeds, and who was denied in the last hour
     Status {
@@ -49,7 +51,6 @@ pub(super) enum Command {
         json: Json,
     },
     /// Show the feeds
-    #[command(args_conflicts_with_subcommands = true)]
     Feeds {
         #[command(subcommand)]
         command: Option<FeedsCommand>,
@@ -80,6 +81,9 @@ pub(super) enum Command {
         /// MISP warninglists of addresses that are known to be good
         #[arg(long = "known", value_name = "FILE")]
         known: Vec<PathBuf>,
+        /// Read a file as this feed or preset is read: for csv, json and other structured texts
+        #[arg(long = "as", value_name = "FEED|PRESET")]
+        read_as: Option<String>,
         #[command(flatten)]
         json: Json,
     },
@@ -120,10 +124,10 @@ pub(super) enum NftCommand {
     /// Print the ruleset in nft syntax
     Print {
         /// What nft/base.nft holds, for this configuration: sets, counters, guard chains
-        #[arg(long, conflicts_with_all = ["inspect", "elements", "json"])]
+        #[arg(long, conflicts_with_all = ["inspect", "elements"])]
         base: bool,
         /// What nft/inspect.nft holds, for this configuration: the chains that ask the daemon
-        #[arg(long, conflicts_with_all = ["elements", "json"])]
+        #[arg(long, conflicts_with = "elements")]
         inspect: bool,
         /// With the elements of the sets
         #[arg(long)]
@@ -154,6 +158,13 @@ mod tests {
                 Args::try_parse_from(line).unwrap().config_file(),
                 PathBuf::from("x")
             );
+        }
+        // Between a verb and its second word, too.
+        for verb in ["feeds presets", "feeds accept f", "nft print"] {
+            let (first, rest) = verb.split_once(' ').unwrap();
+            let line = ["feedgate", first, "--config", "x"].into_iter();
+            let args = Args::try_parse_from(line.chain(rest.split(' '))).unwrap();
+            assert_eq!(args.config_file(), PathBuf::from("x"), "{verb}");
         }
         assert_eq!(
             Args::try_parse_from(["feedgate", "run"])

@@ -127,20 +127,17 @@ pub(super) fn lookup(config: &Path, address: IpAddr, json: bool) -> Result<(), F
         return Ok(());
     }
     let address = text(&value["address"]);
+    let ports: Vec<&Value> = value["ports"].as_array().into_iter().flatten().collect();
     for (direction, way) in [("egress", "to"), ("ingress", "from")] {
-        match &value[direction] {
-            Value::Null => println!("{direction}: flows {way} {address} are left alone"),
-            verdict => println!(
-                "{direction}: flows {way} {address} are {}: {} in {} (severity {})",
-                if verdict["action"] == "deny" {
-                    "denied"
-                } else {
-                    "let pass with an alert"
-                },
-                text(&verdict["indicator"]),
-                list(&verdict["feeds"]),
-                text(&verdict["severity"]),
-            ),
+        let (verdict, flows) = (&value[direction], format!("flows {way} {address}"));
+        println!("{direction}: {flows} are {}", becomes(verdict));
+        let others = ports.iter().filter(|port| port[direction] != *verdict);
+        for port in others {
+            let number = text(&port["port"]);
+            println!(
+                "{direction}: {flows} port {number} are {}",
+                becomes(&port[direction])
+            );
         }
     }
     for listing in value["listings"].as_array().into_iter().flatten() {
@@ -156,6 +153,25 @@ pub(super) fn lookup(config: &Path, address: IpAddr, json: bool) -> Result<(), F
         );
     }
     Ok(())
+}
+
+/// What becomes of flows, in words.
+fn becomes(verdict: &Value) -> String {
+    if verdict.is_null() {
+        return "left alone".to_owned();
+    }
+    format!(
+        "{}: {} in {} (class {}, severity {})",
+        if verdict["action"] == "deny" {
+            "denied"
+        } else {
+            "let pass with an alert"
+        },
+        text(&verdict["indicator"]),
+        list(&verdict["feeds"]),
+        text(&verdict["class"]),
+        text(&verdict["severity"]),
+    )
 }
 
 pub(super) fn text(value: &Value) -> &str {

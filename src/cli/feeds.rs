@@ -3,6 +3,7 @@
 #![allow(clippy::indexing_slicing)] // a missing key of a serde_json value reads as null
 
 use std::{
+    fmt,
     io::Read,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -10,11 +11,15 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Failure, ask};
+use super::{Failure, ask, check};
 use crate::{
-    config,
-    control::{self, MAX_BODY, Request},
-    feed::{self, Direction, Finding, Known, formats::parse_warninglist},
+    config::{self, Format},
+    control::{self, ClientError, MAX_BODY, Request},
+    feed::{
+        self, Direction, Finding, Known, Parsed, Refusal,
+        formats::{Warninglist, parse_warninglist},
+    },
+    fetch,
 };
 
 fn presets_list() -> Value {
@@ -133,73 +138,190 @@ pub(super) fn preview(config: &Path, feed: Option<String>, json: bool) -> Result
     Ok(())
 }
 
-/// Lints a configured feed in the daemon, or a file here.
+/// What lint found: for programs, a line about the whole, and a line for each finding.
+struct Linted {
+    findings: Value,
+    head: String,
+    lines: Vec<String>,
+}
+
+/// Lints a configured feed, or a file.
 pub(super) fn lint(
     config: &Path,
     target: &str,
     known: &[PathBuf],
+    read_as: Option<&str>,
     json: bool,
 ) -> Result<(), Failure> {
     let file = Path::new(target);
-    let (findings, head, lines) = if target == "-" || target.contains('/') || file.is_file() {
-        lint_file(file, known)?
-    } else if !known.is_empty() {
+    let known = warninglists(known)?;
+    let linted = if target == "-" || target.contains('/') || file.is_file() {
+        let feed = read_as.map(|name| feed_or_preset(config, name));
+        lint_file(file, &known, feed.transpose()?)?
+    } else if read_as.is_some() {
         return Err(Failure::failed(
-            "--known is for files; save the feed's text to a file and lint that",
+            "--as is for files; save the feed's text to a file and lint that",
         ));
     } else {
-        let value = ask::daemon(
-            config,
-            &Request::Lint {
-                feed: Some(target.to_owned()),
-            },
-        )?;
-        let row = &value[0];
-        let lines = row["lines"].as_array().into_iter().flatten();
-        (
-            row["findings"].clone(),
-            format!("feed {target}: {} entries", row["entries"]),
-            lines.filter_map(|l| Some(l.as_str()?.to_owned())).collect(),
-        )
+        lint_feed(config, target, &known)?
     };
     if json {
-        ask::print_json(&findings);
+        ask::print_json(&linted.findings);
         return Ok(());
     }
-    println!("{head}");
-    if lines.is_empty() {
+    println!("{}", linted.head);
+    if linted.lines.is_empty() {
         println!("  nothing odd");
     }
-    for line in lines {
+    for line in linted.lines {
         println!("  {line}");
     }
     Ok(())
 }
 
-/// The findings, a line about the whole, and a line for each finding.
-fn lint_file(file: &Path, known: &[PathBuf]) -> Result<(Value, String, Vec<String>), Failure> {
+fn warninglists(files: &[PathBuf]) -> Result<Vec<Warninglist>, Failure> {
+    let list = |file: &PathBuf| {
+        parse_warninglist(&read(file)?)
+            .map_err(|e| Failure::failed(format!("{}: {e}", file.display())))
+    };
+    files.iter().map(list).collect()
+}
+
+/// In the daemon, which has the other feeds too; without one the feed is pulled here.
+fn lint_feed(config: &Path, name: &str, known: &[Warninglist]) -> Result<Linted, Failure> {
+    let lists: Vec<Value> = known
+        .iter()
+        .map(|list| json!({ "name": list.name, "prefixes": list.prefixes }))
+        .collect();
+    let lists = match lists.as_slice() {
+        [] => Vec::new(),
+        lists => json!(lists).to_string().into_bytes(),
+    };
+    let value = match control::lint(&ask::socket(config)?, name, &lists) {
+        Ok(value) => value,
+        Err(ClientError::NotRunning { .. }) => return lint_here(config, name, known),
+        Err(e) => return Err(ask::failure(e)),
+    };
+    let row = &value[0];
+    let lines = row["lines"].as_array().into_iter().flatten();
+    Ok(Linted {
+        findings: row["findings"].clone(),
+        head: format!("feed {name}: {} entries", row["entries"]),
+        lines: lines.filter_map(|l| Some(l.as_str()?.to_owned())).collect(),
+    })
+}
+
+/// Pulls a feed and lints it without the others.
+fn lint_here(config: &Path, name: &str, known: &[Warninglist]) -> Result<Linted, Failure> {
+    let config = check::read(config)?;
+    let mut feeds = config.feeds.into_iter();
+    let Some(mut feed) = feeds.find(|feed| feed.name.as_str() == name) else {
+        return Err(Failure::failed(format!(
+            "no daemon runs, no feed is named {name} in its configuration, and there is no such file"
+        )));
+    };
+    if let (Format::Crowdsec, Some(url)) = (feed.format, &mut feed.url) {
+        // All decisions, not what changed since this key asked last.
+        url.query_pairs_mut().append_pair("startup", "true");
+    }
+    let pull = async {
+        let client = fetch::Client::new(config.pull)?;
+        client.pull(&feed, None).await
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::failed(format!("starting the runtime: {e}")))?;
+    eprintln!(
+        "feedgate: no daemon runs: the feed is pulled for this, and other feeds are not known"
+    );
+    let text = match runtime.block_on(pull).map_err(Failure::failed)? {
+        fetch::Pulled::Body { bytes, .. } => bytes,
+        fetch::Pulled::Unchanged => Vec::new(),
+    };
+    let (parsed, linted) =
+        examine(&text, feed, known).map_err(|e| Failure::failed(format!("feed {name}: {e}")))?;
+    let head = format!("feed {name}: {} entries", parsed.count());
+    Ok(Linted { head, ..linted })
+}
+
+/// A feed of the configuration, or a preset.
+fn feed_or_preset(config: &Path, name: &str) -> Result<config::Feed, Failure> {
+    let mut feeds = check::read(config)?.feeds.into_iter();
+    if let Some(feed) = feeds.find(|feed| feed.name.as_str() == name) {
+        return Ok(feed);
+    }
+    let preset = feed::Preset::find(name).ok_or_else(|| {
+        Failure::failed(format!(
+            "--as: neither a feed of {} nor a preset is named {name}; `feedgate feeds presets` lists them",
+            config.display()
+        ))
+    })?;
+    Ok(preset.feed(name.parse().map_err(Failure::failed)?))
+}
+
+/// Without a feed to read it as, the format of the text is guessed.
+fn lint_file(
+    file: &Path,
+    known: &[Warninglist],
+    read_as: Option<config::Feed>,
+) -> Result<Linted, Failure> {
     let text = read(file)?;
-    let name = "file".parse().map_err(Failure::failed)?;
-    let mut feed = config::Feed::new(name);
+    let hint = match read_as {
+        Some(_) => "",
+        None => "; a csv, json or jsonl text is read with --as FEED or --as PRESET",
+    };
+    let feed = match read_as {
+        Some(feed) => feed,
+        None => {
+            let mut feed = config::Feed::new("file".parse().map_err(Failure::failed)?);
+            feed.format = guess(&text);
+            feed
+        }
+    };
+    let refused =
+        |why: &dyn fmt::Display| Failure::failed(format!("{}: {why}{hint}", file.display()));
+    let plain = feed.format == Format::Plain;
+    let (parsed, linted) = examine(&text, feed, known).map_err(|e| refused(&e))?;
+    if plain && parsed.lines() == 0 && text.trim_ascii().starts_with(b"{") {
+        return Err(refused(&"the JSON document has no member ips"));
+    }
+    let (entries, lines) = (parsed.count(), parsed.lines());
+    let head = format!("{}: {entries} entries in {lines} lines", file.display());
+    Ok(Linted { head, ..linted })
+}
+
+/// Reads a text as that of `feed` and lints it; the head is left empty.
+fn examine(
+    text: &[u8],
+    mut feed: config::Feed,
+    known: &[Warninglist],
+) -> Result<(Parsed, Linted), Refusal> {
     feed.allow_empty = true;
     feed.max_bad = 1.0; // the odd lines are what is asked for
     let mut good = Known::embedded();
-    for list in known {
-        let list = parse_warninglist(&read(list)?)
-            .map_err(|e| Failure::failed(format!("{}: {e}", list.display())))?;
-        good.warninglist(&list);
-    }
-    let parsed = feed::read(&text, &feed, SystemTime::now(), None)
-        .map_err(|e| Failure::failed(format!("{}: {e}", file.display())))?;
+    known.iter().for_each(|list| good.warninglist(list));
+    let parsed = feed::read(text, &feed, SystemTime::now(), None)?;
     let findings: Vec<Finding> = feed::lint(&parsed, &[], &good);
-    let head = format!(
-        "{}: {} entries in {} lines",
-        file.display(),
-        parsed.count(),
-        parsed.lines()
-    );
-    let lines = findings.iter().map(ToString::to_string).collect();
-    Ok((json!(findings), head, lines))
+    let linted = Linted {
+        lines: findings.iter().map(ToString::to_string).collect(),
+        findings: json!(findings),
+        head: String::new(),
+    };
+    Ok((parsed, linted))
+}
+
+/// The formats that can be told from the text alone; all else is plain.
+fn guess(text: &[u8]) -> Format {
+    let Ok(Value::Object(members)) = serde_json::from_slice(text) else {
+        return Format::Plain;
+    };
+    let has = |key: &str| members.contains_key(key);
+    match () {
+        () if has("objects") => Format::Stix,
+        () if has("new") || has("deleted") => Format::Crowdsec,
+        () => Format::Plain,
+    }
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, Failure> {

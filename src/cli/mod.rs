@@ -72,16 +72,16 @@ fn run(args: Args) -> Result<(), Failure> {
             start_log();
             crate::daemon::run(&config).map_err(run_failure)
         }
-        Command::Check { print } => check::check(&config, print),
+        Command::Check { print, json } => check::check(&config, print, json.json),
         Command::Status { json } => status::status(&config, json.json),
         Command::Feeds {
             command: None,
             json,
         } => status::feeds(&config, json.json),
         Command::Feeds {
-            command: Some(FeedsCommand::Presets { json }),
-            ..
-        } => feeds::presets(json.json),
+            command: Some(FeedsCommand::Presets { json: too }),
+            json,
+        } => feeds::presets(json.json || too.json),
         Command::Feeds {
             command: Some(FeedsCommand::Accept { feed }),
             ..
@@ -90,8 +90,9 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Lint {
             target,
             known,
+            read_as,
             json,
-        } => feeds::lint(&config, &target, &known, json.json),
+        } => feeds::lint(&config, &target, &known, read_as.as_deref(), json.json),
         Command::Refresh {
             feed,
             dry_run: false,
@@ -112,8 +113,8 @@ fn run(args: Args) -> Result<(), Failure> {
                     json,
                 },
         } => match (base, inspect) {
-            (true, _) => nft::base(&config),
-            (_, true) => nft::inspect(&config),
+            (true, _) => nft::base(&config, json.json),
+            (_, true) => nft::inspect(&config, json.json),
             _ => nft::print(&config, elements, json.json),
         },
         Command::Down => down::down(&config),

@@ -14,16 +14,27 @@ use crate::{
     snapshot::{Class, Kind, SetName},
 };
 
+/// Where a ruleset comes from that no daemon was asked for.
+const FILE: &str = "configuration";
+
 /// `nft print --base`
-pub(super) fn base(file: &Path) -> Result<(), Failure> {
-    print!("{}", ruleset::base(&options_for_files(file)?));
+pub(super) fn base(file: &Path, as_json: bool) -> Result<(), Failure> {
+    show(&ruleset::base(&options_for_files(file)?), FILE, as_json);
     Ok(())
 }
 
 /// `nft print --inspect`
-pub(super) fn inspect(file: &Path) -> Result<(), Failure> {
-    print!("{}", ruleset::inspect(&options_for_files(file)?));
+pub(super) fn inspect(file: &Path, as_json: bool) -> Result<(), Failure> {
+    show(&ruleset::inspect(&options_for_files(file)?), FILE, as_json);
     Ok(())
+}
+
+fn show(text: &str, from: &str, as_json: bool) {
+    if as_json {
+        ask::print_json(&json!({ "from": from, "ruleset": text }));
+    } else {
+        print!("{text}");
+    }
 }
 
 /// The files are for tables of family inet, which see both IP versions.
@@ -57,15 +68,11 @@ pub(super) fn print(file: &Path, elements: bool, as_json: bool) -> Result<(), Fa
             if elements {
                 text.push_str(&stored(&config)?);
             }
-            (text, "configuration")
+            (text, FILE)
         }
         Err(e) => return Err(ask::failure(e)),
     };
-    if as_json {
-        ask::print_json(&json!({ "from": from, "ruleset": text }));
-    } else {
-        print!("{text}");
-    }
+    show(&text, from, as_json);
     Ok(())
 }
 

@@ -90,6 +90,7 @@ fn render_status(status: &Value) -> String {
             ));
         }
     }
+    out.0.push_str(&spared(&feeds));
     let hour = &status["last_hour"];
     out.add(format!(
         "last hour  {} flows denied, {} alerted and passed",
@@ -144,6 +145,16 @@ fn render_status(status: &Value) -> String {
             sinks.join("; ")
         }
     ));
+    let log = &status["flow_log"];
+    if log.is_object() {
+        out.add(format!(
+            "flow log   {} {} flows written, {} open, {} waiting",
+            text(&log["file"]),
+            log["written"],
+            log["open"],
+            log["waiting"],
+        ));
+    }
     if let (Some(count), Some(max)) = (
         status["conntrack"]["count"].as_u64(),
         status["conntrack"]["max"].as_u64(),
@@ -151,6 +162,31 @@ fn render_status(status: &Value) -> String {
         out.add(format!("conntrack  {count} of {max} entries"));
     }
     out.0
+}
+
+/// What of the feeds is not enforced; empty where all of it is.
+fn spared(feeds: &[&Value]) -> String {
+    let sum = |key: &str| -> u64 { feeds.iter().filter_map(|feed| feed[key].as_u64()).sum() };
+    let (excepted, private, wide) = (sum("excepted"), sum("private"), sum("wide_bound"));
+    let words = [
+        (excepted > 0).then(|| {
+            let entries = plural(&excepted, "entry is", "entries are");
+            format!("{entries} touched by exceptions")
+        }),
+        (private > 0).then(|| {
+            let networks = plural(&private, "network", "networks");
+            format!("{networks} of private space not denied")
+        }),
+        (wide > 0).then(|| {
+            let networks = plural(&wide, "network", "networks");
+            format!("{networks} with a port too wide to be enforced")
+        }),
+    ];
+    let words: Vec<String> = words.into_iter().flatten().collect();
+    if words.is_empty() {
+        return String::new();
+    }
+    format!("spared     {} (feedgate feeds)\n", words.join(", "))
 }
 
 fn feeds_in_short(feeds: &[&Value]) -> String {
@@ -176,7 +212,12 @@ fn feeds_in_short(feeds: &[&Value]) -> String {
 
 fn sink(sink: &Value) -> String {
     let mut text = format!("{} {} sent", text(&sink["name"]), sink["sent"]);
-    for (key, word) in [("queued", "waiting"), ("dropped", "lost")] {
+    let counts = [
+        ("queued", "waiting"),
+        ("spooled", "waiting on disk"),
+        ("dropped", "lost"),
+    ];
+    for (key, word) in counts {
         if sink[key].as_u64().unwrap_or(0) > 0 {
             text.push_str(&format!(", {} {word}", sink[key]));
         }
@@ -216,6 +257,12 @@ fn render_feeds(feeds: &Value) -> String {
             "private",
             "networks of private space, not denied (private-networks)",
         );
+        if feed["wide_bound"].as_u64().unwrap_or(0) > 0 {
+            let networks = plural(&feed["wide_bound"], "network", "networks");
+            out.add(format!(
+                "  not enforced: {networks} with a port, too wide for its set"
+            ));
+        }
         for finding in items(&feed["findings"]).filter(|finding| is_news(finding)) {
             out.add(format!("  lint: {}", text(&finding["text"])));
         }

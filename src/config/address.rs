@@ -13,13 +13,6 @@ use super::{
     value::{Problem, quoted, socket, text},
 };
 
-/// A syslog address as written; TLS has no transport yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Written {
-    Ready(SyslogAddress),
-    Tls,
-}
-
 /// The URL of a feed: `https`, `http` or `file`. No message quotes it, it may hold credentials.
 pub(super) fn url(value: &DeValue<'_>) -> Result<Url, Problem> {
     const SCHEMES: &str = "write https://HOST/PATH, http://HOST/PATH or file:///PATH";
@@ -51,17 +44,14 @@ pub(super) fn proxy(value: &DeValue<'_>) -> Result<Proxy, Problem> {
 }
 
 /// `unix:PATH`, `udp:HOST:PORT`, `tcp:HOST:PORT` or `tls:HOST:PORT`.
-pub(super) fn syslog(value: &DeValue<'_>) -> Result<Written, Problem> {
+pub(super) fn syslog(value: &DeValue<'_>) -> Result<SyslogAddress, Problem> {
     let text = text(value)?;
     let (transport, rest) = text.split_once(':').unwrap_or((text, ""));
     Ok(match transport {
-        "unix" => Written::Ready(SyslogAddress::Unix(socket(rest)?)),
-        "udp" => Written::Ready(SyslogAddress::Udp(host_port(rest)?)),
-        "tcp" => Written::Ready(SyslogAddress::Tcp(host_port(rest)?)),
-        "tls" => {
-            host_port(rest)?;
-            Written::Tls
-        }
+        "unix" => SyslogAddress::Unix(socket(rest)?),
+        "udp" => SyslogAddress::Udp(host_port(rest)?),
+        "tcp" => SyslogAddress::Tcp(host_port(rest)?),
+        "tls" => SyslogAddress::Tls(host_port(rest)?),
         _ => {
             return Err(
                 Problem::new(format!("{} is not a syslog address", quoted(text)))
@@ -103,6 +93,7 @@ impl fmt::Display for SyslogAddress {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Udp(target) => write!(f, "udp:{target}"),
             Self::Tcp(target) => write!(f, "tcp:{target}"),
+            Self::Tls(target) => write!(f, "tls:{target}"),
         }
     }
 }

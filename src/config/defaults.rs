@@ -1,10 +1,14 @@
 //! The values of keys that are not written.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::{
     AlertStore, Alerts, Attribution, Config, Consensus, Daemon, DenyWith, Exceptions, Facility,
-    Feed, FlowLog, Format, Hook, Metrics, Mode, Nftables, OnDaemonDown, OnQueueFull,
+    Feed, FlowLog, Format, Hook, JsonFormat, Metrics, Mode, Nftables, OnDaemonDown, OnQueueFull,
     PrivateNetworks, Proxy, Pull, SyslogAddress, SyslogFormat, SyslogTarget, TlsFiles,
 };
 use crate::feed::{
@@ -138,6 +142,7 @@ impl Default for Alerts {
             rate_limit: 0,
             durable: false,
             json_file: None,
+            json_format: JsonFormat::Ecs,
             store: AlertStore::default(),
             flow_log: FlowLog::default(),
             syslog: vec![SyslogTarget::default()],
@@ -151,15 +156,6 @@ impl Default for AlertStore {
             file: Some("alerts.db".to_owned()),
             max_age: Duration::from_secs(30 * 24 * 3600),
             max_size: 256 << 20,
-        }
-    }
-}
-
-impl Default for FlowLog {
-    fn default() -> Self {
-        Self {
-            file: None,
-            aggregation: 0,
         }
     }
 }
@@ -186,11 +182,21 @@ impl Default for SyslogTarget {
 
 impl SyslogFormat {
     /// The format a target gets when none is written: stock rsyslog and journald misread RFC 5424
-    /// on the local socket.
+    /// on the local socket. journald's own socket takes fields only.
     pub fn usual(address: &SyslogAddress) -> Self {
         match address {
+            SyslogAddress::Unix(path) if is_journal(path) => Self::Journal,
             SyslogAddress::Unix(_) => Self::Rfc3164,
-            SyslogAddress::Udp(_) | SyslogAddress::Tcp(_) => Self::Rfc5424,
+            SyslogAddress::Udp(_) | SyslogAddress::Tcp(_) | SyslogAddress::Tls(_) => Self::Rfc5424,
         }
     }
+}
+
+/// The socket of journald's native protocol, or that of a journal namespace.
+fn is_journal(path: &Path) -> bool {
+    let folder = path.parent().and_then(|folder| folder.to_str());
+    let of_journal = folder
+        .and_then(|folder| folder.strip_prefix("/run/systemd/journal"))
+        .is_some_and(|name| name.is_empty() || name.starts_with('.'));
+    of_journal && path.ends_with("socket")
 }

@@ -31,7 +31,7 @@ use std::{
 use url::Url;
 
 pub use diagnostic::{Diagnostic, Level, Related, render};
-pub use parse::{Outcome, parse};
+pub use parse::{Outcome, decode, parse};
 pub use print::to_toml;
 
 use crate::{
@@ -336,14 +336,27 @@ pub struct Alerts {
     pub rate_limit: u32,
     /// The verdict waits until the alert is on disk.
     pub durable: bool,
-    /// ECS JSON lines go here.
+    /// JSON lines go here.
     pub json_file: Option<PathBuf>,
+    /// What they are.
+    pub json_format: JsonFormat,
     /// The database of alerts.
     pub store: AlertStore,
     /// The log of flows.
     pub flow_log: FlowLog,
     /// Syslog targets.
     pub syslog: Vec<SyslogTarget>,
+}
+
+/// `alerts.json-format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JsonFormat {
+    /// Elastic Common Schema.
+    Ecs,
+    /// The `alert` event of Suricata's EVE log.
+    Eve,
+    /// The Detection Finding of the Open Cybersecurity Schema Framework.
+    Ocsf,
 }
 
 /// `alerts.store` and its bounds.
@@ -358,7 +371,7 @@ pub struct AlertStore {
 }
 
 /// `alerts.flow-log` and its level.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlowLog {
     /// The file; `None`: no log.
     pub file: Option<PathBuf>,
@@ -404,12 +417,14 @@ pub struct Metrics {
 /// `alerts.syslog.address`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SyslogAddress {
-    /// `unix:PATH`, a datagram socket.
+    /// `unix:PATH`, a datagram or stream socket.
     Unix(PathBuf),
     /// `udp:HOST:PORT`
     Udp(HostPort),
     /// `tcp:HOST:PORT`
     Tcp(HostPort),
+    /// `tls:HOST:PORT`
+    Tls(HostPort),
 }
 
 /// A host name or address and a port; IPv6 addresses are written in brackets.
@@ -437,6 +452,10 @@ pub enum SyslogFormat {
     Rfc5424,
     /// RFC 3164, the structured data leading the text.
     Rfc3164,
+    /// ArcSight's Common Event Format behind an RFC 3164 header.
+    Cef,
+    /// The fields of journald's own socket.
+    Journal,
 }
 
 /// A syslog facility.

@@ -64,6 +64,17 @@ pub fn parse(text: &str, origin: &str) -> Outcome {
     }
 }
 
+/// The text of a file; `origin` is its name. The error says where it is no UTF-8.
+pub fn decode(bytes: Vec<u8>, origin: &str) -> Result<String, String> {
+    String::from_utf8(bytes).map_err(|error| {
+        let end = error.utf8_error().valid_up_to();
+        let good = error.as_bytes().get(..end).unwrap_or_default();
+        let good = std::str::from_utf8(good).unwrap_or_default();
+        let (line, column) = Lines::new(good).position(end);
+        format!("{origin}:{line}:{column}: not UTF-8; save the file as UTF-8")
+    })
+}
+
 fn read(text: &str, root: &DeTable<'_>, complete: bool) -> (Config, Vec<Diagnostic>) {
     let mut log = Log::new(text, complete);
     let root = Table::root(&mut log, root);

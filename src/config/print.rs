@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _, path::Path, time::Duration};
 
 use super::{
-    Config, Feed, HeaderValue, Proxy, SyslogTarget, keys,
+    Config, Feed, HeaderValue, Proxy, SyslogAddress, SyslogTarget, keys,
     words::{self, Words},
 };
 use crate::feed::{
@@ -101,7 +101,7 @@ pub fn to_toml(config: &Config) -> String {
     out.plain_unless("rate-limit", alerts.rate_limit, usual_alerts.rate_limit);
     out.plain_unless("durable", alerts.durable, usual_alerts.durable);
     out.path_or_none("json-file", alerts.json_file.as_deref());
-    out.text("json-format", "ecs");
+    out.word("json-format", words::JSON_FORMATS, alerts.json_format);
     let (store, usual_store) = (&alerts.store, &usual_alerts.store);
     if out.due("store", store.file != usual_store.file) {
         out.text("store", store.file.as_deref().unwrap_or_default());
@@ -307,7 +307,7 @@ impl Printer {
     fn target(&mut self, target: &SyslogTarget) {
         self.table("[[alerts.syslog]]", "alerts.syslog");
         self.text("address", &target.address.to_string());
-        self.word("format", words::SYSLOG_FORMATS, Some(target.format));
+        self.word("format", words::SYSLOG_FORMATS, target.format);
         self.text("facility", target.facility.name);
         let usual = SyslogTarget::new(target.address.clone());
         self.plain_unless("queue", target.queue, usual.queue);
@@ -322,7 +322,8 @@ impl Printer {
             ("cert-file", &target.tls.cert),
             ("key-file", &target.tls.key),
         ] {
-            if self.due(key, file.is_some()) {
+            // Elsewhere they are mistakes.
+            if matches!(target.address, SyslogAddress::Tls(_)) {
                 self.path_or_none(key, file.as_deref());
             }
         }

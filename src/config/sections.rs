@@ -6,9 +6,7 @@ use toml::de::DeValue;
 
 use super::{
     AlertStore, Alerts, Attribution, Consensus, Daemon, Exceptions, Facility, FlowLog, Metrics,
-    Mode, Nftables, Pull, SyslogTarget, TlsFiles,
-    address::{self, Written},
-    identifier,
+    Mode, Nftables, Pull, SyslogAddress, SyslogFormat, SyslogTarget, TlsFiles, address, identifier,
     log::Log,
     read::Table,
     value::{self, LONGEST, Problem},
@@ -171,14 +169,6 @@ pub(super) fn attribution(log: &mut Log<'_>, root: &Table<'_>) -> Attribution {
 pub(super) fn alerts(log: &mut Log<'_>, root: &Table<'_>) -> Alerts {
     let table = root.table(log, "alerts");
     let usual = Alerts::default();
-    let json_format = table.read(log, "json-format", value::word(words::JSON_FORMATS));
-    if let Some(word) = json_format {
-        log.pending(
-            &format!("alerts.json-format={word}"),
-            table.place("json-format"),
-            Some("the file gets \"ecs\""),
-        );
-    }
     Alerts {
         suppress: table.read_or(
             log,
@@ -200,6 +190,12 @@ pub(super) fn alerts(log: &mut Log<'_>, root: &Table<'_>) -> Alerts {
         ),
         durable: table.read_or(log, "durable", value::boolean, usual.durable),
         json_file: table.read_or(log, "json-file", value::path_or_none, usual.json_file),
+        json_format: table.read_or(
+            log,
+            "json-format",
+            value::word(words::JSON_FORMATS),
+            usual.json_format,
+        ),
         store: AlertStore {
             file: table.read_or(log, "store", store, usual.store.file),
             max_age: table.read_or(
@@ -223,15 +219,12 @@ pub(super) fn alerts(log: &mut Log<'_>, root: &Table<'_>) -> Alerts {
     }
 }
 
-/// The syslog targets; `None` when none is written that this version can use. An empty list stays
-/// one: the user wants no syslog.
+/// The syslog targets; `None` when none is written. An empty list stays one: the user wants no
+/// syslog.
 fn targets(log: &mut Log<'_>, alerts: &Table<'_>) -> Option<Vec<SyslogTarget>> {
     let tables = alerts.tables(log, "syslog")?;
-    let targets: Vec<SyslogTarget> = tables
-        .iter()
-        .filter_map(|table| target(log, table))
-        .collect();
-    (tables.is_empty() || !targets.is_empty()).then_some(targets)
+    let targets = tables.iter().filter_map(|table| target(log, table));
+    Some(targets.collect())
 }
 
 fn target(log: &mut Log<'_>, table: &Table<'_>) -> Option<SyslogTarget> {
@@ -240,33 +233,22 @@ fn target(log: &mut Log<'_>, table: &Table<'_>) -> Option<SyslogTarget> {
     let format = table.read(log, "format", value::word(words::SYSLOG_FORMATS));
     let facility = table.read(log, "facility", value::word(words::FACILITIES));
     let queue = table.read(log, "queue", value::integer(1..=1_000_000));
-    let spool = table.read(log, "spool", value::size_or_none);
+    let spool = table.read(log, "spool", spool_size);
     let tls = TlsFiles {
         ca: table.read_or(log, "ca-file", value::path_or_none, None),
         cert: table.read_or(log, "cert-file", value::path_or_none, None),
         key: table.read_or(log, "key-file", value::path_or_none, None),
     };
-    if format == Some(None) {
-        log.pending(
-            "alerts.syslog.format=cef",
-            table.place("format"),
-            Some("the target gets the default format of its address"),
-        );
+    let address = address?;
+    certificates(log, table, &address, &tls);
+    if format == Some(SyslogFormat::Journal) && !matches!(address, SyslogAddress::Unix(_)) {
+        let problem = Problem::new("\"journal\" is for the socket of journald")
+            .help("write address = \"unix:/run/systemd/journal/socket\", or another format");
+        log.error(&table.path("format"), table.place("format"), problem);
     }
-    let address = match address? {
-        Written::Ready(address) => address,
-        Written::Tls => {
-            log.pending(
-                "alerts.syslog.address=tls",
-                table.place("address"),
-                Some("the target is left out"),
-            );
-            return None;
-        }
-    };
     let usual = SyslogTarget::new(address);
     Some(SyslogTarget {
-        format: format.flatten().unwrap_or(usual.format),
+        format: format.unwrap_or(usual.format),
         facility: facility
             .and_then(Facility::from_code)
             .unwrap_or(usual.facility),
@@ -275,6 +257,46 @@ fn target(log: &mut Log<'_>, table: &Table<'_>) -> Option<SyslogTarget> {
         tls,
         ..usual
     })
+}
+
+/// Certificates are for `tls:` only, and the client's needs its key.
+fn certificates(log: &mut Log<'_>, table: &Table<'_>, address: &SyslogAddress, files: &TlsFiles) {
+    let is_tls = matches!(address, SyslogAddress::Tls(_));
+    for (key, file) in [
+        ("ca-file", &files.ca),
+        ("cert-file", &files.cert),
+        ("key-file", &files.key),
+    ] {
+        if file.is_some() && !is_tls {
+            let transport = match address {
+                SyslogAddress::Unix(_) => "unix:",
+                SyslogAddress::Udp(_) => "udp:",
+                SyslogAddress::Tcp(_) | SyslogAddress::Tls(_) => "tcp:",
+            };
+            let problem = Problem::new(format!("is for tls: only, and the address is {transport}"))
+                .help("write address = \"tls:HOST:PORT\", or remove the key");
+            log.error(&table.path(key), table.place(key), problem);
+        }
+    }
+    if is_tls && files.cert.is_some() != files.key.is_some() {
+        let (there, missing) = match files.cert {
+            Some(_) => ("cert-file", "key-file"),
+            None => ("key-file", "cert-file"),
+        };
+        let problem = Problem::new(format!("needs {missing} as well"));
+        log.error(&table.path(there), table.place(there), problem);
+    }
+}
+
+/// 0, or what holds a useful number of lines.
+fn spool_size(value: &DeValue<'_>) -> Result<u64, Problem> {
+    const LEAST: u64 = 64 << 10;
+    match value::size_or_none(value)? {
+        size @ 1..LEAST => Err(Problem::new(format!(
+            "must be 0 or at least 64KiB, not {size}"
+        ))),
+        size => Ok(size),
+    }
 }
 
 pub(super) fn metrics(log: &mut Log<'_>, root: &Table<'_>) -> Metrics {

@@ -1,7 +1,7 @@
 //! The words of the configuration and what they mean: one table for reading and printing.
 
 use super::{
-    DenyWith, Facility, Format, Hook, Mode, OnDaemonDown, OnQueueFull, PrivateNetworks,
+    DenyWith, Facility, Format, Hook, JsonFormat, Mode, OnDaemonDown, OnQueueFull, PrivateNetworks,
     SyslogFormat,
 };
 use crate::feed::{Action, Direction, Severity};
@@ -65,15 +65,25 @@ pub(super) const FORMATS: Words<Format> = &[
     ("crowdsec", Format::Crowdsec),
 ];
 
-pub(super) const JSON_FORMATS: Words<&'static str> =
-    &[("ecs", "ecs"), ("eve", "eve"), ("ocsf", "ocsf")];
-
-/// A syslog format by its word; `None` has no rendering yet.
-pub(super) const SYSLOG_FORMATS: Words<Option<SyslogFormat>> = &[
-    ("rfc5424", Some(SyslogFormat::Rfc5424)),
-    ("rfc3164", Some(SyslogFormat::Rfc3164)),
-    ("cef", None),
+pub(super) const JSON_FORMATS: Words<JsonFormat> = &[
+    ("ecs", JsonFormat::Ecs),
+    ("eve", JsonFormat::Eve),
+    ("ocsf", JsonFormat::Ocsf),
 ];
+
+pub(super) const SYSLOG_FORMATS: Words<SyslogFormat> = &[
+    ("rfc5424", SyslogFormat::Rfc5424),
+    ("rfc3164", SyslogFormat::Rfc3164),
+    ("cef", SyslogFormat::Cef),
+    ("journal", SyslogFormat::Journal),
+];
+
+impl SyslogFormat {
+    /// Its word.
+    pub fn name(self) -> &'static str {
+        print(SYSLOG_FORMATS, self)
+    }
+}
 
 /// RFC 5424 section 6.2.1, by the keywords of syslog(3); 13 to 15 have none there.
 pub(super) const FACILITIES: Words<u8> = &[

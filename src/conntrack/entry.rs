@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::{
+    flowlog::{Count, Traffic},
     netlink::{self, Attributes, be32},
     packet::{Flow, Protocol, Transport},
 };
@@ -13,7 +14,11 @@ const TUPLE_REPLY: u16 = 2;
 const STATUS: u16 = 3;
 const PROTOINFO: u16 = 4;
 const MARK: u16 = 8;
+const COUNTERS_ORIG: u16 = 9;
+const COUNTERS_REPLY: u16 = 10;
 const ZONE: u16 = 18;
+const COUNTER_PACKETS: u16 = 1;
+const COUNTER_BYTES: u16 = 2;
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTO: u16 = 2;
 const PROTO_NUM: u16 = 1;
@@ -27,6 +32,9 @@ const TCP_STATE: u16 = 1;
 const SEEN_REPLY: u32 = 1 << 1;
 /// `TCP_CONNTRACK_TIME_WAIT` and `TCP_CONNTRACK_CLOSE` (nf_conntrack_tcp.h): nobody talks any more.
 const TCP_OVER: [u8; 2] = [7, 8];
+// sys/socket.h
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 /// Bytes of `struct nfgenmsg`.
 const NFGEN: usize = 4;
 
@@ -56,6 +64,8 @@ pub struct Entry<'a> {
     pub live: bool,
     /// TCP has ended.
     pub over: bool,
+    /// What it has moved; `None` where the kernel does not count (`nf_conntrack_acct`).
+    pub traffic: Option<Traffic>,
     family: u8,
     zone: Option<u16>,
     raw: &'a [u8],
@@ -64,7 +74,12 @@ pub struct Entry<'a> {
 impl<'a> Entry<'a> {
     /// Reads a message behind its netlink header; `None` for what is no connection.
     pub(super) fn read(payload: &'a [u8]) -> Option<Self> {
-        let attributes = Attributes(payload.get(NFGEN..)?);
+        Self::from_attributes(payload.get(NFGEN..)?)
+    }
+
+    /// Reads the attributes of a connection, as a queue gives them with a packet too (NFQA_CT).
+    pub fn from_attributes(bytes: &'a [u8]) -> Option<Self> {
+        let attributes = Attributes(bytes);
         let raw = attributes.get(TUPLE_ORIG)?;
         let status = attributes.get(STATUS).and_then(be32).unwrap_or(0);
         let tcp_state = attributes
@@ -73,13 +88,19 @@ impl<'a> Entry<'a> {
             .and_then(|tcp| tcp.get(TCP_STATE))
             .and_then(|state| state.first());
         let over = tcp_state.is_some_and(|state| TCP_OVER.contains(state));
+        let origin = tuple(Attributes(raw))?;
         Some(Self {
-            origin: tuple(Attributes(raw))?,
+            origin,
             reply: tuple(attributes.nested(TUPLE_REPLY)?)?,
             mark: attributes.get(MARK).and_then(be32).unwrap_or(0),
             live: status & SEEN_REPLY != 0 && !over,
             over,
-            family: *payload.first()?,
+            traffic: traffic(attributes),
+            family: if origin.src.is_ipv4() {
+                AF_INET
+            } else {
+                AF_INET6
+            },
             zone: attributes.get(ZONE).and_then(be16),
             raw,
         })
@@ -97,6 +118,13 @@ impl<'a> Entry<'a> {
             transport: self.origin.transport,
             ..self.filtered()
         }
+    }
+
+    /// Where its sender meant it to go, when NAT has changed that: address and port.
+    pub fn meant(&self) -> Option<(IpAddr, Option<u16>)> {
+        let end = |flow: Flow| (flow.dst, flow.dst_port());
+        let meant = end(self.sent());
+        (meant != end(self.filtered())).then_some(meant)
     }
 
     /// What finds the connection again.
@@ -145,7 +173,8 @@ impl Entry<'static> {
             mark: 0,
             live: true,
             over: false,
-            family: 2,
+            traffic: None,
+            family: AF_INET,
             zone: None,
             raw: &[],
         }
@@ -174,6 +203,26 @@ impl Handle {
         }
         out
     }
+}
+
+fn traffic(attributes: Attributes<'_>) -> Option<Traffic> {
+    let count = |way| {
+        let counters: Attributes<'_> = attributes.nested(way)?;
+        let number = |kind| {
+            counters
+                .get(kind)?
+                .first_chunk()
+                .map(|b| u64::from_be_bytes(*b))
+        };
+        Some(Count {
+            packets: number(COUNTER_PACKETS)?,
+            bytes: number(COUNTER_BYTES)?,
+        })
+    };
+    Some(Traffic {
+        orig: count(COUNTERS_ORIG)?,
+        reply: count(COUNTERS_REPLY)?,
+    })
 }
 
 fn tuple(attributes: Attributes<'_>) -> Option<Tuple> {
@@ -266,8 +315,33 @@ mod tests {
         let sent = entry.sent();
         assert_eq!(sent.dst.to_string(), "10.96.0.10");
         assert_eq!((sent.src_port(), sent.dst_port()), (Some(40000), Some(443)));
+        assert_eq!(
+            entry.meant(),
+            Some(("10.96.0.10".parse().unwrap(), Some(443)))
+        );
+        assert_eq!(Entry::example("192.0.2.2", "203.0.113.1").meant(), None);
         assert_eq!((entry.mark, entry.live), (0x0800_0001, true));
         assert_eq!(entry.handle().tuple, entry.raw);
+    }
+
+    #[test]
+    fn what_was_counted_is_read() {
+        let mut payload = payload(SEEN_REPLY, 3);
+        assert_eq!(Entry::read(&payload).unwrap().traffic, None);
+        for (way, packets, bytes) in [(COUNTERS_ORIG, 3u64, 200u64), (COUNTERS_REPLY, 2, 1 << 40)] {
+            let mut counters = Vec::new();
+            put(&mut counters, COUNTER_PACKETS, &packets.to_be_bytes());
+            put(&mut counters, COUNTER_BYTES, &bytes.to_be_bytes());
+            put_nested(&mut payload, way, &counters);
+        }
+        let count = |packets, bytes| Count { packets, bytes };
+        assert_eq!(
+            Entry::read(&payload).unwrap().traffic,
+            Some(Traffic {
+                orig: count(3, 200),
+                reply: count(2, 1 << 40)
+            })
+        );
     }
 
     #[test]

@@ -1,8 +1,10 @@
-//! The kernel's table of connections (ctnetlink): lists established flows, and sets a bit of their mark.
+//! The kernel's table of connections (ctnetlink): lists established flows, sets a bit of their mark, and
+//! tells of those that end.
 //!
 //! Knows nothing of feeds. A flow that has ended between listing and marking is no error.
 
 mod entry;
+mod events;
 
 use std::{
     io,
@@ -17,6 +19,7 @@ use nix::{
 };
 
 pub use entry::{Entry, Handle, Tuple};
+pub use events::{Destroyed, Events, count_traffic};
 
 use crate::{
     netlink::{self, ACK, DUMP, REQUEST},

@@ -9,8 +9,10 @@ use std::{
 
 use super::{Request, Response};
 
-/// A refresh of slow feeds may take this long; everything else answers at once.
+/// A load of very many elements may take this long; nearly everything answers at once.
 const ANSWER: Duration = Duration::from_secs(180);
+/// Pulls of many slow feeds take their turns: each may take an hour (`[pull] total-timeout`).
+const PULLS: Duration = Duration::from_secs(6 * 3600);
 /// The same for the removal of the table, which may have to wait for a load of a few seconds.
 const DOWN: Duration = Duration::from_secs(20);
 
@@ -50,6 +52,13 @@ pub enum ClientError {
 /// Sends one request and waits for its answer.
 pub fn call(path: &Path, request: &Request) -> Result<serde_json::Value, ClientError> {
     call_with(path, request, &[])
+}
+
+/// Asks what is odd about a feed; `known` is JSON as [`Request::Lint`] tells it.
+pub fn lint(path: &Path, feed: &str, known: &[u8]) -> Result<serde_json::Value, ClientError> {
+    let feed = Some(feed.to_owned());
+    let bytes = u64::try_from(known.len()).unwrap_or(u64::MAX);
+    call_with(path, &Request::Lint { feed, bytes }, known)
 }
 
 /// Sends a text for a pushed feed.
@@ -94,6 +103,7 @@ fn talk(mut stream: UnixStream, request: &Request, body: &[u8]) -> io::Result<Re
     // Whoever wants out does not wait long to hear that the daemon hangs.
     let limit = match request {
         Request::Down => DOWN,
+        Request::Refresh { .. } | Request::Lint { .. } => PULLS,
         _ => ANSWER,
     };
     stream.set_read_timeout(Some(limit))?;

@@ -10,7 +10,7 @@ use std::{fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-pub use client::{ClientError, call, push};
+pub use client::{ClientError, call, lint, push};
 pub use server::{Server, ServerError};
 
 /// Longest text that can be pushed, in bytes; a feed's own `max-bytes` is mostly lower.
@@ -50,6 +50,10 @@ pub enum Request {
     Lint {
         /// One feed; all of them without.
         feed: Option<String>,
+        /// Length of the known-good lists that follow the request's line: JSON,
+        /// `[{"name": NAME, "prefixes": [PREFIX]}]`. 0: none follow.
+        #[serde(default)]
+        bytes: u64,
     },
     /// Which feeds list an address.
     Lookup {
@@ -64,6 +68,16 @@ pub enum Request {
     },
     /// Remove the table and stop.
     Down,
+}
+
+impl Request {
+    /// Length of what follows the request's line, in bytes.
+    pub fn body_length(&self) -> u64 {
+        match self {
+            Self::Push { bytes, .. } | Self::Lint { bytes, .. } => *bytes,
+            _ => 0,
+        }
+    }
 }
 
 /// What the daemon answers.

@@ -154,9 +154,10 @@ where
     let response = if !allowed {
         Response::Error("only root and members of group feedgate may ask".into())
     } else {
-        match serde_json::from_str(&line) {
-            Ok(Request::Push { bytes, .. }) if bytes > MAX_BODY => Response::Error(format!(
-                "a text of {bytes} bytes is more than can be pushed ({MAX_BODY})"
+        match serde_json::from_str::<Request>(&line) {
+            Ok(request) if request.body_length() > MAX_BODY => Response::Error(format!(
+                "a text of {} bytes is more than can be pushed ({MAX_BODY})",
+                request.body_length()
             )),
             Ok(request) => match timeout(BODY, body(&request, &mut reader)).await?? {
                 Some(body) => handle(request, body).await,
@@ -169,15 +170,15 @@ where
     writer.shutdown().await
 }
 
-/// The text that follows a push; `None` when the client ends too early.
+/// The text that follows a request; `None` when the client ends too early.
 async fn body(request: &Request, reader: impl AsyncReadExt + Unpin) -> io::Result<Option<Vec<u8>>> {
-    let Request::Push { bytes, .. } = request else {
-        return Ok(Some(Vec::new()));
-    };
+    let bytes = request.body_length();
     let mut text = Vec::new();
-    reader.take(*bytes).read_to_end(&mut text).await?;
+    if bytes > 0 {
+        reader.take(bytes).read_to_end(&mut text).await?;
+    }
     Ok(u64::try_from(text.len())
-        .is_ok_and(|len| len == *bytes)
+        .is_ok_and(|len| len == bytes)
         .then_some(text))
 }
 

@@ -8,9 +8,10 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::{
+    flow_log::FlowLog,
     meters::Meters,
     pressure::{self, Kind, Pressure},
     tally::Tally,
@@ -23,6 +24,7 @@ use crate::{
     },
     attribution::{Attributor, Clues, Source},
     config::Hook,
+    conntrack::Entry,
     feed::{Action, Direction},
     host::{links, wires::Wires},
     packet::{Flow, decode},
@@ -35,6 +37,7 @@ use crate::{
 pub(super) struct Path {
     pub(super) view: View,
     pub(super) sinks: ArcSwap<Sinks>,
+    pub(super) flow_log: ArcSwapOption<FlowLog>,
     pub(super) suppressor: Mutex<Suppressor>,
     pub(super) tally: Mutex<Tally>,
     pub(super) counts: Counts,
@@ -73,6 +76,9 @@ impl Path {
     pub(super) fn report(&self, alert: &Alert, now: Instant) {
         self.meters.count(alert);
         lock(&self.tally).count(alert, now);
+        if let Some(log) = &*self.flow_log.load() {
+            log.observe(alert);
+        }
         let outcome = lock(&self.suppressor).observe(alert, now);
         if outcome == Outcome::Send {
             self.sinks.load().submit(alert);
@@ -176,12 +182,24 @@ impl Engine {
             counts.unmatched.fetch_add(1, Ordering::Relaxed);
             return Answer::Pass;
         };
+        let connection = packet
+            .connection
+            .and_then(Entry::from_attributes)
+            .filter(|entry| is_of(entry, &flow));
+        // The sender's socket knows where it was connected to, not what NAT made of it.
+        let sent = match decision.direction {
+            Direction::Egress => connection.map_or(flow, |entry| Flow {
+                fragment: flow.fragment,
+                ..entry.sent()
+            }),
+            Direction::Ingress => flow,
+        };
         let kind = || Kind::of(packet, &flow, &decision);
         let source = if self.pressure.folds(kind, start) {
             counts.folded.fetch_add(1, Ordering::Relaxed);
             self.attributor.unasked(&clues(packet), pressure::CAUSE)
         } else {
-            self.attribute(packet, &flow, decision.direction)
+            self.attribute(packet, &sent, decision.direction)
         };
         // The daemon must reach its feeds and logs whatever they list.
         if source.pid == Some(path.own_pid) && packet.hook == Hook::Output {
@@ -189,7 +207,14 @@ impl Engine {
             return Answer::Allow;
         }
         let action = decision.action();
-        let alert = alert(packet, flow, decision, source, start);
+        let meant = match connection {
+            Some(entry) => entry.meant(),
+            None => source.meant.map(|end| (end.ip(), Some(end.port()))),
+        };
+        let alert = Alert {
+            nat_dst: meant,
+            ..alert(packet, flow, decision, source, start)
+        };
         path.report(&alert, start);
         match action {
             Action::Alert => Answer::Allow,
@@ -223,6 +248,15 @@ fn clues(packet: &Held<'_>) -> Clues {
         mac: packet.mac,
         peer: None,
     }
+}
+
+/// True when the connection is of this flow, seen from its first sender: only then it tells what NAT did.
+fn is_of(entry: &Entry<'_>, flow: &Flow) -> bool {
+    let ends = |flow: &Flow| (flow.src, flow.dst, flow.proto);
+    let seen = entry.filtered();
+    let has_ports = flow.dst_port().is_some();
+    ends(&seen) == ends(flow)
+        && (!has_ports || (seen.src_port(), seen.dst_port()) == (flow.src_port(), flow.dst_port()))
 }
 
 fn alert(

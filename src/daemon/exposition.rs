@@ -350,6 +350,8 @@ impl Numbers {
         out.counters("alerts_sent", help, row(|sink| sink.sent))?;
         let help = "Alerts that wait for a sink";
         out.gauges("alerts_queued", help, row(|sink| sink.queued))?;
+        let help = "Alerts that wait on disk for a sink";
+        out.gauges("alerts_spooled", help, row(|sink| sink.spooled))?;
         let help = "Alerts that a sink did not get; it is told how many";
         out.counters("alerts_dropped", help, row(|sink| sink.dropped))?;
         let help = "1 for a sink whose last attempt failed";
@@ -375,7 +377,16 @@ impl Numbers {
             rows.map(|(why, count)| ([("why", why)], count)),
         )?;
         let help = "Windows in which repeats are counted now";
-        out.gauge("suppress_windows", help, count(self.windows))
+        out.gauge("suppress_windows", help, count(self.windows))?;
+        let log = self.status.flow_log.as_ref();
+        let flows = log.map_or((0, 0), |log| (log.seen, log.overflow));
+        let help = "Flows for the flow log, and those of them that it knows the number of only";
+        let rows = [("seen", flows.0), ("overflow", flows.1)];
+        out.counters(
+            "flow_log_flows",
+            help,
+            rows.map(|(what, count)| ([("what", what)], count)),
+        )
     }
 }
 

@@ -1,6 +1,9 @@
 //! What the control socket's requests do.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+};
 
 use serde_json::{Value, json};
 
@@ -13,7 +16,8 @@ use super::{
 };
 use crate::{
     control::{Request, Response},
-    feed::{Direction, FeedName, Indicator},
+    feed::{Action, Direction, FeedName, Indicator, Known, PortMatch},
+    packet::Protocol,
     snapshot::Snapshot,
 };
 
@@ -41,7 +45,10 @@ pub(super) async fn answer(shared: Arc<Shared>, request: Request, body: Vec<u8>)
         Request::Push { feed, .. } => {
             blocking(&shared, move |shared| push(shared, &feed, body)).await
         }
-        Request::Lint { feed } => lint(&shared, feed.as_deref()).await,
+        Request::Lint { feed, .. } => match known(&body) {
+            Ok(known) => lint(&shared, feed.as_deref(), Arc::new(known)).await,
+            Err(message) => Err(message),
+        },
         Request::Down => down(&shared).await,
     };
     match result {
@@ -104,8 +111,9 @@ async fn preview(shared: &Arc<Shared>, feed: Option<String>) -> Result<Value, St
         }
     };
     let (mut done, mut failed) = (Vec::new(), Vec::new());
+    let known = Arc::new(Known::embedded());
     for name in names {
-        match pulls::preview(shared, &name).await {
+        match pulls::preview(shared, &name, Arc::clone(&known)).await {
             Ok(preview) => done.push(preview),
             Err(e) => failed.push(named(&name, e)),
         }
@@ -187,7 +195,11 @@ fn taken(shared: &Shared, name: &FeedName) -> Result<Value, String> {
 
 /// Lints one feed, or all. What has no data yet is pulled for it, and not enforced: a feed can be
 /// looked at while it is not enabled.
-async fn lint(shared: &Arc<Shared>, name: Option<&str>) -> Result<Value, String> {
+async fn lint(
+    shared: &Arc<Shared>,
+    name: Option<&str>,
+    known: Arc<Known>,
+) -> Result<Value, String> {
     let wanted: Vec<(FeedName, Option<Arc<crate::feed::FeedData>>, bool)> = {
         let core = in_place(|| lock(&shared.core));
         let wanted = core
@@ -208,14 +220,14 @@ async fn lint(shared: &Arc<Shared>, name: Option<&str>) -> Result<Value, String>
         let (entries, findings) = match (data, has_url) {
             (Some(data), _) => {
                 let entries = data.parsed.count();
-                let (shared, name) = (Arc::clone(shared), name.clone());
-                let work = move || intake::findings(&shared, &name, &data.parsed);
+                let (shared, name, known) = (Arc::clone(shared), name.clone(), Arc::clone(&known));
+                let work = move || intake::findings(&shared, &name, &data.parsed, &known);
                 let findings = tokio::task::spawn_blocking(work).await;
                 let findings = findings.map_err(|e| e.to_string())?;
                 (entries, status::Shown::all(&findings))
             }
             (None, true) => {
-                let preview = pulls::preview(shared, &name).await;
+                let preview = pulls::preview(shared, &name, Arc::clone(&known)).await;
                 let preview = preview.map_err(|e| format!("feed {name}: {e}"))?;
                 (preview.entries, preview.findings)
             }
@@ -231,6 +243,26 @@ async fn lint(shared: &Arc<Shared>, name: Option<&str>) -> Result<Value, String>
         );
     }
     Ok(json!(found))
+}
+
+/// The embedded list of known-good addresses and those that came with a request.
+fn known(lists: &[u8]) -> Result<Known, String> {
+    #[derive(serde::Deserialize)]
+    struct List {
+        name: String,
+        prefixes: Vec<String>,
+    }
+    let mut known = Known::embedded();
+    if lists.is_empty() {
+        return Ok(known);
+    }
+    let lists: Vec<List> =
+        serde_json::from_slice(lists).map_err(|e| format!("the known-good lists: {e}"))?;
+    for list in lists {
+        let prefixes = list.prefixes.iter();
+        known.add(&list.name, prefixes.filter_map(|text| text.parse().ok()));
+    }
+    Ok(known)
 }
 
 /// An error with the feed's name, unless it has it already.
@@ -249,13 +281,26 @@ struct Answer {
     /// For each direction what becomes of a flow, `null`: nothing.
     egress: Option<Verdict>,
     ingress: Option<Verdict>,
+    /// The same at the ports that entries are bound to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ports: Vec<AtPort>,
     /// Every entry that covers the address, most specific first.
     listings: Vec<Listed>,
 }
 
+/// What becomes of a flow at one port of the address.
+#[derive(serde::Serialize)]
+struct AtPort {
+    port: String,
+    egress: Option<Verdict>,
+    ingress: Option<Verdict>,
+}
+
 #[derive(serde::Serialize)]
 struct Verdict {
-    action: crate::feed::Action,
+    action: Action,
+    /// The kernel's sets that hold it: `deny` or `watch`.
+    class: &'static str,
     indicator: Indicator,
     feeds: Vec<crate::feed::FeedName>,
     severity: &'static str,
@@ -265,24 +310,37 @@ struct Verdict {
 struct Listed {
     feed: crate::feed::FeedName,
     indicator: Indicator,
-    action: crate::feed::Action,
+    action: Action,
     #[serde(skip_serializing_if = "Option::is_none")]
     ignored: Option<&'static str>,
 }
 
 fn lookup(snapshot: &Snapshot, address: std::net::IpAddr) -> Answer {
     let address = address.to_canonical();
-    let verdict = |direction| {
-        let hit = snapshot.index.lookup(address, None, direction)?;
+    let verdict = |port, direction| {
+        let hit = snapshot.index.lookup(address, port, direction)?;
         Some(Verdict {
             action: hit.action,
+            class: match hit.action {
+                Action::Deny => "deny",
+                Action::Alert => "watch",
+            },
             indicator: hit.indicator,
             feeds: hit.feeds,
             severity: hit.severity.as_str(),
         })
     };
-    let listings = snapshot.index.listings(address).into_iter();
-    let listings = listings.map(|l| Listed {
+    let listings = snapshot.index.listings(address);
+    let ports: BTreeSet<PortMatch> = listings.iter().filter_map(|l| l.indicator.port).collect();
+    let at_port = |bound: PortMatch| {
+        let port = Some((bound.proto.unwrap_or(Protocol::TCP), bound.port));
+        AtPort {
+            port: bound.to_string(),
+            egress: verdict(port, Direction::Egress),
+            ingress: verdict(port, Direction::Ingress),
+        }
+    };
+    let listed = listings.into_iter().map(|l| Listed {
         feed: l.feed,
         indicator: l.indicator,
         action: l.action,
@@ -290,9 +348,10 @@ fn lookup(snapshot: &Snapshot, address: std::net::IpAddr) -> Answer {
     });
     Answer {
         address,
-        egress: verdict(Direction::Egress),
-        ingress: verdict(Direction::Ingress),
-        listings: listings.collect(),
+        egress: verdict(None, Direction::Egress),
+        ingress: verdict(None, Direction::Ingress),
+        ports: ports.into_iter().map(at_port).collect(),
+        listings: listed.collect(),
     }
 }
 

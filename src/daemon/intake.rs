@@ -227,7 +227,12 @@ fn quarantine(
 }
 
 /// What is odd about a feed's entries, beside the other feeds.
-pub(super) fn findings(shared: &Shared, name: &FeedName, parsed: &Parsed) -> Vec<Finding> {
+pub(super) fn findings(
+    shared: &Shared,
+    name: &FeedName,
+    parsed: &Parsed,
+    known: &Known,
+) -> Vec<Finding> {
     let others: Vec<(FeedName, Arc<FeedData>)> = {
         let core = lock(&shared.core);
         let others = core
@@ -242,7 +247,7 @@ pub(super) fn findings(shared: &Shared, name: &FeedName, parsed: &Parsed) -> Vec
         .iter()
         .map(|(name, data)| (name.as_str(), &data.parsed))
         .collect();
-    lint(parsed, &others, &Known::embedded())
+    lint(parsed, &others, known)
 }
 
 /// What an update would change.
@@ -271,6 +276,7 @@ pub(super) fn preview(
     shared: &Shared,
     feed: &config::Feed,
     body: &Body,
+    known: &Known,
 ) -> Result<Preview, String> {
     let now = SystemTime::now();
     let (previous, comparable, stream) = {
@@ -298,7 +304,7 @@ pub(super) fn preview(
         .as_ref()
         .map(|data| all(&data.parsed))
         .unwrap_or_default();
-    let findings = Shown::all(&findings(shared, &feed.name, &good.parsed));
+    let findings = Shown::all(&findings(shared, &feed.name, &good.parsed, known));
     let entries = good.parsed.count();
     let (next, hooks) = {
         let core = lock(&shared.core);

@@ -3,8 +3,8 @@
 //! The packet path only sees first packets. After each change of the sets the conntrack table is
 //! searched: what is listed now and was not before is alerted (`method="live-flow"`); what is denied
 //! gets the cut bit in its mark, which the first rule of the inspect chains drops, in both
-//! directions. A flow whose far end is denied no longer loses the bit. Deleting the connection
-//! instead would be no cut: its next packet makes a new one.
+//! directions, and the socket of a local TCP flow is ended. A flow whose far end is denied no longer
+//! loses the bit. Deleting the connection instead would be no cut: its next packet makes a new one.
 
 use std::{
     collections::HashSet,
@@ -26,9 +26,9 @@ use crate::{
     attribution::{Attributor, Clues, Source},
     config::Hook,
     conntrack::{Conntrack, ConntrackError, Entry, Handle},
-    feed::Action,
-    host::addresses,
-    packet::Flow,
+    feed::{Action, Direction},
+    host::{addresses, wires::Wires},
+    packet::{Flow, Protocol},
     policy::{Decision, decide},
     snapshot::Snapshot,
 };
@@ -60,7 +60,9 @@ pub(super) fn run(
         path: Arc::clone(&shared.path),
         known: Arc::default(),
         attributor,
+        wires: Wires::new(),
         silent: false,
+        cannot_end: false,
     };
     search.catch_up(shared);
     let mut again = None;
@@ -96,8 +98,11 @@ struct Search {
     /// What live flows were searched for last.
     known: Arc<Snapshot>,
     attributor: Attributor,
+    wires: Wires,
     /// An error was told already.
     silent: bool,
+    /// That sockets cannot be ended was told already.
+    cannot_end: bool,
 }
 
 /// A flow to act on.
@@ -105,6 +110,7 @@ struct Found {
     handle: Handle,
     filtered: Flow,
     sent: Flow,
+    meant: Option<(IpAddr, Option<u16>)>,
     hook: Hook,
     act: Act,
 }
@@ -209,6 +215,7 @@ impl Search {
                 handle: entry.handle(),
                 filtered: entry.filtered(),
                 sent: entry.sent(),
+                meant: entry.meant(),
                 hook,
                 act,
             });
@@ -268,29 +275,51 @@ impl Search {
         }
         let action = decision.action();
         self.path
-            .report(&alert(found.filtered, decision, source), Instant::now());
+            .report(&alert(&found, decision, source), Instant::now());
         done.alerted += 1;
         let counts = &self.path.counts;
         counts.live.fetch_add(1, Ordering::Relaxed);
         if action == Action::Deny && table.mark(&found.handle, cut_mask, true)? {
             counts.cut.fetch_add(1, Ordering::Relaxed);
             done.cut += 1;
+            self.end_connection(&found);
         }
         Ok(())
     }
 
+    /// Ends the socket of a local TCP flow that was cut. Its process would wait for answers otherwise,
+    /// and the kernel send again for minutes what is dropped. The reset meets the cut bit and stays here.
+    fn end_connection(&mut self, found: &Found) {
+        if found.filtered.proto != Protocol::TCP {
+            return;
+        }
+        let ended = match found.hook {
+            Hook::Forward => return,
+            Hook::Output => self
+                .attributor
+                .end_connection(&found.sent, Direction::Egress),
+            Hook::Input => self
+                .attributor
+                .end_connection(&found.filtered, Direction::Ingress),
+        };
+        match ended {
+            Ok(ended) => tracing::trace!(ended, "socket of a cut flow"),
+            // The cut bit is enough.
+            Err(why) => {
+                if !std::mem::replace(&mut self.cannot_end, true) {
+                    tracing::warn!("the sockets of cut flows are not ended: {why}");
+                }
+            }
+        }
+    }
+
     fn attribute(&mut self, found: &Found, decision: &Decision, until: Option<Instant>) -> Source {
         let mut source = match found.hook {
-            Hook::Forward => Source {
-                cause: Some(
-                    "forwarded, and there is no packet that shows its sender's card".into(),
-                ),
-                ..Source::default()
-            },
             _ if until.is_some_and(|until| Instant::now() >= until) => Source {
                 cause: Some("too many live flows at once to look all of them up".into()),
                 ..Source::default()
             },
+            Hook::Forward => self.attribute_forwarded(found, decision.direction),
             // The socket knows the address it was connected to, not what NAT made of it.
             Hook::Output => {
                 self.attributor
@@ -303,6 +332,23 @@ impl Search {
         };
         source.method = Some("live-flow");
         source
+    }
+
+    /// There is no packet that shows the interface and the sender's card: the route back and the
+    /// neighbour table do, as far as they lead there.
+    fn attribute_forwarded(&mut self, found: &Found, direction: Direction) -> Source {
+        let (flow, inside) = match direction {
+            Direction::Egress => (&found.sent, found.filtered.src),
+            Direction::Ingress => (&found.filtered, found.filtered.dst),
+        };
+        let device = self.wires.device_to(inside);
+        let mac = device.and_then(|device| self.wires.mac_of(device, inside));
+        let clues = Clues {
+            mac,
+            peer: device.and_then(|device| self.wires.peer(device, mac)),
+            ..Clues::default()
+        };
+        self.attributor.forwarded(flow, direction, &clues)
     }
 }
 
@@ -349,13 +395,13 @@ fn is_marking(act: &Act) -> bool {
     }
 }
 
-fn alert(flow: Flow, decision: Decision, source: Source) -> Alert {
+fn alert(found: &Found, decision: Decision, source: Source) -> Alert {
     Alert {
         id: uuid::Uuid::now_v7(),
         time: SystemTime::now(),
         action: decision.hit.action,
         direction: decision.direction,
-        flow,
+        flow: found.filtered,
         feeds: decision.hit.feeds,
         indicator: decision.hit.indicator,
         scan: None,
@@ -363,7 +409,7 @@ fn alert(flow: Flow, decision: Decision, source: Source) -> Alert {
         policy: None,
         iface: None,
         source,
-        nat_dst: None,
+        nat_dst: found.meant,
         count: 1,
         window: None,
         held: Duration::ZERO,

@@ -7,6 +7,7 @@ mod core;
 mod elements;
 mod engine;
 mod exposition;
+mod flow_log;
 mod flows;
 mod glance;
 mod handler;
@@ -33,7 +34,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -55,6 +56,8 @@ use crate::{
     store::{Store, StoreError},
 };
 use engine::{Path, lock};
+use flow_log::FlowLog;
+pub use flow_log::FlowLogStatus;
 pub use status::{FeedStatus, Status};
 
 /// How long the first pulls may hold back the ready message (DESIGN.md section 4).
@@ -166,7 +169,12 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     let server = Arc::new(control::Server::bind(&config.daemon.control_socket)?);
     let path = Arc::new(Path {
         view: view::View::default(),
-        sinks: ArcSwap::from_pointee(Sinks::open(&config.alerts, start::identity())?),
+        sinks: ArcSwap::from_pointee(Sinks::open(
+            &config.alerts,
+            start::identity(),
+            Some(&config.daemon.state_dir),
+        )?),
+        flow_log: ArcSwapOption::new(FlowLog::start(&config.alerts.flow_log)?.map(Arc::new)),
         suppressor: Mutex::new(Suppressor::new(start::policy(&config.alerts))),
         tally: Mutex::default(),
         counts: engine::Counts::default(),
@@ -440,13 +448,18 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
     if old.alerts == new.alerts {
         shared.path.sinks.load().reopen();
     } else {
-        let sinks = Arc::new(Sinks::open(&new.alerts, start::identity())?);
+        let sinks = Arc::new(Sinks::open(
+            &new.alerts,
+            start::identity(),
+            Some(&new.daemon.state_dir),
+        )?);
         let policy = start::policy(&new.alerts);
         let told = lock(&shared.path.suppressor).change(policy, Instant::now());
         shared.path.tell(told);
         let old = shared.path.sinks.swap(sinks);
         tokio::task::spawn_blocking(move || old.close(FLUSH));
     }
+    reload_flow_log(shared, &new.alerts.flow_log)?;
     shared.client.store(Arc::new(client));
     serving::restart(shared, new.metrics.listen);
     let rules_change = old.nftables != new.nftables;
@@ -485,6 +498,22 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
     Ok(())
 }
 
+/// Goes on with the flow log in its file, or with another log where the configuration changed.
+fn reload_flow_log(shared: &Arc<Shared>, config: &crate::config::FlowLog) -> Result<(), RunError> {
+    match &*shared.path.flow_log.load() {
+        Some(log) if log.is_of(config) => {
+            log.flush();
+            return Ok(());
+        }
+        _ => {}
+    }
+    let log = FlowLog::start(config)?;
+    if let Some(old) = shared.path.flow_log.swap(log.map(Arc::new)) {
+        tokio::task::spawn_blocking(move || old.close());
+    }
+    Ok(())
+}
+
 /// Stops asking, answers what is held, sends what is queued. Deny sets stay in force, unless `down` was asked for.
 fn shut_down(shared: &Arc<Shared>, threads: start::Threads) {
     notify(&[NotifyState::Stopping]);
@@ -515,6 +544,9 @@ fn shut_down(shared: &Arc<Shared>, threads: start::Threads) {
     }
     let told = lock(&shared.path.suppressor).drain(Instant::now());
     shared.path.tell(told);
+    if let Some(log) = &*shared.path.flow_log.load() {
+        log.close();
+    }
     for sink in shared.path.sinks.load().close(FLUSH) {
         if sink.dropped > 0 {
             tracing::warn!(

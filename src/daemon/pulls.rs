@@ -11,6 +11,7 @@ use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::{
     Shared,
+    core::Core,
     engine::lock,
     glance::blocking,
     intake::{self, Body, Preview},
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{
     config::{self, Format},
-    feed::FeedName,
+    feed::{FeedName, Known},
     fetch::{FetchError, Pulled, Validators},
     host::clock::Uptime,
 };
@@ -205,7 +206,11 @@ pub(super) async fn pull(shared: &Arc<Shared>, name: &FeedName) -> Result<Outcom
 }
 
 /// Pulls, judges, and changes nothing. A quarantined update is looked at without another pull.
-pub(super) async fn preview(shared: &Arc<Shared>, name: &FeedName) -> Result<Preview, String> {
+pub(super) async fn preview(
+    shared: &Arc<Shared>,
+    name: &FeedName,
+    known: Arc<Known>,
+) -> Result<Preview, String> {
     let (feed, held) = {
         let mut core = blocking(|| lock(&shared.core));
         let Some(state) = core.feeds.get_mut(name) else {
@@ -224,7 +229,7 @@ pub(super) async fn preview(shared: &Arc<Shared>, name: &FeedName) -> Result<Pre
             .ok_or("the server sent nothing, although nothing was known of the feed")?,
     };
     let shared = Arc::clone(shared);
-    let work = move || intake::preview(&shared, &feed, &body);
+    let work = move || intake::preview(&shared, &feed, &body, &known);
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| e.to_string())?
@@ -382,6 +387,9 @@ fn record(
     };
     state.next_pull = Some(Uptime::now().after(wait));
     let entries = state.data.as_ref().map_or(0, |data| data.parsed.count());
+    if matches!(result, Ok(true)) {
+        tell_private(&core, name);
+    }
     core.leave_inherited().map_err(|e| e.to_string())?;
     result
         .map(|changed| Outcome {
@@ -390,6 +398,20 @@ fn record(
             entries,
         })
         .map_err(|failed| failed.why)
+}
+
+/// Says that networks of private space were in the feed: nobody expects them there.
+fn tell_private(core: &Core, name: &FeedName) {
+    let snapshot = core.path.view.current();
+    let Some(report) = snapshot.report.feeds.get(name).filter(|r| r.private > 0) else {
+        return;
+    };
+    tracing::warn!(
+        "feed {name}: {} networks of private space are in it and are not denied \
+         (exceptions.private-networks), such as {}",
+        report.private,
+        report.private_examples.join(", ")
+    );
 }
 
 /// Up to a tenth later, so that a thousand hosts do not ask at once.

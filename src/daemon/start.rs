@@ -19,6 +19,7 @@ use crate::{
     alert::{line::Identity, suppress::Policy},
     attribution::{Attributor, Roots},
     config::{self, Config},
+    fetch,
     host::addresses,
     nft::{Kernel, NftError, QueueKind, TableState, Watch},
     queue::{Answer, MarkBits, Queue, QueueError},
@@ -29,18 +30,22 @@ use crate::{
 
 /// Reads and checks the configuration; warnings go to the log, mistakes into the error.
 pub(super) fn read_config(file: &FilePath) -> Result<Config, RunError> {
-    let text = std::fs::read_to_string(file).map_err(|e| {
+    let bytes = std::fs::read(file).map_err(|e| {
         RunError::Config(format!(
             "cannot read {}: {e}; name another file with --config",
             file.display()
         ))
     })?;
     let origin = file.display().to_string();
+    let text = config::decode(bytes, &origin).map_err(RunError::Config)?;
     let outcome = config::parse(&text, &origin);
     match outcome.config {
         Some(config) => {
             for warning in &outcome.diagnostics {
                 tracing::warn!("{origin}:{}: {warning}", warning.line);
+            }
+            for warning in fetch::loose_headers(&config.feeds) {
+                tracing::warn!("{warning}");
             }
             Ok(config)
         }

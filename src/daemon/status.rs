@@ -15,6 +15,7 @@ use super::{
     Shared,
     core::{Core, FeedState},
     engine::lock,
+    flow_log::FlowLogStatus,
     glance::{Glance, glance},
     include,
     tally::LastHour,
@@ -74,6 +75,9 @@ pub struct Status {
     pub suppressed: Suppressed,
     /// The alert sinks.
     pub sinks: Vec<SinkStats>,
+    /// The flow log, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flow_log: Option<FlowLogStatus>,
     /// Conntrack entries, without which nothing is enforced.
     pub conntrack: Conntrack,
     /// Addresses that are never blocked, with the reason.
@@ -283,7 +287,10 @@ pub(super) fn status(shared: &Shared) -> Status {
     let sinks = shared.path.sinks.load().stats();
     let queue = queue(&glance);
     let conntrack = conntrack();
+    let flow_log = shared.path.flow_log.load();
+    let flow_log = flow_log.as_ref().map(|log| log.status());
     let mut problems = problems(&glance, &queue, &conntrack, &sinks);
+    problems.extend(flow_log.as_ref().and_then(FlowLogStatus::problem));
     problems.extend(lock(&shared.listening).problem.clone());
     let protected = glance.broken.is_none()
         && !glance.nothing_known
@@ -320,6 +327,7 @@ pub(super) fn status(shared: &Shared) -> Status {
         last_hour,
         suppressed,
         sinks,
+        flow_log,
         conntrack,
         exceptions: glance.exceptions.clone(),
     }

@@ -17,9 +17,9 @@ pub enum Refusal {
         /// The limit.
         limit: u64,
     },
-    /// A UTF-16 byte order mark.
+    /// A UTF-16 byte order mark, or the zero bytes of UTF-16 without one.
     #[error(
-        "the text is UTF-16 (it starts with a UTF-16 byte order mark); the feed must be served as UTF-8 or ASCII"
+        "the text is UTF-16 (two bytes for each character); the feed must be served as UTF-8 or ASCII"
     )]
     Utf16,
     /// The magic bytes of a packed file that is not unpacked, or a packed file inside another one.
@@ -250,8 +250,7 @@ pub fn refuse_body(text: &[u8], limits: &Limits) -> Result<(), Refusal> {
         let limit = limits.max_bytes;
         return Err(Refusal::TooLarge { bytes, limit });
     }
-    // The UTF-32 little-endian mark starts with the UTF-16 one.
-    if text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff") {
+    if is_utf16(text) {
         return Err(Refusal::Utf16);
     }
     for (magic, name) in PACKED {
@@ -264,6 +263,19 @@ pub fn refuse_body(text: &[u8], limits: &Limits) -> Result<(), Refusal> {
         return Err(Refusal::Html);
     }
     Ok(())
+}
+
+/// True for text with a UTF-16 byte order mark (that of little-endian UTF-32 starts with it), and for
+/// one without a mark that begins with a line of ASCII in either order.
+fn is_utf16(text: &[u8]) -> bool {
+    const LOOKED_AT: usize = 16;
+    if text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff") {
+        return true;
+    }
+    let pairs = || text.chunks_exact(2).take(LOOKED_AT);
+    let little = |pair: &[u8]| matches!(pair, [1..=0x7f, 0]);
+    let big = |pair: &[u8]| matches!(pair, [0, 1..=0x7f]);
+    pairs().count() >= 4 && (pairs().all(little) || pairs().all(big))
 }
 
 /// Magic bytes: RFC 1952, RFC 8878, the bzip2, xz and ZIP file formats.
@@ -423,6 +435,12 @@ mod tests {
     fn utf16_in_either_order() {
         assert_eq!(refused(b"\xff\xfe1\x00.\x00"), Refusal::Utf16);
         assert_eq!(refused(b"\xfe\xff\x001\x00."), Refusal::Utf16);
+        // As iconv writes it, without a mark.
+        for shift in [0, 8] {
+            let units = "192.0.2.1\n".encode_utf16().map(|unit| unit << shift);
+            let text: Vec<u8> = units.flat_map(u16::to_le_bytes).collect();
+            assert_eq!(refused(text), Refusal::Utf16);
+        }
     }
 
     #[test]

@@ -54,7 +54,8 @@ impl From<&config::Feed> for Limits {
             allow_empty: feed.allow_empty,
             min_prefix4: feed.min_prefix4,
             min_prefix6: feed.min_prefix6,
-            min_score: feed.min_score,
+            // No score is below 0: then an entry needs none, as in the levels of IPsum.
+            min_score: feed.min_score.filter(|least| *least > 0),
             deny_score: feed.deny_score,
             max_shrink: feed.max_shrink,
             max_growth: feed.max_growth,

@@ -8,8 +8,9 @@ use std::{
 use super::{Bad, Item, Known, Parsed};
 use crate::prefix::{Address, Family, MULTICAST, PRIVATE, Prefix, RangeSet};
 
-/// Examples kept of each finding.
+/// Examples kept of each finding, and of a serious one: each of those is to be decided on.
 const EXAMPLES: usize = 5;
+const SERIOUS_EXAMPLES: usize = 20;
 
 /// Prefixes up to that length are worth a look: the largest assignments of feeds that are about
 /// criminals are mostly longer.
@@ -183,7 +184,12 @@ impl Findings {
     fn add(&mut self, kind: FindingKind, who: Option<&str>, example: impl FnOnce() -> String) {
         let (count, examples) = self.0.entry((kind, who.map(str::to_owned))).or_default();
         *count += 1;
-        if examples.len() < EXAMPLES {
+        let keep = if kind.is_serious() {
+            SERIOUS_EXAMPLES
+        } else {
+            EXAMPLES
+        };
+        if examples.len() < keep {
             let example = example();
             // The pieces of one range are one example.
             if examples.last() != Some(&example) {

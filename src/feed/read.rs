@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use super::{
     FeedData, Limits, Parsed, Refusal,
+    collect::without_mark,
     formats::{CrowdsecState, JsonPath, parse_csv, parse_json, parse_jsonl, parse_stix},
     judge, parse_plain, refuse_body, unpack,
 };
@@ -45,7 +46,7 @@ pub fn read(
 }
 
 fn is_document(text: &[u8]) -> bool {
-    text.trim_ascii_start().starts_with(b"{")
+    without_mark(text).trim_ascii_start().starts_with(b"{")
 }
 
 /// Where Calico's pushed feeds have their addresses.

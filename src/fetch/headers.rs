@@ -14,6 +14,9 @@ const LONGEST: u64 = 8 << 10;
 /// Write permission of group and others.
 const OTHERS_WRITE: u32 = 0o022;
 
+/// Read permission of everybody.
+const EVERYBODY_READS: u32 = 0o004;
+
 /// The headers of `feed`. Files are read each time, so that a renewed token is used at once.
 pub(super) async fn of(feed: &Feed, at: &Place) -> Result<HeaderMap, FetchError> {
     let mut map = HeaderMap::new();
@@ -32,6 +35,30 @@ pub(super) async fn of(feed: &Feed, at: &Place) -> Result<HeaderMap, FetchError>
         map.append(name, value);
     }
     Ok(map)
+}
+
+/// A line for each header file that everybody on this host can read: it most likely holds a key. It is
+/// used all the same, since some systems hand secrets over like that.
+pub fn loose_headers(feeds: &[Feed]) -> Vec<String> {
+    let files = feeds.iter().filter(|feed| feed.enabled).flat_map(|feed| {
+        let headers = feed.headers.iter();
+        headers.filter_map(move |(header, value)| match value {
+            config::HeaderValue::File(path) => Some((feed, header, path)),
+            config::HeaderValue::Text(_) => None,
+        })
+    });
+    let loose = files.filter_map(|(feed, header, path)| {
+        let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o7777;
+        (mode & EVERYBODY_READS != 0).then(|| {
+            format!(
+                "feed {}: {} for the header {header} can be read by everybody (mode {mode:04o}); \
+                 run chmod o-r on it",
+                feed.name,
+                path.display()
+            )
+        })
+    });
+    loose.collect()
 }
 
 async fn read(header: &str, path: &Path, at: &Place) -> Result<Vec<u8>, FetchError> {

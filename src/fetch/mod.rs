@@ -15,6 +15,7 @@ use std::{
 };
 
 pub use error::{FetchError, Place};
+pub use headers::loose_headers;
 
 use crate::config::{self, Feed};
 

@@ -25,6 +25,7 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 // linux/rtnetlink.h, linux/if_link.h, linux/neighbour.h
 const RTM_GETLINK: u16 = 18;
+const RTM_GETROUTE: u16 = 26;
 const RTM_GETNEIGH: u16 = 30;
 const IFLA_LINK: u16 = 5;
 const IFLA_LINKINFO: u16 = 18;
@@ -34,12 +35,16 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_VLAN_ID: u16 = 1;
 const RTEXT_FILTER_SKIP_STATS: u32 = 8;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const NDA_VLAN: u16 = 5;
 const NDA_MASTER: u16 = 9;
 /// Length of `struct ifinfomsg`.
 const IFINFOMSG: usize = 16;
+/// Length of `struct rtmsg`.
+const RTMSG: usize = 12;
 /// Length of `struct ndmsg`.
 const NDMSG: usize = 12;
 
@@ -103,12 +108,19 @@ impl Wires {
         None
     }
 
+    /// The interface that packets to `ip` leave by.
+    pub fn device_to(&mut self, ip: IpAddr) -> Option<u32> {
+        let (family, address) = octets(ip);
+        let mut ask = vec![family, u8::try_from(address.len() * 8).ok()?];
+        ask.resize(RTMSG, 0);
+        put(&mut ask, RTA_DST, &address);
+        let answer = self.ask(RTM_GETROUTE, &ask)?;
+        u32_at(attribute(answer.get(RTMSG..)?, RTA_OIF)?, 0)
+    }
+
     /// The link-layer address of a neighbour (ip-neighbour(8)), as far as it is resolved.
     pub fn mac_of(&mut self, device: u32, ip: IpAddr) -> Option<[u8; 6]> {
-        let (family, address) = match ip {
-            IpAddr::V4(ip) => (AF_INET, ip.octets().to_vec()),
-            IpAddr::V6(ip) => (AF_INET6, ip.octets().to_vec()),
-        };
+        let (family, address) = octets(ip);
         let mut ask = neighbour(family, device);
         put(&mut ask, NDA_DST, &address);
         let answer = self.ask(RTM_GETNEIGH, &ask)?;
@@ -158,6 +170,13 @@ impl Wires {
             self.route = Route::open().ok();
         }
         self.route.as_mut()?.get(kind, body).ok()
+    }
+}
+
+fn octets(ip: IpAddr) -> (u8, Vec<u8>) {
+    match ip {
+        IpAddr::V4(ip) => (AF_INET, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (AF_INET6, ip.octets().to_vec()),
     }
 }
 
@@ -234,6 +253,8 @@ mod tests {
                 wires.mac_of(bridge, "192.0.2.12".parse().unwrap()),
                 mac(0x12)
             );
+            assert_eq!(wires.device_to("192.0.2.12".parse().unwrap()), Some(bridge));
+            assert_eq!(wires.device_to("198.51.100.1".parse().unwrap()), None);
             assert_eq!(wires.peer(bridge, mac(0x99)), None);
             assert_eq!(wires.peer(bridge, None), None);
             assert_eq!(wires.peer(1, mac(0x11)), None);

@@ -287,7 +287,13 @@ impl Kernel {
         }
         for (name, change) in &delta.changed {
             elements += change.removed.len() + change.added.len();
-            self.elements(&mut transaction, MsgType::Del, *name, &change.removed);
+            let after = sets.get(*name).map_or(0, Content::len);
+            if Delta::replaces(change, after) {
+                let all = RawMessage::all_elements(&self.table, Set::Addresses(*name));
+                transaction.delete(&all, format!("all elements of {name}"));
+            } else {
+                self.elements(&mut transaction, MsgType::Del, *name, &change.removed);
+            }
             self.elements(&mut transaction, MsgType::Add, *name, &change.added);
         }
         if delta.reshapes() {

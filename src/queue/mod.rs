@@ -14,7 +14,10 @@ use std::{
 
 use nix::errno::Errno;
 
-use crate::config::{Hook, OnQueueFull};
+use crate::{
+    config::{Hook, OnQueueFull},
+    netlink::{self, be32},
+};
 
 pub use state::{State, states};
 
@@ -23,6 +26,14 @@ const COPY_RANGE: u16 = 256;
 /// Receive buffer of the netlink socket. The kernel's default holds about 250 packets; what does
 /// not fit is passed on unattributed.
 const RECEIVE_BUFFER: usize = 64 << 20;
+/// Bytes of a queue message that are looked through for its connection: its other attributes and the
+/// packet fit twice.
+const PEEK: usize = 8192;
+// linux/netfilter/nfnetlink.h and nfnetlink_queue.h
+const MSG_PACKET: u16 = 3 << 8;
+const NFGEN: usize = 4;
+const PACKET_HDR: u16 = 1;
+const CT: u16 = 11;
 /// How often a thread looks whether it should stop.
 const STOP_CHECK: Duration = Duration::from_millis(200);
 
@@ -61,6 +72,9 @@ pub struct Held<'a> {
     pub uid: Option<u32>,
     /// Source MAC address, where the packet came over Ethernet.
     pub mac: Option<[u8; 6]>,
+    /// Attributes of the packet's connection as ctnetlink writes them (NFQA_CT), where the kernel gives
+    /// them (CONFIG_NETFILTER_NETLINK_GLUE_CT).
+    pub connection: Option<&'a [u8]>,
 }
 
 /// What the daemon says about a held packet.
@@ -102,6 +116,8 @@ pub struct Queue {
     nfq: nfq::Queue,
     number: u16,
     waiter: Option<socket::Waiter>,
+    /// Messages carry the packet's connection.
+    tracked: bool,
 }
 
 impl Queue {
@@ -116,7 +132,7 @@ impl Queue {
             }
         };
         let (mut nfq, waiter) =
-            socket::open(RECEIVE_BUFFER).map_err(fail("opening the netlink socket"))?;
+            socket::open(RECEIVE_BUFFER, STOP_CHECK).map_err(fail("opening the netlink socket"))?;
         nfq.bind(number)
             .map_err(|source| match source.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::EPERM | Errno::EBUSY) => QueueError::Taken(number),
@@ -132,10 +148,13 @@ impl Queue {
             .map_err(fail("accepting GSO packets"))?;
         nfq.set_recv_uid_gid(number, true)
             .map_err(fail("asking for socket owners"))?;
+        // Without a descriptor there is no way to read what the crate leaves out.
+        let tracked = waiter.is_some() && asks_for_connections(&mut nfq, number);
         Ok(Self {
             nfq,
             number,
             waiter,
+            tracked,
         })
     }
 
@@ -151,20 +170,24 @@ impl Queue {
         stop: &AtomicBool,
         mut judge: impl FnMut(&Held<'_>) -> Answer,
     ) -> Result<(), QueueError> {
+        let mut peeked = vec![0; if self.tracked { PEEK } else { 0 }];
         loop {
-            if let Some(waiter) = &self.waiter {
-                match waiter.wait(if stop.load(Ordering::Relaxed) {
-                    Duration::ZERO
-                } else {
-                    STOP_CHECK
-                }) {
-                    true => {}
-                    false if stop.load(Ordering::Relaxed) => return Ok(()),
-                    false => continue,
-                }
-            }
-            let mut message = match self.nfq.recv() {
+            let seen = match &self.waiter {
+                Some(waiter) if self.tracked => waiter.peek(&mut peeked),
+                _ => Some(&[][..]),
+            };
+            let received = match seen {
+                Some(_) => self.nfq.recv(),
+                None => Err(Errno::EAGAIN.into()),
+            };
+            let mut message = match received {
                 Ok(message) => message,
+                Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => {
+                    if stop.load(Ordering::Relaxed) {
+                        return Ok(());
+                    }
+                    continue;
+                }
                 Err(e)
                     // ENOENT answers an earlier verdict: the kernel had given the packet up. It does so with
                     // all held packets when anybody's base chain goes, and when an interface goes.
@@ -183,7 +206,8 @@ impl Queue {
                     });
                 }
             };
-            let answer = held(&message).map_or(Answer::Pass, |packet| judge(&packet));
+            let answer = held(&message, seen.unwrap_or_default())
+                .map_or(Answer::Pass, |packet| judge(&packet));
             let mark = message.get_nfmark();
             let marked = marks.apply(mark, answer);
             if marked != mark {
@@ -197,7 +221,24 @@ impl Queue {
     }
 }
 
-fn held(message: &nfq::Message) -> Option<Held<'_>> {
+/// Asks for the connection of each packet; false where the kernel is built without.
+fn asks_for_connections(nfq: &mut nfq::Queue, number: u16) -> bool {
+    let asked = nfq.set_recv_conntrack(number, true);
+    if let Err(e) = &asked {
+        tracing::debug!("queue {number} does not tell what NAT did: {e}");
+    }
+    asked.is_ok()
+}
+
+/// The connection in a queue message that is of this packet.
+fn connection(bytes: &[u8], packet: u32) -> Option<&[u8]> {
+    let message = netlink::messages(bytes).find(|message| message.kind == MSG_PACKET)?;
+    let attributes = message.attributes(NFGEN);
+    let id = attributes.get(PACKET_HDR).and_then(be32)?;
+    (id == packet).then(|| attributes.get(CT)).flatten()
+}
+
+fn held<'a>(message: &'a nfq::Message, seen: &'a [u8]) -> Option<Held<'a>> {
     // Numbers of linux/netfilter.h, enum nf_inet_hooks.
     let hook = match message.get_hook() {
         1 => Hook::Input,
@@ -213,12 +254,44 @@ fn held(message: &nfq::Message) -> Option<Held<'_>> {
         outdev: index(message.get_outdev()),
         uid: message.get_uid(),
         mac: message.get_hw_addr().and_then(|mac| mac.try_into().ok()),
+        connection: connection(seen, message.get_packet_id()),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use netlink::{put, put_nested, request};
+
+    /// A queue message as the kernel writes it.
+    fn packet(id: u32) -> Vec<u8> {
+        let (mut attributes, mut header) = (Vec::new(), id.to_be_bytes().to_vec());
+        header.extend([8, 0, 3]);
+        put(&mut attributes, PACKET_HDR, &header);
+        put_nested(&mut attributes, CT, b"tuples");
+        request(MSG_PACKET, 0, 0, &[2, 0, 0, 1], &attributes)
+    }
+
+    #[test]
+    fn the_connection_is_that_of_the_packet() {
+        assert_eq!(connection(&packet(7), 7), Some(&b"tuples"[..]));
+        assert_eq!(connection(&packet(7), 8), None);
+        assert_eq!(connection(&[], 7), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_message_ends(bytes: Vec<u8>, at in 0usize..64, value: u8) {
+            let _ = connection(&bytes, 7);
+            let mut message = packet(7);
+            if let Some(byte) = message.get_mut(at) {
+                *byte = value;
+            }
+            let _ = connection(&message, 7);
+        }
+    }
 
     #[test]
     fn answers_replace_the_two_bits_and_keep_the_rest() {

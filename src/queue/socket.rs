@@ -1,7 +1,8 @@
 //! The netlink socket inside the nfq crate, which does not give its descriptor away.
 //!
 //! It is found as the one NETLINK_NETFILTER socket that opening made. With it the receive buffer
-//! grows and a thread can wait with a time limit; without it both go without.
+//! grows, a thread can wait with a time limit, and messages can be read for what the crate leaves out;
+//! without it all go without.
 #![allow(unsafe_code)]
 
 use std::{
@@ -13,12 +14,16 @@ use std::{
 };
 
 use nix::{
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{getsockopt, setsockopt, sockopt},
+    errno::Errno,
+    sys::{
+        socket::{MsgFlags, getsockopt, recv, setsockopt, sockopt},
+        time::{TimeVal, TimeValLike},
+    },
 };
 
-/// Opens a queue socket with a receive buffer of `buffer` bytes, and its descriptor where it was found.
-pub(super) fn open(buffer: usize) -> io::Result<(nfq::Queue, Option<Waiter>)> {
+/// Opens a queue socket with a receive buffer of `buffer` bytes on which nobody waits longer than
+/// `limit`, and its descriptor where it was found.
+pub(super) fn open(buffer: usize, limit: Duration) -> io::Result<(nfq::Queue, Option<Waiter>)> {
     // Queues are opened one after another, so that each sees only its own socket as new.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME
@@ -38,6 +43,7 @@ pub(super) fn open(buffer: usize) -> io::Result<(nfq::Queue, Option<Waiter>)> {
             if let Err(e) = setsockopt(&waiter.fd(), sockopt::RcvBufForce, &buffer) {
                 tracing::warn!("queue socket keeps its small receive buffer: {e}");
             }
+            waiter.limit(limit)?;
         }
         None => tracing::warn!("queue socket not found: it keeps its small receive buffer"),
     }
@@ -48,12 +54,20 @@ pub(super) fn open(buffer: usize) -> io::Result<(nfq::Queue, Option<Waiter>)> {
 pub(super) struct Waiter(RawFd);
 
 impl Waiter {
-    /// True when a packet is there, or an error to be received; false after `limit`.
-    pub(super) fn wait(&self, limit: Duration) -> bool {
-        let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
-        let fd = self.fd();
-        let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
-        poll(&mut fds, timeout).is_ok_and(|ready| ready > 0)
+    /// Whoever receives gets EAGAIN after so long without a message.
+    fn limit(&self, limit: Duration) -> io::Result<()> {
+        let limit = TimeVal::milliseconds(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX));
+        Ok(setsockopt(&self.fd(), sockopt::ReceiveTimeout, &limit)?)
+    }
+
+    /// Waits for the message that is received next and gives what fits of it; it stays there. `None`
+    /// after the limit. Empty when there is an error to be received.
+    pub(super) fn peek<'a>(&self, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+        match recv(self.0, buffer, MsgFlags::MSG_PEEK) {
+            Ok(length) => buffer.get(..length),
+            Err(Errno::EAGAIN) => None,
+            Err(_) => Some(&[]),
+        }
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

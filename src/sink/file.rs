@@ -1,84 +1,68 @@
-//! The JSON file: one ECS event a line.
-//!
-//! Opened to append, so that a rotation may truncate it; a rotation that renames it is followed
-//! by a reopen (SIGHUP).
+//! The JSON file: one event a line, in the form that the configuration names.
 
-use std::{
-    fs::{File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-};
+use std::{io, path::Path};
 
 use serde_json::Value;
 
-use super::worker::{SendError, Transport};
-use crate::alert::{
-    ecs::{Observer, ecs, ecs_loss, to_line},
-    line::Event,
+use super::{
+    lines::LineFile,
+    worker::{SendError, Transport},
+};
+use crate::{
+    alert::{
+        ecs::{Observer, ecs, ecs_loss, to_line},
+        eve::{eve, eve_loss},
+        line::Event,
+        ocsf::{ocsf, ocsf_loss},
+    },
+    config::JsonFormat,
 };
 
 /// An open JSON file.
 pub(super) struct JsonFile {
-    path: PathBuf,
+    file: LineFile,
+    format: JsonFormat,
     observer: Observer,
-    file: File,
-    /// Rest of a line that was written in part (a full disk): it comes before anything else.
-    rest: Vec<u8>,
+    /// A line that could not be written yet.
+    line: Vec<u8>,
 }
 
 impl JsonFile {
     /// Opens `path` to append, and creates it with mode 0640; its folder must exist.
-    pub(super) fn open(path: &Path, observer: Observer) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, format: JsonFormat, observer: Observer) -> io::Result<Self> {
         Ok(Self {
-            path: path.to_owned(),
+            file: LineFile::open(path)?,
+            format,
             observer,
-            file: open(path)?,
-            rest: Vec::new(),
+            line: Vec::new(),
         })
     }
 
     fn event(&self, event: Event<'_>) -> Value {
-        match event {
-            Event::Alert(alert) => ecs(alert, &self.observer),
-            Event::Lost(loss) => ecs_loss(loss, &self.observer),
+        let observer = &self.observer;
+        match (self.format, event) {
+            (JsonFormat::Ecs, Event::Alert(alert)) => ecs(alert, observer),
+            (JsonFormat::Ecs, Event::Lost(loss)) => ecs_loss(loss, observer),
+            (JsonFormat::Eve, Event::Alert(alert)) => eve(alert, observer),
+            (JsonFormat::Eve, Event::Lost(loss)) => eve_loss(loss, observer),
+            (JsonFormat::Ocsf, Event::Alert(alert)) => ocsf(alert, observer),
+            (JsonFormat::Ocsf, Event::Lost(loss)) => ocsf_loss(loss, observer),
         }
-    }
-
-    /// Writes what is left of a line, in one call unless the system takes less.
-    fn flush(&mut self) -> io::Result<()> {
-        while !self.rest.is_empty() {
-            match self.file.write(&self.rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => drop(self.rest.drain(..n)),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 }
 
 impl Transport for JsonFile {
     fn send(&mut self, event: Event<'_>) -> Result<(), SendError> {
-        if self.rest.is_empty() {
-            self.rest = to_line(&self.event(event)).into_bytes();
-            self.rest.push(b'\n');
+        if self.line.is_empty() {
+            self.line = to_line(&self.event(event)).into_bytes();
+            self.line.push(b'\n');
         }
-        self.flush().map_err(SendError::Broken)
+        self.file.append(&self.line).map_err(SendError::Broken)?;
+        self.line.clear();
+        Ok(())
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        self.file = open(&self.path)?;
-        self.rest.clear(); // the event is still in the queue and is written whole
-        Ok(())
+        self.file.reopen()
     }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .open(path)
 }

@@ -55,6 +55,9 @@ pub(super) fn form(format: SyslogFormat, address: &SyslogAddress) -> Form {
         (SyslogFormat::Rfc5424, _) => Form::Rfc5424,
         (SyslogFormat::Rfc3164, SyslogAddress::Unix(_)) => Form::Local,
         (SyslogFormat::Rfc3164, _) => Form::Rfc3164,
+        (SyslogFormat::Cef, SyslogAddress::Unix(_)) => Form::LocalCef,
+        (SyslogFormat::Cef, _) => Form::Cef,
+        (SyslogFormat::Journal, _) => Form::Journal,
     }
 }
 
@@ -102,7 +105,7 @@ impl Formatter {
 /// The offset of local time at the event, where the form has local time: it changes twice a year.
 fn local_offset(form: Form, event: Event<'_>) -> UtcOffset {
     let time = match event {
-        _ if form == Form::Rfc5424 => return UtcOffset::UTC,
+        _ if matches!(form, Form::Rfc5424 | Form::Journal) => return UtcOffset::UTC,
         Event::Alert(alert) => alert.time,
         Event::Lost(loss) => loss.time,
     };

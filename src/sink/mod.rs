@@ -1,34 +1,50 @@
-//! Where alerts go: syslog over unix sockets, UDP and TCP, and a JSON file.
+//! Where alerts go: syslog over unix sockets, UDP, TCP and TLS, journald, and a JSON file.
 //!
 //! [`Sinks::submit`] is called while a packet is held, so it never blocks: a local datagram socket
 //! gets its line at once, before the verdict; every other sink gets the alert into a bounded queue
 //! that one thread empties. A socket that is gone or full hands over to its queue, and lines stay
-//! in order. What a full queue could not take is counted and told to that sink when it works again.
+//! in order. While a syslog target is down, or its queue fills, a second thread moves alerts to a
+//! bounded spool on disk. What that cannot take is counted and told to the target when it works again.
 //!
-//! Of the syslog crate this uses `Facility`, `Severity`, the `LogFormat` trait and
-//! `Logger<LoggerBackend>` for datagrams. Not its formatters: `Formatter5424` has a numeric MSGID
-//! and sorts the keys of an element, `Formatter3164` pads the day with a zero and takes UTC for
-//! local time. Not its stream backends: a `BufWriter` keeps what a broken connection did not take,
-//! and sends it again when it is dropped.
+//! Of the syslog crate this uses `Facility`, `Severity`, the `LogFormat` trait, and
+//! `Logger<LoggerBackend>` for local datagrams. It cannot do the rest. `Formatter5424` has a numeric
+//! MSGID and sorts the keys of an element, `Formatter3164` pads the day with a zero and takes UTC
+//! for local time. Its network backends connect once and never again, know no TLS, and do not tell
+//! which lines arrived; a `BufWriter` keeps what a broken connection did not take, and sends it
+//! again when it is dropped. So the formatter is our own behind the crate's trait, and the sockets
+//! are our own behind it.
 //!
-//! Syslog over TCP has no acknowledgement (RFC 6587): lines in the kernel's send buffer at the
-//! moment a connection breaks are lost unseen.
+//! Syslog has no acknowledgement (RFC 6587): a line has arrived when the receiver's kernel has it
+//! ([`outbox::Wire`]). What a broken connection left unconfirmed is sent again on the next one.
 
 mod file;
+mod flow_log;
 mod format;
+mod lines;
+mod outbox;
+mod outq;
 mod queue;
+mod spool;
 mod stream;
+mod tls;
 mod udp;
 mod unix;
 mod worker;
 
 #[cfg(test)]
+mod journald_tests;
+#[cfg(test)]
+mod outbox_tests;
+#[cfg(test)]
+mod rotation_tests;
+#[cfg(test)]
 mod rsyslog_tests;
 
 use std::{
     borrow::Cow,
+    collections::BTreeSet,
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -40,16 +56,24 @@ use crate::{
         ecs::Observer,
         line::{Layout, LossKind},
     },
-    config::{self, Host, HostPort, SyslogAddress, SyslogFormat},
+    config::{self, SyslogAddress, SyslogFormat},
 };
 
 pub use crate::alert::line::Identity;
+pub use flow_log::{FlowLogFile, FlowLogStats};
+use format::Formatter;
+use outbox::{Outbox, Wire};
 use queue::Queue;
+use spool::{Spool, folder_name};
 use unix::UnixSink;
 use worker::Transport;
 
-/// Alerts a queue holds for a sink that does not take them now.
-pub const QUEUE_LINES: usize = 8192;
+/// Alerts that the queue of the JSON file holds while that cannot be written.
+const QUEUE_LINES: usize = 8192;
+/// The folder of all spools, in the state folder.
+const SPOOL: &str = "spool";
+/// How long the thread of a sink may take to come back from a system call when it closes.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// A sink cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +83,14 @@ pub enum SinkError {
         "alerts.json-file {path}: {source}; its folder must exist and be writable for feedgate"
     )]
     JsonFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The flow log.
+    #[error("alerts.flow-log {path}: {source}; its folder must exist and be writable for feedgate")]
+    FlowLog {
         /// The file.
         path: PathBuf,
         /// What the system said.
@@ -81,8 +113,10 @@ pub struct SinkStats {
     pub name: String,
     /// Alerts handed over.
     pub sent: u64,
-    /// Alerts waiting.
+    /// Alerts waiting in memory.
     pub queued: u64,
+    /// Alerts waiting on disk.
+    pub spooled: u64,
     /// Alerts given up.
     pub dropped: u64,
     /// The last error, in words; `None` when it works.
@@ -100,19 +134,18 @@ struct Sink {
     queue: Arc<Queue>,
     /// The way around the queue.
     direct: Option<Arc<UnixSink>>,
+    /// What a syslog target has behind its queue.
+    outbox: Option<Arc<Outbox>>,
 }
 
 impl Sinks {
-    /// Opens the JSON file and starts one thread for each sink. A syslog target that is not there
-    /// yet is no error: its lines wait.
-    pub fn open(alerts: &config::Alerts, identity: Identity) -> Result<Self, SinkError> {
-        Self::with_capacity(alerts, identity, QUEUE_LINES)
-    }
-
-    fn with_capacity(
+    /// Opens the JSON file and the spools, and starts the threads of each sink. A syslog target
+    /// that is not there yet is no error: its lines wait. `state` is the state folder; without
+    /// one, or where it cannot be written, nothing is spooled.
+    pub fn open(
         alerts: &config::Alerts,
         identity: Identity,
-        capacity: usize,
+        state: Option<&Path>,
     ) -> Result<Self, SinkError> {
         let mut sinks = Self { list: Vec::new() };
         if let Some(path) = &alerts.json_file {
@@ -121,15 +154,26 @@ impl Sinks {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
             };
             let file =
-                file::JsonFile::open(path, observer).map_err(|source| SinkError::JsonFile {
-                    path: path.clone(),
-                    source,
+                file::JsonFile::open(path, alerts.json_format, observer).map_err(|source| {
+                    SinkError::JsonFile {
+                        path: path.clone(),
+                        source,
+                    }
                 })?;
             let name = format!("json-file:{}", path.display());
-            sinks.start(Queue::new(name, capacity), None, file)?;
+            sinks.start(Queue::new(name, QUEUE_LINES), file)?;
         }
+        let spools = state.map(|state| state.join(SPOOL));
+        let mut folders = BTreeSet::new();
         for target in &alerts.syslog {
-            sinks.add_syslog(target, &identity, capacity)?;
+            let spool = spools
+                .as_deref()
+                .filter(|_| target.spool > 0)
+                .map(|spools| (spool_of(target, spools, &mut folders), target.spool));
+            sinks.add_syslog(target, &identity, spool)?;
+        }
+        if let Some(spools) = &spools {
+            tell_left_over(spools, &folders);
         }
         Ok(sinks)
     }
@@ -177,8 +221,8 @@ impl Sinks {
         self.list.iter().map(|sink| sink.queue.stats()).collect()
     }
 
-    /// Opens the JSON file again, after a log rotation renamed it (SIGHUP). If that fails, the old
-    /// one goes on and the error is in the statistics.
+    /// Opens the JSON file again, after a log rotation renamed it (SIGHUP). If that fails, the error is
+    /// in the statistics and alerts wait until the path can be written.
     pub fn reopen(&self) {
         for sink in &self.list {
             sink.queue.reopen();
@@ -193,6 +237,11 @@ impl Sinks {
             sink.queue.close(until);
         }
         for sink in &self.list {
+            if let Some(outbox) = &sink.outbox
+                && !sink.queue.wait_finished(until + GRACE)
+            {
+                outbox.finish(); // its thread stands in a system call
+            }
             sink.queue.wait_closed(until);
         }
         self.stats()
@@ -202,47 +251,90 @@ impl Sinks {
         &mut self,
         target: &config::SyslogTarget,
         identity: &Identity,
-        capacity: usize,
+        spool: Option<(PathBuf, u64)>,
     ) -> Result<(), SinkError> {
-        let layout = Layout {
+        let formatter = Formatter(Layout {
             form: format::form(target.format, &target.address),
             facility: format::facility(target.facility),
             identity: identity.clone(),
-        };
-        let queue = Queue::new(target_name(&target.address), capacity);
+        });
+        let queue = Arc::new(Queue::new(target.address.to_string(), target.queue));
+        let outbox = Outbox::new(Arc::clone(&queue), formatter.clone(), spool);
+        let outbox = Arc::new(outbox);
+        let octets = target.format == SyslogFormat::Rfc5424;
+        let mut direct = None;
         match &target.address {
             SyslogAddress::Unix(path) => {
-                let direct = Arc::new(UnixSink::new(path.clone(), layout));
-                let transport = unix::UnixTransport::new(Arc::clone(&direct));
-                self.start(queue, Some(direct), transport)
+                let sink = Arc::new(UnixSink::new(path.clone(), formatter));
+                direct = Some(Arc::clone(&sink));
+                self.post(&outbox, unix::UnixWire::new(sink))?;
             }
-            SyslogAddress::Udp(peer) => {
-                self.start(queue, None, udp::Udp::new(peer.clone(), layout))
-            }
+            SyslogAddress::Udp(peer) => self.post(&outbox, udp::Udp::new(peer.clone()))?,
             SyslogAddress::Tcp(peer) => {
-                let octets = target.format == SyslogFormat::Rfc5424;
-                let stream = stream::Tcp::new(peer.clone(), layout, octets);
-                self.start(queue, None, stream)
+                self.post(&outbox, stream::Tcp::new(peer.clone(), octets, None))?;
+            }
+            SyslogAddress::Tls(peer) => {
+                let client = tls::Client::new(peer.host.clone(), target.tls.clone());
+                // Octet counting is all that RFC 5425 knows.
+                self.post(&outbox, stream::Tcp::new(peer.clone(), true, Some(client)))?;
             }
         }
+        self.list.push(Sink {
+            queue,
+            direct,
+            outbox: Some(outbox),
+        });
+        Ok(())
+    }
+
+    /// Starts the threads of a syslog target.
+    fn post(
+        &self,
+        outbox: &Arc<Outbox>,
+        wire: impl Wire + Send + 'static,
+    ) -> Result<(), SinkError> {
+        let sender = Arc::clone(outbox);
+        self.spawn("sink", outbox.name(), move || outbox::run(&sender, wire))?;
+        if outbox.has_spool() {
+            let keeper = Arc::clone(outbox);
+            self.spawn("spool", outbox.name(), move || outbox::keep(&keeper))?;
+        }
+        Ok(())
     }
 
     fn start(
         &mut self,
         queue: Queue,
-        direct: Option<Arc<UnixSink>>,
         transport: impl Transport + Send + 'static,
     ) -> Result<(), SinkError> {
-        let name = queue.name().to_owned();
         let queue = Arc::new(queue);
         let worker = Arc::clone(&queue);
-        // Not joined: a thread inside a system call must not hold up the end of the daemon.
-        thread::Builder::new()
-            .name(format!("sink-{}", self.list.len()))
-            .spawn(move || worker::run(&worker, transport))
-            .map_err(|source| SinkError::Thread { name, source })?;
-        self.list.push(Sink { queue, direct });
+        self.spawn("sink", queue.name(), move || {
+            worker::run(&worker, transport)
+        })?;
+        self.list.push(Sink {
+            queue,
+            direct: None,
+            outbox: None,
+        });
         Ok(())
+    }
+
+    /// Not joined: a thread inside a system call must not hold up the end of the daemon.
+    fn spawn(
+        &self,
+        what: &str,
+        sink: &str,
+        work: impl FnOnce() + Send + 'static,
+    ) -> Result<(), SinkError> {
+        let thread = thread::Builder::new().name(format!("{what}-{}", self.list.len()));
+        match thread.spawn(work) {
+            Ok(_) => Ok(()),
+            Err(source) => Err(SinkError::Thread {
+                name: sink.to_owned(),
+                source,
+            }),
+        }
     }
 }
 
@@ -255,18 +347,41 @@ impl Drop for Sinks {
     }
 }
 
-fn target_name(address: &SyslogAddress) -> String {
-    match address {
-        SyslogAddress::Unix(path) => format!("unix:{}", path.display()),
-        SyslogAddress::Udp(peer) => format!("udp:{}", peer_name(peer)),
-        SyslogAddress::Tcp(peer) => format!("tcp:{}", peer_name(peer)),
+/// The folder of a target's spool; two targets that are the same get two.
+fn spool_of(target: &config::SyslogTarget, spools: &Path, used: &mut BTreeSet<String>) -> PathBuf {
+    let name = folder_name(&target.address.to_string(), target.format.name());
+    let mut folder = name.clone();
+    let mut number = 1;
+    while !used.insert(folder.clone()) {
+        number += 1;
+        folder = format!("{name}-{number}");
     }
+    spools.join(folder)
 }
 
-fn peer_name(peer: &HostPort) -> String {
-    match &peer.host {
-        Host::Addr(addr) => std::net::SocketAddr::new(*addr, peer.port).to_string(),
-        Host::Name(name) => format!("{name}:{}", peer.port),
+/// Tells of alerts that wait for targets that are no longer configured. Empty folders are removed.
+fn tell_left_over(spools: &Path, used: &BTreeSet<String>) {
+    let Ok(entries) = std::fs::read_dir(spools) else {
+        return; // nothing was spooled yet
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if used.contains(&name) || !entry.path().is_dir() {
+            continue;
+        }
+        // Who is just closing tells it by itself.
+        let Ok((spool, _)) = Spool::open(&entry.path(), 0) else {
+            continue;
+        };
+        match spool.alerts() {
+            0 => drop(std::fs::remove_dir(entry.path())), // only when it is empty
+            alerts => tracing::warn!(
+                folder = %entry.path().display(),
+                alerts,
+                "alerts wait on disk for a target that is not configured: they are sent when it is \
+                 again; remove the folder to give them up"
+            ),
+        }
     }
 }
 

@@ -13,11 +13,14 @@ use std::{
 };
 
 use super::*;
-use crate::{alert::example, config::SyslogTarget};
+use crate::{
+    alert::example,
+    config::{Host, HostPort, SyslogTarget},
+};
 
-const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
-fn identity() -> Identity {
+pub(super) fn identity() -> Identity {
     Identity {
         hostname: "gw".into(),
         pid: 42,
@@ -36,7 +39,7 @@ pub(super) fn syslog(address: SyslogAddress, format: SyslogFormat) -> config::Al
     }
 }
 
-fn json(path: &Path) -> config::Alerts {
+pub(super) fn json(path: &Path) -> config::Alerts {
     config::Alerts {
         suppress: Duration::ZERO,
         json_file: Some(path.to_owned()),
@@ -45,8 +48,12 @@ fn json(path: &Path) -> config::Alerts {
     }
 }
 
-fn open(alerts: &config::Alerts, capacity: usize) -> Sinks {
-    Sinks::with_capacity(alerts, identity(), capacity).unwrap()
+pub(super) fn open(alerts: &config::Alerts, capacity: usize) -> Sinks {
+    let mut alerts = alerts.clone();
+    for target in &mut alerts.syslog {
+        target.queue = capacity;
+    }
+    Sinks::open(&alerts, identity(), None).unwrap()
 }
 
 fn unix(path: &Path, capacity: usize) -> Sinks {
@@ -54,7 +61,7 @@ fn unix(path: &Path, capacity: usize) -> Sinks {
     open(&syslog(address, SyslogFormat::Rfc3164), capacity)
 }
 
-fn host(addr: IpAddr, port: u16) -> HostPort {
+pub(super) fn host(addr: IpAddr, port: u16) -> HostPort {
     HostPort {
         host: Host::Addr(addr),
         port,
@@ -69,7 +76,7 @@ pub(super) fn alert(n: u32) -> Alert {
 }
 
 /// The number of an alert, from its line.
-fn number(line: &str) -> u32 {
+pub(super) fn number(line: &str) -> u32 {
     let (_, id) = line
         .split_once(" id=\"")
         .unwrap_or_else(|| panic!("{line}"));
@@ -83,13 +90,13 @@ fn lost(line: &str) -> Option<u64> {
     count.parse().ok()
 }
 
-fn bind(path: &Path) -> UnixDatagram {
+pub(super) fn bind(path: &Path) -> UnixDatagram {
     let socket = UnixDatagram::bind(path).unwrap();
     socket.set_read_timeout(Some(LIMIT)).unwrap();
     socket
 }
 
-fn receive(socket: &UnixDatagram) -> String {
+pub(super) fn receive(socket: &UnixDatagram) -> String {
     let mut buffer = [0; 4096];
     let len = socket.recv(&mut buffer).unwrap();
     String::from_utf8(buffer[..len].to_vec()).unwrap()
@@ -112,7 +119,7 @@ pub(super) fn quiet_port() -> u16 {
     free.next().expect("a free port")
 }
 
-fn wait_for(sinks: &Sinks, good: impl Fn(&SinkStats) -> bool) {
+pub(super) fn wait_for(sinks: &Sinks, good: impl Fn(&SinkStats) -> bool) {
     let end = Instant::now() + LIMIT;
     while !good(&sinks.stats()[0]) {
         assert!(Instant::now() < end, "{:?}", sinks.stats());
@@ -253,34 +260,26 @@ fn udp_over_both_families() {
 }
 
 #[test]
-fn udp_that_is_refused_is_counted() {
+fn udp_that_is_refused_waits() {
     let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let port = quiet_port();
     let address = SyslogAddress::Udp(host(local, port));
-    let sinks = open(&syslog(address, SyslogFormat::Rfc3164), 100);
-    let mut submitted = 0;
-    let mut submit = || {
-        sinks.submit(&alert(submitted));
-        submitted += 1;
-        u64::from(submitted)
-    };
-    let end = Instant::now() + LIMIT;
-    // One by one: the error of a datagram is known at the next one.
-    while sinks.stats()[0].dropped == 0 {
-        assert!(Instant::now() < end, "{:?}", sinks.stats());
-        submit();
-        thread::sleep(Duration::from_millis(10));
+    let sinks = open(&syslog(address, SyslogFormat::Rfc5424), 100);
+    for n in 0..5 {
+        sinks.submit(&alert(n));
     }
+    wait_for(&sinks, |stats| stats.last_error.is_some());
+    let stats = &sinks.stats()[0];
+    assert_eq!((stats.sent, stats.queued, stats.dropped), (0, 5, 0));
     let socket = UdpSocket::bind((local, port)).unwrap();
     socket.set_read_timeout(Some(LIMIT)).unwrap();
-    let all = submit();
-    let mut seen = 0;
+    sinks.submit(&alert(5));
     let mut buffer = [0; 4096];
-    while seen < all {
+    for n in 0..=5 {
         let len = socket.recv(&mut buffer).unwrap();
-        seen += lost(str::from_utf8(&buffer[..len]).unwrap()).unwrap_or(1);
+        assert_eq!(number(str::from_utf8(&buffer[..len]).unwrap()), n);
     }
-    assert_eq!(seen, all);
+    wait_for(&sinks, |stats| stats.sent == 6 && stats.queued == 0);
 }
 
 fn accept(listener: &TcpListener) -> BufReader<TcpStream> {
@@ -335,36 +334,32 @@ fn tcp_counts_octets_and_connects_again() {
 }
 
 #[test]
-fn tcp_that_stops_reading_gets_the_cut_line_again() {
+fn tcp_that_stops_reading_goes_on_where_it_was() {
     let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let listener = TcpListener::bind((local, 0)).unwrap();
     let peer = host(local, listener.local_addr().unwrap().port());
-    let sinks = open(
-        &syslog(SyslogAddress::Tcp(peer), SyslogFormat::Rfc3164),
-        100_000,
-    );
+    let target = syslog(SyslogAddress::Tcp(peer), SyslogFormat::Rfc3164);
+    let sinks = open(&target, 100_000);
     // More than the socket buffers take: the writer stands in the middle of a line.
-    const N: u32 = 20_000;
-    for n in 0..N {
+    const N: u64 = 20_000;
+    for n in 0..20_000 {
         sinks.submit(&alert(n));
     }
     let mut stream = accept(&listener);
     wait_for(&sinks, |stats| stats.last_error.is_some());
-    let (mut whole, mut connections) = (0, 1);
-    while whole < N {
+    let stats = &sinks.stats()[0];
+    assert!(
+        stats.sent < N && stats.sent + stats.queued == N,
+        "{stats:?}"
+    );
+    for n in 0..N {
         let mut line = String::new();
         stream.read_line(&mut line).unwrap();
-        if line.ends_with('\n') {
-            assert_eq!(number(&line), whole);
-            whole += 1;
-        } else {
-            // The cut line, or nothing: it goes on, from this line on, with a new connection. There may
-            // be more of them where this thread is slow to read.
-            stream = accept(&listener);
-            connections += 1;
-        }
+        assert_eq!(u64::from(number(&line)), n);
     }
-    assert!(connections > 1);
+    wait_for(&sinks, |stats| {
+        stats.sent == N && stats.last_error.is_none()
+    });
 }
 
 #[test]
@@ -402,12 +397,67 @@ fn the_json_file_follows_rotations() {
     sinks.reopen();
     sinks.submit(&alert(4));
     sinks.close(LIMIT);
-    assert_eq!((ids(&old), ids(&path)), (vec![2, 3], vec![4]));
+    // The renamed file is left at once, without the signal.
+    assert_eq!((ids(&old), ids(&path)), (vec![2], vec![3, 4]));
+}
+
+#[test]
+fn the_json_file_has_the_form_that_is_configured() {
+    use config::JsonFormat::{Ecs, Eve, Ocsf};
+    for (format, pointer) in [
+        (Ecs, "/event/id"),
+        (Eve, "/alert/metadata/alert_id/0"),
+        (Ocsf, "/finding_info/uid"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("alerts.json");
+        let alerts = config::Alerts {
+            json_format: format,
+            ..json(&path)
+        };
+        let sinks = open(&alerts, 8);
+        sinks.submit(&alert(7));
+        sinks.close(LIMIT);
+        let event: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(
+            event.pointer(pointer),
+            Some(&serde_json::json!(alert(7).id.to_string()))
+        );
+    }
+}
+
+#[test]
+fn a_file_whose_folder_is_gone_keeps_alerts_waiting_and_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("log");
+    fs::create_dir(&folder).unwrap();
+    let path = folder.join("alerts.json");
+    let sinks = open(&json(&path), 2);
+    fs::remove_dir_all(&folder).unwrap();
+    for n in 1..=3 {
+        sinks.submit(&alert(n));
+    }
+    wait_for(&sinks, |stats| stats.last_error.is_some());
+    let stats = &sinks.stats()[0];
+    assert_eq!((stats.sent, stats.queued, stats.dropped), (0, 2, 1));
+    let said = stats.last_error.as_deref().unwrap();
+    assert!(said.contains("No such file or directory"), "{said}");
+    fs::create_dir(&folder).unwrap();
+    let stats = &sinks.close(LIMIT)[0];
+    assert_eq!((stats.sent, stats.dropped), (2, 1));
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!(text.lines().count(), 3, "two alerts and a count: {text}");
 }
 
 #[test]
 fn a_folder_that_is_missing_is_named() {
-    let error = Sinks::open(&json(Path::new("/nonexistent/alerts.json")), identity()).unwrap_err();
+    let error = Sinks::open(
+        &json(Path::new("/nonexistent/alerts.json")),
+        identity(),
+        None,
+    )
+    .unwrap_err();
     let text = error.to_string();
     assert!(
         text.contains("/nonexistent/alerts.json") && text.contains("folder"),

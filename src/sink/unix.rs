@@ -11,21 +11,19 @@ use std::{
 use syslog::{Logger, LoggerBackend};
 
 use super::{
-    format::Formatter,
-    queue::Queue,
-    worker::{SendError, Transport},
+    format::Formatter, outbox::Wire, outq, queue::Queue, stream::drain, worker::SendError,
 };
 use crate::alert::{
     Alert,
-    line::{Event, Layout, MAX_LINE},
+    line::{Event, MAX_LINE},
 };
 
 /// Lengths to try when the socket says that a line is too long (EMSGSIZE): it has a small send
 /// buffer. Receivers must take 480 bytes (RFC 5424 section 6.1).
 const LIMITS: [usize; 3] = [MAX_LINE, 1024, 480];
 
-/// How long the thread waits for a stream to take a line.
-const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the thread waits for a stream to take more of a line; then its reader is busy.
+const STREAM_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The socket, shared by the packet path and the sink's thread; locked only for calls that do not block.
 #[derive(Debug)]
@@ -35,9 +33,11 @@ pub(super) struct UnixSink {
     socket: Mutex<Socket>,
 }
 
+type Link = Logger<LoggerBackend, Formatter>;
+
 enum Socket {
     Closed,
-    Datagram(Logger<LoggerBackend, Formatter>),
+    Datagram(Link),
     /// A stream socket is at the path; only the sink's thread writes to it.
     Stream,
 }
@@ -53,10 +53,10 @@ impl std::fmt::Debug for Socket {
 }
 
 impl UnixSink {
-    pub(super) fn new(path: PathBuf, layout: Layout) -> Self {
+    pub(super) fn new(path: PathBuf, formatter: Formatter) -> Self {
         Self {
             path,
-            formatter: Formatter(layout),
+            formatter,
             socket: Mutex::new(Socket::Closed),
         }
     }
@@ -65,7 +65,8 @@ impl UnixSink {
     /// two threads stay in order.
     pub(super) fn submit(&self, queue: &Queue, alert: &Alert, share: impl FnOnce() -> Arc<Alert>) {
         let mut socket = self.lock();
-        if queue.is_empty() && self.send(&mut socket, Event::Alert(alert)).is_ok() {
+        let send = |socket: &mut Socket| self.send(socket, |s| self.write(s, Event::Alert(alert)));
+        if queue.is_empty() && send(&mut socket).is_ok() {
             queue.sent_directly();
         } else {
             queue.push(share());
@@ -74,35 +75,57 @@ impl UnixSink {
 
     /// Sends without blocking; connects when it has to, and once again when the socket at the path
     /// was replaced.
-    fn send(&self, socket: &mut Socket, event: Event<'_>) -> io::Result<()> {
+    fn send(
+        &self,
+        socket: &mut Socket,
+        mut write: impl FnMut(&mut Link) -> io::Result<()>,
+    ) -> io::Result<()> {
         let fresh = matches!(socket, Socket::Closed);
-        let result = self.send_once(socket, event);
+        let result = self.send_once(socket, &mut write);
         match result {
-            Err(error) if !fresh && !is_busy(&error) && !matches!(socket, Socket::Stream) => {
+            Err(error)
+                if !fresh
+                    && !is_busy(&error)
+                    && !is_too_long(&error)
+                    && !matches!(socket, Socket::Stream) =>
+            {
                 *socket = Socket::Closed;
-                self.send_once(socket, event)
+                self.send_once(socket, &mut write)
             }
             result => result,
         }
     }
 
-    fn send_once(&self, socket: &mut Socket, event: Event<'_>) -> io::Result<()> {
+    fn send_once(
+        &self,
+        socket: &mut Socket,
+        write: &mut impl FnMut(&mut Link) -> io::Result<()>,
+    ) -> io::Result<()> {
         if matches!(socket, Socket::Closed) {
             *socket = self.connect()?;
         }
-        let Socket::Datagram(logger) = socket else {
+        let Socket::Datagram(link) = socket else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
+        let result = write(link);
+        if result
+            .as_ref()
+            .is_err_and(|error| !is_busy(error) && !is_too_long(error))
+        {
+            *socket = Socket::Closed;
+        }
+        result
+    }
+
+    /// Writes the line of `event`, a shorter one if it must be.
+    fn write(&self, link: &mut Link, event: Event<'_>) -> io::Result<()> {
         let mut result = Ok(());
         for limit in LIMITS {
-            result = logger.formatter.write(&mut logger.backend, event, limit);
+            result = link.formatter.write(&mut link.backend, event, limit);
             match &result {
-                Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {}
+                Err(error) if is_too_long(error) => {}
                 _ => break,
             }
-        }
-        if result.as_ref().is_err_and(|error| !is_busy(error)) {
-            *socket = Socket::Closed;
         }
         result
     }
@@ -131,48 +154,120 @@ fn is_busy(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
 }
 
-/// The sink's thread's side.
-#[derive(Debug)]
-pub(super) struct UnixTransport {
-    sink: Arc<UnixSink>,
-    stream: Option<UnixStream>,
+fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMSGSIZE)
 }
 
-impl UnixTransport {
+/// The sink's thread's side.
+#[derive(Debug)]
+pub(super) struct UnixWire {
+    sink: Arc<UnixSink>,
+    stream: Option<Stream>,
+}
+
+/// A connection, where the path is a stream socket.
+#[derive(Debug)]
+struct Stream {
+    socket: UnixStream,
+    /// Rest of the line that is being written.
+    rest: Vec<u8>,
+    /// Lines since its reader had read everything.
+    unread: usize,
+}
+
+impl UnixWire {
     pub(super) fn new(sink: Arc<UnixSink>) -> Self {
         Self { sink, stream: None }
     }
 
-    fn send_stream(&mut self, event: Event<'_>) -> io::Result<()> {
+    fn send_stream(&mut self, line: &[u8]) -> io::Result<()> {
         let stream = match &mut self.stream {
             Some(stream) => stream,
             empty => {
-                let stream = UnixStream::connect(&self.sink.path)?;
-                stream.set_write_timeout(Some(STREAM_TIMEOUT))?;
-                empty.insert(stream)
+                let socket = UnixStream::connect(&self.sink.path)?;
+                socket.set_write_timeout(Some(STREAM_TIMEOUT))?;
+                empty.insert(Stream {
+                    socket,
+                    rest: Vec::new(),
+                    unread: 0,
+                })
             }
         };
-        let mut line = Vec::with_capacity(MAX_LINE + 1);
-        self.sink.formatter.write(&mut line, event, MAX_LINE)?;
-        line.push(0); // what syslog(3) puts behind a line on a stream
-        stream.write_all(&line)
+        if stream.rest.is_empty() {
+            stream.rest = line.to_vec();
+            stream.rest.push(0); // what syslog(3) puts behind a line on a stream
+        }
+        while !stream.rest.is_empty() {
+            match stream.socket.write(&stream.rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => drop(stream.rest.drain(..written)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        stream.unread += 1;
+        Ok(())
     }
 }
 
-impl Transport for UnixTransport {
-    fn send(&mut self, event: Event<'_>) -> Result<(), SendError> {
-        let mut socket = self.sink.lock();
-        match self.sink.send(&mut socket, event) {
-            Ok(()) => return Ok(()),
-            Err(_) if matches!(*socket, Socket::Stream) => {}
-            Err(error) if is_busy(&error) => return Err(SendError::Busy(error)),
-            Err(error) => return Err(SendError::Broken(error)),
+impl Wire for UnixWire {
+    fn send(&mut self, line: &[u8]) -> Result<(), SendError> {
+        if self.stream.is_none() {
+            let mut socket = self.sink.lock();
+            let write = |link: &mut Link| match &link.backend {
+                LoggerBackend::Unix(socket) => socket.send(line).map(drop),
+                _ => Err(io::ErrorKind::Unsupported.into()),
+            };
+            match self.sink.send(&mut socket, write) {
+                Ok(()) => return Ok(()),
+                Err(_) if matches!(*socket, Socket::Stream) => {}
+                Err(error) if is_busy(&error) => return Err(SendError::Busy(error)),
+                Err(error) if is_too_long(&error) => {
+                    let shorter = LIMITS.into_iter().find(|limit| *limit < line.len());
+                    return Err(SendError::TooLong(shorter.unwrap_or_default()));
+                }
+                Err(error) => return Err(SendError::Broken(error)),
+            }
         }
-        drop(socket);
-        self.send_stream(event).map_err(|error| {
-            self.stream = None;
-            *self.sink.lock() = Socket::Closed; // look again what is at the path
-            SendError::Broken(error)
+        self.check()?;
+        self.send_stream(line).map_err(|error| {
+            if is_busy(&error) {
+                SendError::Busy(error)
+            } else {
+                SendError::Broken(error)
+            }
         })
+    }
+
+    /// The send queue of a unix socket is empty when its reader has read everything; that of a
+    /// reader that is gone is empty as well.
+    fn unconfirmed(&mut self) -> usize {
+        let Some(stream) = &mut self.stream else {
+            return 0;
+        };
+        let read = outq::unacknowledged(&stream.socket).is_ok_and(|open| open == 0);
+        if read && drain(&stream.socket) {
+            stream.unread = 0;
+        }
+        stream.unread
+    }
+
+    fn check(&mut self) -> Result<(), SendError> {
+        if self
+            .stream
+            .as_ref()
+            .is_none_or(|stream| drain(&stream.socket))
+        {
+            return Ok(());
+        }
+        let text = "the receiver closed the connection";
+        let error = io::Error::new(io::ErrorKind::ConnectionReset, text);
+        Err(SendError::Closed(error))
+    }
+
+    fn disconnect(&mut self) {
+        if self.stream.take().is_some() {
+            *self.sink.lock() = Socket::Closed; // look again what is at the path
+        }
     }
 }

@@ -34,15 +34,17 @@ pub(super) enum SendError {
     Busy(io::Error),
     /// Broken; a new attempt connects again.
     Broken(io::Error),
-    /// As `Broken`, and the event before this one was lost as well, although it seemed delivered
-    /// (UDP: the error of a datagram is reported at the next one).
-    Refused(io::Error),
+    /// The receiver closed the connection, as it may when it restarts.
+    Closed(io::Error),
+    /// The socket takes no line of that length; one of so many bytes may do.
+    TooLong(usize),
 }
 
 impl SendError {
-    fn io(&self) -> &io::Error {
+    fn text(&self) -> String {
         match self {
-            Self::Busy(error) | Self::Broken(error) | Self::Refused(error) => error,
+            Self::Busy(error) | Self::Broken(error) | Self::Closed(error) => error.to_string(),
+            Self::TooLong(_) => "the line is too long for the socket".to_owned(),
         }
     }
 }
@@ -51,7 +53,6 @@ impl SendError {
 pub(super) fn run(queue: &Queue, mut transport: impl Transport) {
     let mut attempts = 0;
     let mut again = None;
-    let mut before = None;
     loop {
         let task = queue.next(again.clone());
         let result = match &task {
@@ -61,14 +62,11 @@ pub(super) fn run(queue: &Queue, mut transport: impl Transport) {
                 continue;
             }
             Task::Alert(alert) => transport.send(Event::Alert(alert)),
-            Task::Lost(count, cause) => transport.send(Event::Lost(&loss(
-                queue,
-                LossKind::Undelivered,
-                *count,
-                Cow::Borrowed(cause),
-            ))),
+            Task::Lost(count, cause) => {
+                transport.send(Event::Lost(&Loss::undelivered(queue, *count, cause)))
+            }
             Task::Report(count, kind, what) => {
-                transport.send(Event::Lost(&loss(queue, *kind, *count, what.clone())))
+                transport.send(Event::Lost(&Loss::of(queue, *kind, *count, what.clone())))
             }
         };
         match result {
@@ -76,13 +74,10 @@ pub(super) fn run(queue: &Queue, mut transport: impl Transport) {
                 if queue.delivered(&task) {
                     tracing::info!(sink = queue.name(), "alerts are delivered again");
                 }
-                (before, again, attempts) = (Some(task), None, 0);
+                (again, attempts) = (None, 0);
             }
             Err(error) => {
-                if let (SendError::Refused(_), Some(task)) = (&error, before.take()) {
-                    queue.undelivered(&task, "the receiver refused them");
-                }
-                wait(queue, &error, attempts);
+                queue.pause(pause(queue, &error, attempts));
                 (again, attempts) = (Some(task), attempts + 1);
             }
         }
@@ -90,38 +85,46 @@ pub(super) fn run(queue: &Queue, mut transport: impl Transport) {
     queue.finished();
 }
 
-fn loss(queue: &Queue, kind: LossKind, count: u64, cause: Cow<'static, str>) -> Loss {
-    Loss {
-        kind,
-        count,
-        target: queue.name().to_owned(),
-        cause,
-        time: SystemTime::now(),
+impl Loss {
+    /// Alerts that the queue's target did not get.
+    pub(super) fn undelivered(queue: &Queue, count: u64, cause: &'static str) -> Self {
+        Self::of(queue, LossKind::Undelivered, count, Cow::Borrowed(cause))
+    }
+
+    /// A number to tell the queue's target.
+    pub(super) fn of(queue: &Queue, kind: LossKind, count: u64, cause: Cow<'static, str>) -> Self {
+        Self {
+            kind,
+            count,
+            target: queue.name().to_owned(),
+            cause,
+            time: SystemTime::now(),
+        }
     }
 }
 
-/// Pauses after a failed attempt. A full buffer is an error only when it stays full.
-fn wait(queue: &Queue, error: &SendError, attempts: u32) {
+/// The pause after a failed attempt, which is told. A full buffer is an error only when it stays full.
+pub(super) fn pause(queue: &Queue, error: &SendError, attempts: u32) -> Duration {
     let (first, longest) = match error {
         SendError::Busy(_) => BUSY,
-        SendError::Broken(_) | SendError::Refused(_) => BROKEN,
+        SendError::Broken(_) | SendError::Closed(_) | SendError::TooLong(_) => BROKEN,
     };
     let pause = (first * 2u32.saturating_pow(attempts.min(16))).min(longest);
     if pause == longest || !matches!(error, SendError::Busy(_)) {
-        report(queue, error.io());
+        report(queue, &error.text());
     }
-    queue.pause(pause);
+    pause
 }
 
 fn reopen(queue: &Queue, transport: &mut impl Transport) {
     if let Err(error) = transport.reopen() {
-        report(queue, &error);
+        report(queue, &error.to_string());
     }
 }
 
 /// Once for each change, not for each attempt.
-fn report(queue: &Queue, error: &io::Error) {
-    if queue.failed(error.to_string()) {
+fn report(queue: &Queue, error: &str) {
+    if queue.failed(error.to_owned()) {
         tracing::warn!(sink = queue.name(), %error, "alerts wait in the queue");
     }
 }

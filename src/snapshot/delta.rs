@@ -53,6 +53,11 @@ impl Delta {
         !self.created.is_empty() || !self.dropped.is_empty()
     }
 
+    /// True when nothing in a set of `after` elements stays and it pays to empty it at once.
+    pub fn replaces(change: &SetDelta, after: usize) -> bool {
+        change.removed.len() >= MIN_REPLACED && change.added.len() == after
+    }
+
     /// Elements added and removed in sets that stay.
     pub fn changed_elements(&self) -> (usize, usize) {
         self.changed.values().fold((0, 0), |(added, removed), set| {
@@ -105,8 +110,25 @@ fn diff(old: &Content, new: &Content) -> Option<SetDelta> {
     (!removed.is_empty() || !added.is_empty()).then_some(SetDelta { removed, added })
 }
 
-/// One pass over two sorted lists: (only in old, only in new).
+/// Of a hundred elements, at least this many stay, or all of them leave and come: the kernel empties a set
+/// in a fraction of the time that it takes to look each element up.
+const MIN_PERCENT_KEPT: usize = 1;
+/// In a smaller set each element is looked up all the same: what is not there then is told.
+const MIN_REPLACED: usize = 10_000;
+
+/// (Leaves old, comes with new), of two sorted lists.
 fn merge<T: Ord + Copy>(old: &[T], new: &[T]) -> (Vec<T>, Vec<T>) {
+    let (removed, added) = differences(old, new);
+    let kept = old.len() - removed.len();
+    let few = kept > 0 && kept * 100 < old.len() * MIN_PERCENT_KEPT;
+    if few && old.len() >= MIN_REPLACED {
+        return (old.to_vec(), new.to_vec());
+    }
+    (removed, added)
+}
+
+/// One pass over two sorted lists: (only in old, only in new).
+fn differences<T: Ord + Copy>(old: &[T], new: &[T]) -> (Vec<T>, Vec<T>) {
     let (mut removed, mut added) = (Vec::new(), Vec::new());
     let (mut old, mut new) = (
         old.iter().copied().peekable(),
@@ -197,6 +219,32 @@ mod tests {
             ranges.sort();
         }
         out
+    }
+
+    #[test]
+    fn what_hardly_stays_is_replaced() {
+        let count = u32::try_from(MIN_REPLACED).unwrap();
+        let put = |from: u32, kept: bool| {
+            let list = (0..count).map(|i| Range {
+                first: from + 4 * i,
+                last: from + 4 * i + 1,
+            });
+            let one = kept.then_some(Range { first: 1, last: 1 });
+            let mut sets = Sets::default();
+            let list: Vec<_> = one.into_iter().chain(list).collect();
+            sets.put(NAMES[0], Content::V4(list));
+            sets
+        };
+        let change = |old: &Sets, new: &Sets| {
+            let delta = Delta::between(old, new).unwrap();
+            delta.changed[&NAMES[0]].clone()
+        };
+        for kept in [false, true] {
+            let all = change(&put(1_000, kept), &put(1_002, kept));
+            assert!(Delta::replaces(&all, MIN_REPLACED + usize::from(kept)));
+        }
+        let some = change(&put(1_000, false), &put(1_400, false));
+        assert!(!Delta::replaces(&some, MIN_REPLACED));
     }
 
     proptest! {

@@ -59,6 +59,72 @@ fn a_broken_configuration_is_78_with_line_and_caret() {
 }
 
 #[test]
+fn a_configuration_that_is_no_utf8_is_78_with_its_place() {
+    let config = file("");
+    fs::write(config.path(), b"[daemon]\n# \xff\n").unwrap();
+    let path = config.path().to_str().unwrap();
+    for verb in ["check", "status"] {
+        let output = run(&[verb, "--config", path]);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        assert!(said.contains(&format!("{path}:2:3: not UTF-8")), "{said}");
+    }
+}
+
+#[test]
+fn check_tells_programs_too() {
+    let check = |text: &str| -> (Option<i32>, Value) {
+        let config = file(text);
+        let output = run(&[
+            "check",
+            "--json",
+            "--config",
+            config.path().to_str().unwrap(),
+        ]);
+        (
+            output.status.code(),
+            serde_json::from_slice(&output.stdout).unwrap(),
+        )
+    };
+    let (code, good) = check("[arm]\nafter = \"1s\"\n[[feed]]\nname = \"a\"\n");
+    assert_eq!(
+        (code, &good["good"], &good["feeds"]),
+        (Some(0), &json!(true), &json!(1))
+    );
+    let (code, bad) = check("[daemon]\nnonsense = 1\n[[feed]]\nperiod = 5\n");
+    assert_eq!((code, &bad["good"]), (Some(78), &json!(false)));
+    let found = &bad["diagnostics"];
+    assert_eq!(found.as_array().unwrap().len(), 3, "{found}");
+    let first = json!([
+        found[0]["level"],
+        found[0]["key"],
+        found[0]["line"],
+        found[0]["column"]
+    ]);
+    assert_eq!(first, json!(["error", "daemon.nonsense", 2, 1]));
+}
+
+#[test]
+fn a_header_file_that_everybody_reads_is_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key");
+    fs::write(&key, "s3cret\n").unwrap();
+    let config = file(&format!(
+        "[[feed]]\nname = \"a\"\nurl = \"https://feeds.example/a\"\n\
+         headers = {{ X-Key = {{ file = \"{}\" }} }}\n",
+        key.display()
+    ));
+    let path = config.path().to_str().unwrap();
+    for (mode, warned) in [(0o644, true), (0o640, false)] {
+        fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+        let output = run(&["check", "--config", path]);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        assert_eq!(said.contains("chmod o-r"), warned, "{said}");
+    }
+}
+
+#[test]
 fn a_missing_configuration_is_78() {
     let output = run(&["check", "--config", "/nonexistent/feedgate.toml"]);
     assert_eq!(output.status.code(), Some(78), "{}", text(&output));
@@ -148,6 +214,7 @@ fn the_reading_commands_tell_what_the_daemon_does() {
     let listed = json(&["lookup", "203.0.113.1", "--json"]);
     for direction in ["egress", "ingress"] {
         assert_eq!(listed[direction]["action"], "deny", "{listed}");
+        assert_eq!(listed[direction]["class"], "deny", "{listed}");
         assert_eq!(
             listed[direction]["feeds"],
             json!(["block", "watch"]),

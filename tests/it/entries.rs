@@ -40,12 +40,36 @@ fn an_entry_with_a_port_is_denied_at_that_port_only() {
         &["list", "set", "inet", "feedgate", "deny_ports4"],
     );
     assert!(set.contains("203.0.113.5 . tcp . 443"), "{set}");
+    let shown = daemon.ok(&["lookup", "203.0.113.5"]);
+    for line in [
+        "egress: flows to 203.0.113.5 are left alone\n",
+        "egress: flows to 203.0.113.5 port 443 are denied: 203.0.113.5:443 in c2",
+    ] {
+        assert!(shown.contains(line), "{line}: {shown}");
+    }
 
     // The kernel does it alone too.
     daemon.kill();
     assert!(dropped(&lab.host, "203.0.113.5:443"));
     assert!(dropped(&lab.host, "[2001:db8:bad::5]:443"));
     connect(&lab.host, "203.0.113.5:80").expect("another port");
+}
+
+#[test]
+fn a_network_with_a_port_that_is_too_wide_for_its_set_is_told() {
+    let Some(lab) = Lab::new() else { return };
+    let conf = Conf::new(&lab).feed("c2", "deny", &["198.18.0.0/15:443", "203.0.113.5:443"]);
+    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    let shown = daemon.ok(&["feeds"]);
+    assert!(
+        shown.contains("not enforced: 1 network with a port"),
+        "{shown}"
+    );
+    let status = daemon.ok(&["status"]);
+    assert!(
+        status.contains("1 network with a port too wide to be enforced"),
+        "{status}"
+    );
 }
 
 #[test]

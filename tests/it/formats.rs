@@ -155,11 +155,9 @@ fn a_stix_indicator_that_runs_out_leaves_the_kernel() {
         .feed_from("f", "deny", &site.url("/"))
         .key("format = \"stix\"");
     let daemon = Daemon::start(&lab, &lab.host, &conf);
-    assert!(
-        sets(&lab).contains("203.0.113.1"),
-        "{}",
-        daemon.ok(&["feeds"])
-    );
+    // The log keeps it: on a busy machine it has run out by now.
+    let said = daemon.output();
+    assert!(said.contains("feed f: pulled, 1 entries"), "{said}");
     eventually("it runs out", || {
         (!sets(&lab).contains("203.0.113.1")).then_some(())
     });

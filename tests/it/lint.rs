@@ -50,6 +50,44 @@ fn a_file_is_looked_at_without_a_daemon() {
 }
 
 #[test]
+fn a_structured_file_is_read_as_a_feed_or_a_preset_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let config = write(
+        "feedgate.toml",
+        "[[feed]]\nname = \"c2\"\nformat = \"csv\"\n[feed.csv]\nfield-name = \"ip\"\n",
+    );
+    let csv = write("c2.csv", "when,ip\ntoday,8.8.8.8\n");
+    let said = lint(&[&csv, "--as", "c2", "--config", &config]);
+    assert!(said.contains("Google DNS: 8.8.8.8"), "{said}");
+    let drop = write("drop.json", "{\"cidr\":\"8.8.8.0/24\",\"sblid\":\"x\"}\n");
+    let said = lint(&[&drop, "--as", "spamhaus-drop"]);
+    assert!(said.contains("Google DNS: 8.8.8.0/24"), "{said}");
+    // What can be told from the text needs no help.
+    let stix = write(
+        "bundle.json",
+        r#"{"type": "bundle", "objects": [{"type": "indicator", "id": "indicator--1",
+            "pattern_type": "stix", "pattern": "[ipv4-addr:value = '8.8.8.8']"}]}"#,
+    );
+    assert!(lint(&[&stix]).contains("Google DNS: 8.8.8.8"));
+    let other = write("other.json", r#"{"data": ["8.8.8.8"]}"#);
+    for (arguments, says) in [
+        (vec!["lint", &other], "--as FEED"),
+        (vec!["lint", &csv], "--as FEED"),
+        (vec!["lint", &csv, "--as", "nobody"], "is named nobody"),
+    ] {
+        let output = Command::new(feedgate()).args(&arguments).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(says), "{says}: {said}");
+    }
+}
+
+#[test]
 fn a_feed_is_looked_at_before_it_is_enabled() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::start(&lab.host, "127.0.0.1:8099", |_| Reply::ok(ODD));
@@ -69,11 +107,39 @@ fn a_feed_is_looked_at_before_it_is_enabled() {
         "nothing is enforced"
     );
     assert_eq!(daemon.row("new")["entries"], 0);
+    let known = lab.path("misp.json");
+    let list = r#"{"name": "Our partners", "type": "cidr", "list": ["80.1.1.0/24"], "matching_attributes": []}"#;
+    std::fs::write(&known, list).unwrap();
+    for feed in ["new", "old"] {
+        let said = daemon.ok(&["lint", feed, "--known", known.to_str().unwrap()]);
+        assert!(said.contains("with addresses of Our partners: "), "{said}");
+    }
     assert!(
         daemon
             .fails(&["lint", "nobody"])
             .contains("no feed is named nobody")
     );
+}
+
+#[test]
+fn a_feed_is_looked_at_without_a_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let (list, config) = (folder.path().join("l"), folder.path().join("feedgate.toml"));
+    std::fs::write(&list, ODD).unwrap();
+    let text = format!(
+        "[daemon]\ncontrol-socket = \"{0}/socket\"\n[[feed]]\nname = \"new\"\nurl = \"file://{0}/l\"\n",
+        folder.path().display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let config = config.to_str().unwrap();
+    let said = lint(&["new", "--config", config]);
+    assert!(said.starts_with("feed new: 6 entries"), "{said}");
+    assert!(said.contains("Google DNS: 8.8.8.8"), "{said}");
+    let mut command = Command::new(feedgate());
+    let output = command
+        .args(["lint", "nobody", "--config", config])
+        .output();
+    assert_eq!(output.unwrap().status.code(), Some(1));
 }
 
 #[test]

@@ -2,14 +2,17 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{TcpListener, TcpStream, UdpSocket},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
 use feedgate::demo::Netns;
 
-use crate::support::{Alert, Alerts, Conf, Daemon, Lab, PATIENCE, connect, echo, eventually};
+use crate::support::{
+    Alert, Alerts, Conf, Daemon, HOST_MAC, Lab, PATIENCE, connect, echo, eventually,
+};
 
 /// Sends every byte back, to everybody, on port 7 of `netns`; ends with the test process.
 fn echo_tcp(netns: &Netns) {
@@ -125,13 +128,14 @@ fn a_stream_to_an_address_that_is_denied_later_is_cut_within_a_second() {
     eventually("both are cut", || {
         (daemon.status()["packets"]["cut_flows"] == 3).then_some(())
     });
+    let aborted = Some(ErrorKind::ConnectionAborted);
+    eventually("its process is told, where the kernel can", || {
+        let error = denied.take_error().unwrap();
+        let cannot = daemon.output().contains("cut flows are not ended");
+        (error.map(|error| error.kind()) == aborted || cannot).then_some(())
+    });
     assert!(silent(&mut denied) && silent(&mut denied6));
     assert!(alive(&mut unrelated));
-
-    // The list shrinks again: what it cut goes on.
-    relist(&lab, &daemon, "block", &OTHERS);
-    assert!(alive(&mut denied));
-    assert!(alive(&mut watched));
 }
 
 #[test]
@@ -180,12 +184,43 @@ fn a_forwarded_stream_is_cut_too() {
         &[&OTHERS[..], &["203.0.113.1"]].concat(),
     );
     let alert = alerts.wait(&[("dst", "203.0.113.1"), ("method", "live-flow")]);
+    alert.assert(&[("src", "192.0.2.2"), ("action", "deny"), ("mac", HOST_MAC)]);
+    eventually("it is cut", || silent(&mut denied).then_some(()));
+
+    // The list shrinks again: what it cut goes on.
+    relist(&lab, &daemon, "block", &OTHERS);
+    assert!(alive(&mut denied));
+}
+
+#[test]
+fn a_forwarded_stream_of_a_namespace_of_this_host_names_its_process() {
+    let Some(lab) = Lab::new() else { return };
+    let alerts = Alerts::listen(&lab);
+    echo_tcp(&lab.server);
+    let daemon = Daemon::start(&lab, &lab.gateway, &conf(&lab, &alerts));
+    let mut command = lab.host.command("bash");
+    command.args([
+        "-c",
+        "exec 3<>/dev/tcp/203.0.113.2/7; echo >&3; read -r <&3; echo open; read -r",
+    ]);
+    let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = pipes.spawn().unwrap();
+    let mut line = String::new();
+    let mut said = BufReader::new(child.stdout.take().unwrap());
+    said.read_line(&mut line).unwrap();
+    assert_eq!(line, "open\n");
+    let more = [&OTHERS[..], &["203.0.113.2"]].concat();
+    relist(&lab, &daemon, "watch", &more);
+    let alert = alerts.wait(&[("dst", "203.0.113.2"), ("method", "live-flow")]);
     alert.assert(&[
         ("src", "192.0.2.2"),
-        ("action", "deny"),
-        ("attribution", "unknown"),
+        ("mac", HOST_MAC),
+        ("pid", &child.id().to_string()),
+        ("comm", "bash"),
+        ("attribution", "exact"),
     ]);
-    eventually("it is cut", || silent(&mut denied).then_some(()));
+    drop(child.stdin.take());
+    child.wait().unwrap();
 }
 
 #[test]

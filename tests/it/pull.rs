@@ -13,7 +13,7 @@ const AT: &str = "127.0.0.1:8099";
 const LIST: &str = "203.0.113.1\n";
 
 /// Seconds that may pass between a pull and the look at when the next one is.
-const SLACK: i64 = 25;
+const SLACK: i64 = 50;
 
 /// Seconds from now until a time in `feeds --json`.
 #[track_caller]
@@ -264,7 +264,8 @@ fn servers_that_hang_hold_nobody_back() {
         conf = conf.feed_from(&format!("b-good-{n}"), "deny", &site.url(&format!("/{n}")));
     }
     let start = Instant::now();
-    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    // Not `start`: that would wait for the pulls that hang.
+    let daemon = Daemon::try_start(&lab, &lab.host, &conf).unwrap();
     let took = start.elapsed();
     assert!(
         took >= Duration::from_secs(9),

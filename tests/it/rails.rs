@@ -281,6 +281,11 @@ fn the_daemon_never_cuts_its_own_lifelines() {
         "{shown}"
     );
     assert!(shown.contains("203.0.113.1: syslog server"), "{shown}");
+    let status = daemon.ok(&["status"]);
+    assert!(
+        status.contains("8 entries are touched by exceptions"),
+        "{status}"
+    );
 }
 
 #[test]
@@ -382,6 +387,13 @@ fn private_networks_in_a_feed_do_not_cut_the_lan() {
     assert!(
         shown.contains("10.0.0.0/8, 127.0.0.0/8, 192.168.0.0/16"),
         "{shown}"
+    );
+    let said = "3 networks of private space are in it and are not denied";
+    assert!(daemon.output().contains(said), "{}", daemon.output());
+    let status = daemon.ok(&["status"]);
+    assert!(
+        status.contains("3 networks of private space not denied"),
+        "{status}"
     );
 }
 

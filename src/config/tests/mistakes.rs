@@ -392,3 +392,39 @@ fn a_crowd_of_errors_is_cut() {
     assert_eq!(last.help.as_deref(), Some("and 900 more"));
     assert!(parse(&"#".repeat(2 << 20), "f").config.is_none());
 }
+
+#[test]
+fn certificates_are_for_tls_and_come_in_pairs() {
+    let target = |address: &str, keys: &str| {
+        errors(&format!("[[alerts.syslog]]\naddress = '{address}'\n{keys}"))
+    };
+    assert_eq!(
+        target("unix:/dev/log", "ca-file = '/ca.pem'\nkey-file = ''\n"),
+        ["3:11 alerts.syslog[0].ca-file: is for tls: only, and the address is unix:"]
+    );
+    assert_eq!(
+        target(
+            "tcp:log.example:601",
+            "cert-file = '/c.pem'\nkey-file = '/k.pem'\n"
+        ),
+        [
+            "3:13 alerts.syslog[0].cert-file: is for tls: only, and the address is tcp:",
+            "4:12 alerts.syslog[0].key-file: is for tls: only, and the address is tcp:",
+        ]
+    );
+    assert_eq!(
+        target("tls:log.example:6514", "cert-file = '/c.pem'\n"),
+        ["3:13 alerts.syslog[0].cert-file: needs key-file as well"]
+    );
+    assert_eq!(
+        target("tls:log.example:6514", "key-file = '/c.pem'\n"),
+        ["3:12 alerts.syslog[0].key-file: needs cert-file as well"]
+    );
+    assert_eq!(
+        target("udp:192.0.2.1:514", "format = 'journal'\nspool = '1KiB'\n"),
+        [
+            "3:10 alerts.syslog[0].format: \"journal\" is for the socket of journald",
+            "4:9 alerts.syslog[0].spool: must be 0 or at least 64KiB, not 1024",
+        ]
+    );
+}

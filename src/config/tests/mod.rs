@@ -105,7 +105,7 @@ store-max-size = "8MiB"
 flow-log = "/var/log/f.json"
 flow-log-aggregation = 1
 [[alerts.syslog]]
-address = "tcp:[2001:db8::5]:601"
+address = "tls:[2001:db8::5]:6514"
 format = "rfc3164"
 facility = "local3"
 queue = 16
@@ -248,16 +248,16 @@ fn every_key_is_read() {
     assert_eq!(alerts.flow_log.file, Some("/var/log/f.json".into()));
     assert_eq!(alerts.flow_log.aggregation, 1);
     assert_eq!(config.metrics.listen, "127.0.0.1:9797".parse().ok());
-    let [tcp, udp] = &config.alerts.syslog[..] else {
+    let [tls, udp] = &config.alerts.syslog[..] else {
         panic!()
     };
-    assert_eq!(tcp.address.to_string(), "tcp:[2001:db8::5]:601");
-    assert_eq!(tcp.format, SyslogFormat::Rfc3164);
-    assert_eq!(tcp.facility.code, 19);
-    assert_eq!((tcp.queue, tcp.spool), (16, 0));
-    assert_eq!(tcp.tls.ca, Some("/etc/feedgate/ca.pem".into()));
-    assert_eq!(tcp.tls.cert, Some("/etc/feedgate/c.pem".into()));
-    assert_eq!(tcp.tls.key, Some("/etc/feedgate/c.key".into()));
+    assert_eq!(tls.address.to_string(), "tls:[2001:db8::5]:6514");
+    assert_eq!(tls.format, SyslogFormat::Rfc3164);
+    assert_eq!(tls.facility.code, 19);
+    assert_eq!((tls.queue, tls.spool), (16, 0));
+    assert_eq!(tls.tls.ca, Some("/etc/feedgate/ca.pem".into()));
+    assert_eq!(tls.tls.cert, Some("/etc/feedgate/c.pem".into()));
+    assert_eq!(tls.tls.key, Some("/etc/feedgate/c.key".into()));
     assert_eq!(udp.tls, TlsFiles::default());
     assert_eq!(udp.address.to_string(), "udp:log.example.org:514");
     assert_eq!(udp.format, SyslogFormat::Rfc5424);
@@ -282,44 +282,13 @@ fn keys_not_in_effect_warn_once_each() {
 }
 
 #[test]
-fn the_same_word_in_several_tables_warns_once() {
-    let target = "[[alerts.syslog]]\naddress = 'udp:192.0.2.1:514'\nformat = 'cef'\n";
-    let text = target.repeat(3);
-    assert_eq!(
-        warnings(&text),
-        [
-            r#"3:10 alerts.syslog.format: not in effect in this version: "cef"; the target gets the default format of its address"#
-        ]
-    );
-    let help = parse(&text, "f").diagnostics[0].help.clone();
-    assert!(help.is_some_and(|help| help.contains("lines 6, 9")));
-}
-
-#[test]
-fn words_not_in_effect_warn_and_say_what_happens() {
-    let text = "\
-[nftables]
-mode = 'include'
-family = 'ip'
-[alerts]
-json-format = 'eve'
-[[alerts.syslog]]
-address = 'tls:log.example.org:6514'
-[[alerts.syslog]]
-address = 'udp:192.0.2.1:514'
-format = 'cef'
-";
-    assert_eq!(
-        warnings(text),
-        [
-            r#"5:15 alerts.json-format: not in effect in this version: "eve"; the file gets "ecs""#,
-            r#"7:11 alerts.syslog.address: not in effect in this version: "tls"; the target is left out"#,
-            r#"10:10 alerts.syslog.format: not in effect in this version: "cef"; the target gets the default format of its address"#,
-        ]
-    );
-    let config = good(text);
-    assert_eq!(config.alerts.syslog.len(), 1);
-    assert_eq!(config.alerts.syslog[0].format, SyslogFormat::Rfc5424);
+fn every_word_is_in_effect() {
+    for word in ["ecs", "eve", "ocsf"] {
+        let text = format!("[alerts]\njson-format = '{word}'\n");
+        assert_eq!(warnings(&text), Vec::<String>::new());
+        let format = good(&text).alerts.json_format;
+        assert_eq!(words::print(words::JSON_FORMATS, format), word);
+    }
 }
 
 #[test]
@@ -369,9 +338,19 @@ fn syslog_targets_by_default_and_none_on_request() {
     assert_eq!(usual[0].format, SyslogFormat::Rfc3164);
     assert_eq!(good("").alerts.syslog, usual);
     assert_eq!(good("[alerts]\nsyslog = []").alerts.syslog, []);
-    // Alerts do not vanish because the only target needs a later version.
-    let tls = "[[alerts.syslog]]\naddress = 'tls:a.example:1'";
-    assert_eq!(good(tls).alerts.syslog, usual);
+    for (address, format) in [
+        ("tls:a.example:1", SyslogFormat::Rfc5424),
+        ("unix:/run/systemd/journal/socket", SyslogFormat::Journal),
+        ("unix:/run/systemd/journal.x/socket", SyslogFormat::Journal),
+        ("unix:/run/systemd/journal/dev-log", SyslogFormat::Rfc3164),
+    ] {
+        let text = format!("[[alerts.syslog]]\naddress = '{address}'");
+        let [target] = &good(&text).alerts.syslog[..] else {
+            panic!()
+        };
+        assert_eq!(target.address.to_string(), address);
+        assert_eq!(target.format, format);
+    }
 }
 
 /// Every key refuses a date, so every row of the table of keys is read somewhere.

@@ -160,22 +160,39 @@ fn target() -> impl Strategy<Value = SyslogTarget> {
             .prop_filter("fits sun_path", |p| p.as_os_str().len() < 108)
             .prop_map(SyslogAddress::Unix),
         host_port.clone().prop_map(SyslogAddress::Udp),
-        host_port.prop_map(SyslogAddress::Tcp),
+        host_port.clone().prop_map(SyslogAddress::Tcp),
+        host_port.prop_map(SyslogAddress::Tls),
     ];
-    let format = prop::sample::select(vec![SyslogFormat::Rfc3164, SyslogFormat::Rfc5424]);
+    let format = prop::sample::select(words::SYSLOG_FORMATS);
     let facility =
         prop::sample::select(words::FACILITIES).prop_map(|(name, code)| Facility { name, code });
-    let room = (1..=1_000_000usize, any::<u64>());
+    let room = (
+        1..=1_000_000usize,
+        prop_oneof![Just(0), (64u64 << 10)..=u64::MAX],
+    );
     let tls = prop::array::uniform3(prop::option::of(path()));
     (address, format, facility, room, tls).prop_map(|(address, format, facility, room, tls)| {
         let [ca, cert, key] = tls;
+        let tls = match address {
+            // A certificate has a key.
+            SyslogAddress::Tls(_) => TlsFiles {
+                ca,
+                key: cert.as_ref().and(key.clone()),
+                cert: key.and(cert),
+            },
+            _ => TlsFiles::default(),
+        };
         SyslogTarget {
+            format: match (format.1, &address) {
+                (SyslogFormat::Journal, SyslogAddress::Unix(_)) => SyslogFormat::Journal,
+                (SyslogFormat::Journal, _) => SyslogFormat::Cef,
+                (format, _) => format,
+            },
             address,
-            format,
             facility,
             queue: room.0,
             spool: room.1,
-            tls: TlsFiles { ca, cert, key },
+            tls,
         }
     })
 }
@@ -185,7 +202,7 @@ prop_compose! {
         suppress in duration(0),
         folding in (0u32..=100_000, any::<u32>()),
         durable: bool,
-        json_file in prop::option::of(path()),
+        (json_file, (_, json_format)) in (prop::option::of(path()), prop::sample::select(words::JSON_FORMATS)),
         store in (prop::option::of("[a-z]{1,9}"), duration(60), (1u64 << 20)..=u64::MAX),
         flow_log in (prop::option::of(path()), 0u8..=2),
         syslog in proptest::collection::vec(target(), 0..3),
@@ -193,7 +210,7 @@ prop_compose! {
         let (scan_after, rate_limit) = folding;
         let (file, max_age, max_size) = store;
         Alerts {
-            suppress, scan_after, rate_limit, durable, json_file, syslog,
+            suppress, scan_after, rate_limit, durable, json_file, json_format, syslog,
             store: AlertStore { file, max_age, max_size },
             flow_log: FlowLog { file: flow_log.0, aggregation: flow_log.1 },
         }
@@ -260,6 +277,12 @@ fn the_default_prints_every_key_in_effect_without_warnings() {
     config.metrics.listen = Some("127.0.0.1:9797".parse().unwrap());
     let full = good(FULL).feeds.remove(0);
     config.feeds.push(full);
+    let peer = HostPort {
+        host: Host::Name("log.example".to_owned()),
+        port: 6514,
+    };
+    let tls = SyslogTarget::new(SyslogAddress::Tls(peer));
+    config.alerts.syslog.push(tls);
     // Two pairs of keys exclude each other.
     config.feeds.push(Feed {
         csv: CsvOptions {

@@ -91,6 +91,9 @@ fn indicator(object: &Value, number: usize, now: SystemTime, out: &mut Collector
         Some(false) => return out.expired(),
         None => return out.bad(line, "a time that is none"),
     }
+    if is_benign(object) {
+        return out.filtered();
+    }
     let score = object.get("confidence").and_then(Value::as_u64);
     let extra = Extra {
         port: None,
@@ -107,6 +110,13 @@ fn indicator(object: &Value, number: usize, now: SystemTime, out: &mut Collector
             break;
         }
     }
+}
+
+/// True when the indicator is about what is known to be good (STIX 2.1, vocabulary
+/// indicator-type-ov): it must never be denied.
+fn is_benign(object: &Value) -> bool {
+    let types = object.get("indicator_types").and_then(Value::as_array);
+    types.is_some_and(|types| !types.is_empty() && types.iter().all(|word| word == "benign"))
 }
 
 /// Whether an indicator counts at `now`; `None` when its times cannot be read.
@@ -224,6 +234,20 @@ mod tests {
         )]))
         .unwrap();
         assert_eq!(parsed.bad.count, 1);
+    }
+
+    #[test]
+    fn what_is_benign_is_left_out() {
+        for (types, entries) in [
+            (serde_json::json!(["benign"]), 0),
+            (serde_json::json!(["malicious-activity"]), 1),
+            (serde_json::json!([]), 1),
+        ] {
+            let object = object(serde_json::json!({ "indicator_types": types }));
+            let parsed = read(bundle(&[object])).unwrap();
+            assert_eq!(parsed.count(), entries, "{types}");
+            assert_eq!(parsed.left_out.filtered, 1 - entries);
+        }
     }
 
     #[test]

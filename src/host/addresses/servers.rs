@@ -79,7 +79,9 @@ fn feeds(config: &Config) -> impl Iterator<Item = Server> {
 
 fn syslog(config: &Config) -> impl Iterator<Item = Server> {
     config.alerts.syslog.iter().filter_map(|target| {
-        let (SyslogAddress::Udp(to) | SyslogAddress::Tcp(to)) = &target.address else {
+        let (SyslogAddress::Udp(to) | SyslogAddress::Tcp(to) | SyslogAddress::Tls(to)) =
+            &target.address
+        else {
             return None;
         };
         Some(Server {

@@ -5,13 +5,16 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Output, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use feedgate::demo::{self, DaemonError, Netns};
 use nix::sys::signal::Signal;
 
 use super::{Alerts, Conf, Lab, PATIENCE, eventually, within};
+
+/// It is ready after that time at the latest, whether its first pulls have ended or not.
+const FIRST_PULLS: Duration = Duration::from_secs(10);
 
 /// The binary under test.
 pub(crate) fn feedgate() -> &'static Path {
@@ -26,13 +29,10 @@ pub(crate) struct Daemon<'a> {
 }
 
 impl<'a> Daemon<'a> {
-    /// Starts it and waits until it is ready.
+    /// Starts it and waits until it is ready and each first pull has ended.
     #[track_caller]
     pub(crate) fn start(lab: &'a Lab, netns: &'a Netns, conf: &Conf) -> Self {
-        match Self::try_start(lab, netns, conf) {
-            Ok(daemon) => daemon,
-            Err(error) => panic!("{error}"),
-        }
+        Self::start_as(feedgate(), lab, netns, conf)
     }
 
     /// Starts it with a syslog target of the test, waits until it is ready, and gives both.
@@ -43,16 +43,34 @@ impl<'a> Daemon<'a> {
         (alerts, daemon)
     }
 
-    /// Starts `program`, which runs it with the arguments it is given, and waits until it is ready.
+    /// The same with `program`, which runs it with the arguments it is given.
     #[track_caller]
     pub(crate) fn start_as(program: &Path, lab: &Lab, netns: &'a Netns, conf: &Conf) -> Self {
-        match Self::spawn(program, lab, netns, conf) {
+        let start = Instant::now();
+        let daemon = match Self::spawn(program, lab, netns, conf) {
             Ok(daemon) => daemon,
             Err(error) => panic!("{error}"),
+        };
+        if start.elapsed() >= FIRST_PULLS {
+            daemon.wait_for_first_pulls();
         }
+        daemon
     }
 
-    /// Starts it with further environment variables and waits until it is ready.
+    /// On a busy machine it may be ready before its first pulls have ended.
+    #[track_caller]
+    fn wait_for_first_pulls(&self) {
+        let waits = |row: &serde_json::Value| {
+            row["enabled"] == true && row["url"].is_string() && row["next_pull"].is_null()
+        };
+        eventually("each first pull has ended", || {
+            let rows = self.ok(&["feeds", "--json"]);
+            let rows: serde_json::Value = serde_json::from_str(&rows).unwrap();
+            (!rows.as_array().unwrap().iter().any(waits)).then_some(())
+        });
+    }
+
+    /// Starts it with further environment variables, as [`Self::start`] does.
     #[track_caller]
     pub(crate) fn start_with(
         lab: &'a Lab,
@@ -64,10 +82,7 @@ impl<'a> Daemon<'a> {
         let exe = feedgate().display();
         let text = format!("#!/bin/sh\n{} exec '{exe}' \"$@\"\n", set.join(" "));
         let script = program(lab, "feedgate.sh", &text);
-        match Self::spawn(&script, lab, netns, conf) {
-            Ok(daemon) => daemon,
-            Err(error) => panic!("{error}"),
-        }
+        Self::start_as(&script, lab, netns, conf)
     }
 
     /// Starts it and waits until it is ready, or has ended.

@@ -53,22 +53,28 @@ impl Rsyslog {
         fs::create_dir(&dir).unwrap();
         let file = dir.join("conf");
         fs::write(&file, configuration(&dir, parser)).unwrap();
-        let child = netns
-            .command("rsyslogd")
-            .arg("-n")
-            .arg("-i")
-            .arg(dir.join("pid"))
-            .arg("-f")
-            .arg(&file)
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("rsyslogd (package rsyslog)");
+        let child = spawn(netns, &dir);
         let rsyslog = Self { child, dir };
+        rsyslog.wait_until_up(netns);
+        rsyslog
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it once more; what it wrote stays. Does not wait.
+    pub(crate) fn start_again(&mut self, netns: &Netns) {
+        self.child = spawn(netns, &self.dir);
+    }
+
+    fn wait_until_up(&self, netns: &Netns) {
         eventually("rsyslogd listens", || connect(netns, "127.0.0.1:5514").ok());
         eventually("rsyslogd has its socket", || {
-            rsyslog.socket().exists().then_some(())
+            self.socket().exists().then_some(())
         });
-        rsyslog
     }
 
     /// Its unix socket.
@@ -104,6 +110,19 @@ impl Drop for Rsyslog {
             eprintln!("--- rsyslogd wrote:\n{out}---");
         }
     }
+}
+
+fn spawn(netns: &Netns, dir: &Path) -> Child {
+    netns
+        .command("rsyslogd")
+        .arg("-n")
+        .arg("-i")
+        .arg(dir.join("pid"))
+        .arg("-f")
+        .arg(dir.join("conf"))
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("rsyslogd (package rsyslog)")
 }
 
 fn configuration(dir: &Path, parser: Parser) -> String {
