@@ -13,7 +13,8 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Debian's names. To build, to run, to test.
 BUILD_PACKAGES := gcc libc6-dev libmnl-dev libnftnl-dev pkg-config
 RUN_PACKAGES := curl iproute2 nftables util-linux
-TEST_PACKAGES := iputils-ping logrotate rsyslog rsyslog-gnutls
+TEST_PACKAGES := iputils-ping logrotate rsyslog rsyslog-gnutls rsyslog-openssl sqlite3
+SYSTEMD_PACKAGES := debootstrap systemd-container
 VM_PACKAGES := busybox-static cpio kmod qemu-system-x86 xz-utils
 # Tests that need the memory of the whole machine; .config/nextest.toml says why, and names the same ones.
 ALONE := a_million_prefixes two_hundred_thousand busy::
@@ -22,7 +23,7 @@ KERNELS ?= 6.1
 
 EXAMPLE := src/config/feedgate.toml
 
-.PHONY: help deps test-deps build test test-containers test-kernels demo bench lint audit install clean
+.PHONY: help deps test-deps build test test-containers test-kernels test-systemd demo bench lint audit install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +54,11 @@ test-containers: deps ## name real containers of runc, podman, docker and contai
 test-kernels: test-deps ## run the netfilter tests on real Debian kernels in virtual machines (KERNELS="6.1 6.12")
 	@$(call install_missing,$(VM_PACKAGES))
 	$(SUDO) tests/kernels/run $(KERNELS)
+
+test-systemd: deps ## run the shipped unit under a systemd of its own, and read its alerts from journald (root)
+	@$(call install_missing,$(SYSTEMD_PACKAGES))
+	$(CARGO) build --locked
+	$(SUDO) env CARGO_TARGET_DIR=$(abspath $(TARGET)) tests/systemd/run
 
 demo: deps ## the threat feed lab on this machine, without a network (root)
 	@echo "building feedgate (debug build: it is ready much sooner than the release)"

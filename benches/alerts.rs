@@ -89,15 +89,12 @@ pub fn time_alerts() {
         writeln!(lines, "{address}").unwrap();
     }
     let alerting = format!(
-        "suppress = \"0s\"\nscan-after = 0\njson-file = \"AT/alerts.json\"\n\
+        "suppress = \"0s\"\nscan-after = 0\n\
          [[alerts.syslog]]\naddress = \"tcp:127.0.0.1:{LOG_PORT}\"\n"
     );
     let daemon = Daemon::start_with("alert", &lines, &alerting);
     connects(server, &AtomicBool::new(false), Duration::from_millis(200));
-    tell(
-        "idle",
-        connects(server, &AtomicBool::new(false), STORM / 2),
-    );
+    tell("idle", connects(server, &AtomicBool::new(false), STORM / 2));
 
     let over = AtomicBool::new(false);
     let begun = Instant::now();
@@ -117,13 +114,19 @@ pub fn time_alerts() {
         arrived = distinct(&log);
     }
     println!("settle {}", ended.elapsed().as_secs_f64());
+    let flows = daemon.flows("alerted");
+    let (stored, _) = daemon.stored(flows);
+    println!("store {}", flows.abs_diff(stored));
     println!("unattributed {}", daemon.unattributed());
-    println!("store {}", ALERTS.abs_diff(daemon.stored("198.1")));
     println!("syslog {}", ALERTS.abs_diff(arrived));
     let events = daemon.stop();
     let ids: HashSet<&str> = events
         .iter()
-        .filter(|event| event["destination"]["ip"].as_str().is_some_and(|ip| ip.starts_with("198.1")))
+        .filter(|event| {
+            event["destination"]["ip"]
+                .as_str()
+                .is_some_and(|ip| ip.starts_with("198.1"))
+        })
         .filter_map(|event| event["event"]["id"].as_str())
         .collect();
     println!("json {}", ALERTS.abs_diff(ids.len()));
@@ -212,7 +215,10 @@ impl Rsyslog {
             .unwrap();
         let begun = Instant::now();
         while TcpStream::connect(("127.0.0.1", LOG_PORT)).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(10), "rsyslogd does not listen");
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "rsyslogd does not listen"
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         Self(child)

@@ -16,7 +16,7 @@ use std::{
 use feedgate::{
     config::OnQueueFull,
     nft::{Count, Kernel},
-    queue::{Answer, MarkBits, Queue},
+    queue::{Answer, Held, MarkBits, Queue},
     ruleset::Counter,
 };
 use nix::{
@@ -47,6 +47,7 @@ const QUEUE: u16 = 4470;
 
 pub fn rows() -> Vec<Row> {
     let mut rows = connects();
+    rows.extend(durable());
     rows.extend(flood());
     rows.push(Row::limit(
         "memory of the daemon, 120k hosts + 5k networks",
@@ -127,12 +128,113 @@ pub fn time_flows() {
             allow: options().allow_bit(),
             deny: options().deny_bit(),
         };
-        move || queue.run(marks, &stop, |_| Answer::Pass)
+        move || queue.run(marks, &stop, |_: &Held<'_>| Answer::Pass)
     });
     lost += tell("null", server);
     println!("lost {lost}");
     stop.store(true, Ordering::Relaxed);
     thread.join().unwrap().unwrap();
+}
+
+fn durable() -> Vec<Row> {
+    let of = values(&run(&mut helper("durable")).output);
+    let rate = |name: &str, loops: &str| {
+        let text = |whose: &str| format!("{:.0}/s", of[&format!("{whose}-{loops}")]);
+        let (ours, base) = (text("durable"), format!("{} not durable", text("each")));
+        let ratio = of[&format!("durable-{loops}")] / of[&format!("each-{loops}")];
+        Row::ratio(name, ours, base, ratio, None)
+    };
+    let text = |whose: &str| format!("{:.0} us", of[&format!("{whose}-p50")]);
+    vec![
+        rate(
+            "new TCP flows, each alert on disk first (durable), one loop",
+            "1",
+        ),
+        rate("the same, 8 loops", "8"),
+        rate("the same, 64 loops", "64"),
+        Row::ratio(
+            "p50 of such a connect, one loop",
+            text("durable"),
+            format!("{} not durable", text("each")),
+            of["durable-p50"] / of["each-p50"],
+            None,
+        ),
+        Row::limit(
+            "one fsync of 4 KiB on the same disk, p50",
+            of["fsync"],
+            "us",
+            String::new(),
+            None,
+        ),
+        Row::limit(
+            "flows of those that failed, were not stored, or did not wait",
+            of["lost"],
+            "flows",
+            String::new(),
+            Some(0.0),
+        ),
+    ]
+}
+
+/// Helper: connects while every flow has an alert of its own, with and without `durable`.
+pub fn time_durable() {
+    namespace::enter_new();
+    namespace::ip("link set lo up");
+    std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 65535").unwrap();
+    let (server, _) = serve();
+    let mut lost = 0;
+    for (whose, keys) in [
+        ("each", "suppress = \"0s\""),
+        ("durable", "suppress = \"0s\"\ndurable = true"),
+    ] {
+        let daemon = Daemon::start_with("alert", &server.ip().to_string(), keys);
+        connect(server, 50);
+        let mut flows = 50;
+        for (loops, each) in [(1, 1_000), (8, 500), (64, 200)] {
+            let begun = Instant::now();
+            let done: Vec<_> = std::thread::scope(|scope| {
+                let all: Vec<_> = (0..loops)
+                    .map(|_| scope.spawn(move || connect(server, each)))
+                    .collect();
+                all.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            let count = loops * each;
+            flows += count;
+            lost += done.iter().map(|(_, failed)| failed).sum::<u64>();
+            let rate = count as f64 / begun.elapsed().as_secs_f64();
+            println!("{whose}-{loops} {rate}");
+            if loops == 1 {
+                let mut times: Vec<Duration> = done.into_iter().flat_map(|one| one.0).collect();
+                times.sort_unstable();
+                println!("{whose}-p50 {}", times[times.len() / 2].as_secs_f64() * 1e6);
+            }
+        }
+        let flows = u64::try_from(flows).unwrap();
+        let (stored, late) = daemon.stored(flows);
+        let alerted = daemon.flows("alerted");
+        eprintln!(
+            "{whose}: {flows} connects, {lost} failed, {alerted} alerted, {stored} stored, {late} late"
+        );
+        lost += flows - stored.min(flows) + late;
+    }
+    println!("lost {lost}");
+    println!("fsync {}", fsync());
+}
+
+/// The median time of an fsync after 4 KiB more, in microseconds.
+fn fsync() -> f64 {
+    use std::io::Write as _;
+    let mut file = tempfile::tempfile().unwrap();
+    let mut times: Vec<Duration> = (0..100)
+        .map(|_| {
+            file.write_all(&[0; 4096]).unwrap();
+            let begun = Instant::now();
+            file.sync_data().unwrap();
+            begun.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    times[times.len() / 2].as_secs_f64() * 1e6
 }
 
 /// Connects in one loop, then in two at once; prints both, and gives how many failed.

@@ -1,6 +1,6 @@
 //! `make bench`: one run, one table; feedgate beside the kernel's floor and the tools people use.
 //!
-//! `cargo bench [-- feed|kernel|load|path ...] [--check]`. The parent stays small and measures processes: each
+//! `cargo bench [-- feed|kernel|load|path|flows|store|alerts ...] [--check]`. The parent stays small and measures processes: each
 //! figure comes from a helper (this program again) with memory, and where needed a network namespace,
 //! of its own. `--check` fails when a target is missed.
 #![allow(
@@ -10,12 +10,14 @@
     clippy::panic
 )] // a bench stops at the first surprise
 
+mod alerts;
 mod common;
 mod feed;
 mod flows;
 mod kernel;
 mod load;
 mod path;
+mod store;
 
 use std::process::ExitCode;
 
@@ -24,12 +26,14 @@ use common::{machine, table};
 /// A piece of the table: its name and what it measures.
 type Piece = (&'static str, fn() -> Vec<table::Row>);
 
-const PIECES: [Piece; 5] = [
+const PIECES: [Piece; 7] = [
     ("feed", feed::rows),
     ("kernel", kernel::rows),
     ("load", load::rows),
     ("path", path::rows),
     ("flows", flows::rows),
+    ("store", store::rows),
+    ("alerts", alerts::rows),
 ];
 
 fn main() -> ExitCode {
@@ -67,7 +71,10 @@ fn helper(words: &[String]) {
         ["nft", file, then] => kernel::nft(file, then),
         ["packets"] => path::packets(),
         ["flows"] => flows::time_flows(),
+        ["durable"] => flows::time_durable(),
         ["flood"] => flows::time_flood(),
+        ["store"] => store::time_store(),
+        ["alerts"] => alerts::time_alerts(),
         ["daemon-memory"] => flows::daemon_memory(),
         _ => panic!("no such helper: {words:?}"),
     }

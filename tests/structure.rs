@@ -13,7 +13,8 @@ const PURE: [&str; 10] = [
 ];
 
 /// These talk to the operating system, each to its own part.
-const EDGES: [&str; 9] = [
+const EDGES: [&str; 10] = [
+    "alertdb",
     "conntrack",
     "fetch",
     "nft",

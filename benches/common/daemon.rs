@@ -19,6 +19,11 @@ pub struct Daemon {
 impl Daemon {
     /// With one feed of these lines, alerts to a JSON file, on output; returns when it is ready.
     pub fn start(action: &str, lines: &str) -> Self {
+        Self::start_with(action, lines, "")
+    }
+
+    /// The same, with further lines in `[alerts]`.
+    pub fn start_with(action: &str, lines: &str, alerts: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path().display();
         std::fs::write(folder.path().join("feed"), lines).unwrap();
@@ -29,7 +34,7 @@ impl Daemon {
              [nftables]\nhooks = [\"output\"]\nowner = false\n\
              [exceptions]\nown-addresses = false\nprivate-networks = \"keep\"\n\
              [[feed]]\nname = \"bench\"\nurl = \"file://{at}/feed\"\naction = \"{action}\"\n\
-             [alerts]\njson-file = \"{at}/alerts.json\"\n\
+             [alerts]\njson-file = \"{at}/alerts.json\"\n{alerts}\n\
              [[alerts.syslog]]\naddress = \"udp:127.0.0.1:9\"\n"
         )
         .unwrap();
@@ -72,11 +77,35 @@ impl Daemon {
 
     /// Flows of one kind in the last hour: `alerted` or `denied`.
     pub fn flows(&self, kind: &str) -> u64 {
+        self.status()["last_hour"][kind].as_u64().unwrap()
+    }
+
+    /// Watched packets that the kernel judged without the daemon, in packets.
+    pub fn unattributed(&self) -> u64 {
+        self.status()["counters"]["passed_unattributed"]["packets"]
+            .as_u64()
+            .unwrap()
+    }
+
+    /// Waits until so many alerts are stored; gives how many are, and how many verdicts did not wait for theirs.
+    pub fn stored(&self, wanted: u64) -> (u64, u64) {
+        let begun = Instant::now();
+        loop {
+            let status = self.status();
+            let number = |key: &str| status["store"][key].as_u64().unwrap();
+            let stored = number("stored");
+            if stored >= wanted || begun.elapsed() > Duration::from_secs(30) {
+                return (stored, number("late_verdicts"));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn status(&self) -> Value {
         let output = program(self.folder.path(), &["status", "--json"])
             .output()
             .unwrap();
-        let status: Value = serde_json::from_slice(&output.stdout).unwrap();
-        status["last_hour"][kind].as_u64().unwrap()
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// Resident memory now, in MB.

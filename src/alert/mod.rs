@@ -7,6 +7,7 @@ mod community;
 pub mod ecs;
 mod element;
 pub mod eve;
+pub mod filter;
 mod journal;
 pub mod line;
 pub mod ocsf;
@@ -18,6 +19,7 @@ mod text;
 
 pub use community::community_id;
 pub(crate) use element::Rfc3339;
+pub(crate) use text::is_hidden;
 
 use std::{
     net::IpAddr,

@@ -2,13 +2,16 @@
 //!
 //! Exit codes: 0 ok, 1 failed, 2 usage, 77 no permission, 78 configuration.
 
+mod alerts;
 mod args;
 mod ask;
 mod check;
 mod down;
 mod feeds;
+mod graph;
 mod nft;
 mod status;
+mod table;
 
 use std::{fmt, io::IsTerminal, process::ExitCode};
 
@@ -28,6 +31,14 @@ impl Failure {
     pub(crate) fn failed(message: impl fmt::Display) -> Self {
         Self {
             code: 1,
+            message: message.to_string(),
+        }
+    }
+
+    /// Wrong usage (exit code 2).
+    pub(crate) fn usage(message: impl fmt::Display) -> Self {
+        Self {
+            code: 2,
             message: message.to_string(),
         }
     }
@@ -104,6 +115,8 @@ fn run(args: Args) -> Result<(), Failure> {
             json,
         } => feeds::preview(&config, feed, json.json),
         Command::Lookup { address, json } => ask::lookup(&config, address, json.json),
+        Command::Alerts { command } => alerts::run(&config, command),
+        Command::Graph { filters, dot, json } => graph::graph(&config, filters, dot, json.json),
         Command::Nft {
             command:
                 args::NftCommand::Print {

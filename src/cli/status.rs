@@ -155,6 +155,9 @@ fn render_status(status: &Value) -> String {
             log["waiting"],
         ));
     }
+    if status["store"].is_object() {
+        out.add(store(&status["store"]));
+    }
     if let (Some(count), Some(max)) = (
         status["conntrack"]["count"].as_u64(),
         status["conntrack"]["max"].as_u64(),
@@ -224,6 +227,24 @@ fn sink(sink: &Value) -> String {
     }
     if let Some(error) = sink["last_error"].as_str() {
         text.push_str(&format!(" ({error})"));
+    }
+    text
+}
+
+fn store(store: &Value) -> String {
+    let mut text = format!(
+        "store      {}, {}, {} bytes",
+        text(&store["file"]),
+        plural(&store["records"], "record", "records"),
+        store["bytes"]
+    );
+    for (key, word) in [("queued", "waiting"), ("dropped", "lost")] {
+        if store[key].as_u64().unwrap_or(0) > 0 {
+            text.push_str(&format!(", {} {word}", store[key]));
+        }
+    }
+    if let Some(head) = store["head"].as_str() {
+        text.push_str(&format!(", head {head}"));
     }
     text
 }

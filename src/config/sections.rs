@@ -169,7 +169,7 @@ pub(super) fn attribution(log: &mut Log<'_>, root: &Table<'_>) -> Attribution {
 pub(super) fn alerts(log: &mut Log<'_>, root: &Table<'_>) -> Alerts {
     let table = root.table(log, "alerts");
     let usual = Alerts::default();
-    Alerts {
+    let alerts = Alerts {
         suppress: table.read_or(
             log,
             "suppress",
@@ -216,7 +216,13 @@ pub(super) fn alerts(log: &mut Log<'_>, root: &Table<'_>) -> Alerts {
             ),
         },
         syslog: targets(log, &table).unwrap_or(usual.syslog),
+    };
+    if alerts.durable && alerts.store.file.is_none() {
+        let problem = Problem::new("needs the store, and store is \"\"")
+            .help("name a file in store, or leave durable out");
+        log.error(&table.path("durable"), table.place("durable"), problem);
     }
+    alerts
 }
 
 /// The syslog targets; `None` when none is written. An empty list stays one: the user wants no

@@ -49,6 +49,10 @@ pub struct Events {
 impl Events {
     /// Listens in this thread's network namespace from now on.
     pub fn open() -> Result<Self, ConntrackError> {
+        Self::with_buffer(RECEIVE_BUFFER)
+    }
+
+    pub(super) fn with_buffer(bytes: usize) -> Result<Self, ConntrackError> {
         let fail = |step| {
             move |e: Errno| ConntrackError::Socket {
                 step,
@@ -57,7 +61,7 @@ impl Events {
         };
         let socket = netlink_socket::open(SockProtocol::NetlinkNetFilter)
             .map_err(fail("opening a socket for the ends of connections"))?;
-        setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)
+        setsockopt(&socket, sockopt::RcvBufForce, &bytes)
             .map_err(fail("enlarging the buffer for the ends of connections"))?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, DESTROYED))
             .map_err(fail("listening for the ends of connections"))?;

@@ -4,6 +4,8 @@
 //! Knows nothing of feeds. A flow that has ended between listing and marking is no error.
 
 mod entry;
+#[cfg(test)]
+mod event_tests;
 mod events;
 
 use std::{

@@ -10,13 +10,19 @@ use std::{fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::alert::filter::{Filter, Query};
+
 pub use client::{ClientError, call, lint, push};
-pub use server::{Server, ServerError};
+pub use server::{Peer, Server, ServerError};
 
 /// Longest text that can be pushed, in bytes; a feed's own `max-bytes` is mostly lower.
 pub const MAX_BODY: u64 = 256 << 20;
 /// Longest request line, in bytes.
 pub const MAX_REQUEST: u64 = 64 << 10;
+/// Ids of one dismissal.
+pub const MAX_IDS: usize = 1_000;
+/// Longest note of a dismissal, in bytes.
+pub const MAX_NOTE: usize = 1_024;
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +71,23 @@ pub enum Request {
         /// With the elements of its sets.
         #[serde(default)]
         elements: bool,
+    },
+    /// A question to the store of alerts.
+    Alerts {
+        /// Which.
+        query: Query,
+    },
+    /// Dismiss alerts.
+    Dismiss {
+        /// Their ids, or the beginnings.
+        #[serde(default)]
+        ids: Vec<String>,
+        /// All open ones that fit this, instead.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        all: Option<Filter>,
+        /// Why.
+        #[serde(default)]
+        note: String,
     },
     /// Remove the table and stop.
     Down,

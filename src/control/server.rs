@@ -29,6 +29,13 @@ const REQUEST: Duration = Duration::from_secs(10);
 /// And the text behind it within this time.
 const BODY: Duration = Duration::from_secs(60);
 
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// User ID of the client process (SO_PEERCRED).
+    pub uid: u32,
+}
+
 /// The socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
@@ -101,7 +108,7 @@ impl Server {
     /// Answers requests by `handle`, for ever.
     pub async fn serve<F, R>(&self, handle: F)
     where
-        F: Fn(Request, Vec<u8>) -> R + Send + Sync + 'static,
+        F: Fn(Peer, Request, Vec<u8>) -> R + Send + Sync + 'static,
         R: Future<Output = Response> + Send,
     {
         let handle = Arc::new(handle);
@@ -118,12 +125,12 @@ impl Server {
                     continue;
                 }
             };
-            let allowed = stream
-                .peer_cred()
-                .is_ok_and(|peer| may_ask(&peer, self.group));
+            let peer = stream.peer_cred().ok();
+            let peer = peer.filter(|peer| may_ask(peer, self.group));
+            let peer = peer.map(|peer| Peer { uid: peer.uid() });
             let handle = Arc::clone(&handle);
             tokio::spawn(async move {
-                if let Err(e) = answer(stream, allowed, &*handle).await {
+                if let Err(e) = answer(stream, peer, &*handle).await {
                     tracing::debug!("control socket: {e}");
                 }
                 drop(place);
@@ -138,9 +145,10 @@ impl Drop for Server {
     }
 }
 
-async fn answer<F, R>(mut stream: UnixStream, allowed: bool, handle: &F) -> io::Result<()>
+/// Answers one request; without a peer it is refused.
+async fn answer<F, R>(mut stream: UnixStream, peer: Option<Peer>, handle: &F) -> io::Result<()>
 where
-    F: Fn(Request, Vec<u8>) -> R,
+    F: Fn(Peer, Request, Vec<u8>) -> R,
     R: Future<Output = Response>,
 {
     let (reader, mut writer) = stream.split();
@@ -151,20 +159,19 @@ where
         (&mut reader).take(MAX_REQUEST).read_line(&mut line),
     )
     .await??;
-    let response = if !allowed {
-        Response::Error("only root and members of group feedgate may ask".into())
-    } else {
-        match serde_json::from_str::<Request>(&line) {
+    let response = match peer {
+        None => Response::Error("only root and members of group feedgate may ask".into()),
+        Some(peer) => match serde_json::from_str::<Request>(&line) {
             Ok(request) if request.body_length() > MAX_BODY => Response::Error(format!(
                 "a text of {} bytes is more than can be pushed ({MAX_BODY})",
                 request.body_length()
             )),
             Ok(request) => match timeout(BODY, body(&request, &mut reader)).await?? {
-                Some(body) => handle(request, body).await,
+                Some(body) => handle(peer, request, body).await,
                 None => Response::Error("the text is shorter than was said".into()),
             },
             Err(e) => Response::Error(format!("not a request: {e}")),
-        }
+        },
     };
     writer.write_all(format!("{response}\n").as_bytes()).await?;
     writer.shutdown().await
@@ -219,7 +226,7 @@ mod tests {
         };
         runtime.spawn(async move {
             server
-                .serve(async |request, body| match request {
+                .serve(async |_, request, body| match request {
                     Request::Push { .. } => Response::Ok(serde_json::json!(body.len())),
                     Request::Status => Response::Ok(serde_json::json!({ "up": true })),
                     other => Response::Error(format!("{other:?}")),

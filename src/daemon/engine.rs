@@ -5,7 +5,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -22,6 +22,7 @@ use crate::{
         Alert,
         suppress::{Outcome, Suppressor, Told},
     },
+    alertdb::AlertDb,
     attribution::{Attributor, Clues, Source},
     config::Hook,
     conntrack::Entry,
@@ -29,15 +30,22 @@ use crate::{
     host::{links, wires::Wires},
     packet::{Flow, decode},
     policy::Decision,
-    queue::{Answer, Held},
+    queue::{Answer, Held, Judge},
     sink::Sinks,
 };
+
+/// How long `durable` lets packets wait for the disk.
+const DISK: Duration = Duration::from_secs(1);
 
 /// What all queue threads share.
 pub(super) struct Path {
     pub(super) view: View,
     pub(super) sinks: ArcSwap<Sinks>,
     pub(super) flow_log: ArcSwapOption<FlowLog>,
+    /// The store of alerts, where there is one.
+    pub(super) db: ArcSwapOption<AlertDb>,
+    /// Verdicts wait until their alerts are in it.
+    pub(super) durable: AtomicBool,
     pub(super) suppressor: Mutex<Suppressor>,
     pub(super) tally: Mutex<Tally>,
     pub(super) counts: Counts,
@@ -81,7 +89,15 @@ impl Path {
         }
         let outcome = lock(&self.suppressor).observe(alert, now);
         if outcome == Outcome::Send {
-            self.sinks.load().submit(alert);
+            self.send(alert);
+        }
+    }
+
+    /// Hands an alert to every target and to the store; never blocks.
+    pub(super) fn send(&self, alert: &Alert) {
+        self.sinks.load().submit(alert);
+        if let Some(db) = &*self.db.load() {
+            db.submit(alert);
         }
     }
 
@@ -125,10 +141,10 @@ impl Path {
 
     /// Sends the summaries, and the counts of what the rate limit held back.
     pub(super) fn tell(&self, told: Told) {
-        let sinks = self.sinks.load();
         for summary in &told.summaries {
-            sinks.submit(summary);
+            self.send(summary);
         }
+        let sinks = self.sinks.load();
         let flows: u64 = told.held_back.iter().map(|row| row.count).sum();
         if flows > 0 {
             tracing::warn!("{flows} flows were over rate-limit; they are counted, not alerted");
@@ -160,14 +176,6 @@ impl Engine {
             wires: Wires::new(),
             pressure,
         }
-    }
-
-    /// Answers for one packet; its alert is handed on before this returns.
-    pub(super) fn judge(&mut self, packet: &Held<'_>) -> Answer {
-        let start = Instant::now();
-        let answer = self.answer(packet, start);
-        self.path.meters.verdict.observe(start.elapsed());
-        answer
     }
 
     fn answer(&mut self, packet: &Held<'_>, start: Instant) -> Answer {
@@ -237,6 +245,28 @@ impl Engine {
         }
         clues.peer = device.and_then(|device| self.wires.peer(device, clues.mac));
         self.attributor.forwarded(flow, direction, &clues)
+    }
+}
+
+impl Judge for Engine {
+    /// Answers for one packet; its alert is handed on before this returns.
+    fn judge(&mut self, packet: &Held<'_>) -> Answer {
+        let start = Instant::now();
+        let answer = self.answer(packet, start);
+        self.path.meters.verdict.observe(start.elapsed());
+        answer
+    }
+
+    fn waits(&self) -> bool {
+        self.path.durable.load(Ordering::Relaxed)
+    }
+
+    /// Repeats that are only counted have no alert of their own to wait for.
+    fn settle(&mut self, answers: u64) {
+        if let Some(db) = &*self.path.db.load() {
+            // What comes too late is counted and told by the store.
+            let _ = db.sync(DISK, answers);
+        }
     }
 }
 

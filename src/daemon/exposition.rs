@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     alert::suppress,
+    alertdb::DbStatus,
     feed::{Action, FeedName},
     metrics::{Asked, Page},
 };
@@ -378,6 +379,7 @@ impl Numbers {
         )?;
         let help = "Windows in which repeats are counted now";
         out.gauge("suppress_windows", help, count(self.windows))?;
+        self.store(out)?;
         let log = self.status.flow_log.as_ref();
         let flows = log.map_or((0, 0), |log| (log.seen, log.overflow));
         let help = "Flows for the flow log, and those of them that it knows the number of only";
@@ -387,6 +389,33 @@ impl Numbers {
             help,
             rows.map(|(what, count)| ([("what", what)], count)),
         )
+    }
+}
+
+impl Numbers {
+    /// The store of alerts; zeros where there is none.
+    fn store(&self, out: &mut Out<'_>) -> fmt::Result {
+        let store = self.status.store.as_ref();
+        let number = |get: fn(&DbStatus) -> u64| store.map_or(0, get);
+        let help = "Alerts for the store of alerts, by what became of them";
+        let rows = [
+            ("stored", number(|store| store.stored)),
+            ("dropped", number(|store| store.dropped)),
+        ];
+        out.counters(
+            "store_alerts",
+            help,
+            rows.map(|(result, count)| ([("result", result)], count)),
+        )?;
+        let help = "Alerts that wait for the store";
+        out.gauge("store_queued", help, number(|store| store.queued))?;
+        let help = "Alerts in the store";
+        out.gauge("store_records", help, number(|store| store.records))?;
+        let (help, size) = ("Size of the store on disk", number(|store| store.bytes));
+        out.unit_gauge("store_size", help, &Unit::Bytes, [([NO; 0], size)])?;
+        let help = "Verdicts given before their alert was on disk, although alerts.durable is set";
+        let late = number(|store| store.late_verdicts);
+        out.counters("late_verdicts", help, [([NO; 0], late)])
     }
 }
 

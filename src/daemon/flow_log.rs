@@ -32,6 +32,8 @@ const INTERVAL: Duration = Duration::from_secs(60);
 const SWEEP: u32 = 5;
 /// A flow younger than that may not be in the table yet: its first packet is still held.
 const YOUNG: Duration = Duration::from_secs(15);
+/// How long the end of the daemon waits for what open flows have moved.
+const LAST_LOOK: Duration = Duration::from_secs(2);
 /// How long one wait for ends takes.
 const TURN: Duration = Duration::from_millis(200);
 /// Flows that wait for the thread at most.
@@ -232,7 +234,7 @@ impl Logger {
                 intervals = intervals.wrapping_add(1);
                 flush_at = now + INTERVAL;
                 let late = intervals.is_multiple_of(SWEEP) && !self.book.is_empty();
-                if self.sweep_due || late || self.book.cut() > 0 {
+                if self.sweep_due || flush || late || self.book.cut() > 0 {
                     self.sweep(now);
                 }
                 self.flush();
@@ -308,7 +310,7 @@ impl Logger {
     fn sweep(&mut self, now: Instant) {
         self.sweep_due = false;
         let before = now.checked_sub(YOUNG).unwrap_or(now);
-        match self.look(now) {
+        match self.look(now + SEARCH) {
             Ok(()) => {
                 self.silent = false;
                 let over = self.book.sweep(before, SystemTime::now());
@@ -323,9 +325,9 @@ impl Logger {
         }
     }
 
-    fn look(&mut self, now: Instant) -> Result<(), ConntrackError> {
+    fn look(&mut self, until: Instant) -> Result<(), ConntrackError> {
         let book = &mut self.book;
-        Conntrack::open()?.list(None, now + SEARCH, |entry| {
+        Conntrack::open()?.list(None, until, |entry| {
             book.see(&entry.filtered(), entry.traffic);
         })
     }
@@ -333,7 +335,7 @@ impl Logger {
     fn stop(mut self) {
         // For what they moved so far.
         if !self.book.is_empty()
-            && let Err(e) = self.look(Instant::now())
+            && let Err(e) = self.look(Instant::now() + LAST_LOOK)
         {
             tracing::debug!("{e}");
         }

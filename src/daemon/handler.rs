@@ -8,21 +8,26 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    Shared,
+    Shared, alerts,
     engine::lock,
     glance::{blocking as in_place, glance},
     intake::{self, Body},
     pulls, status,
 };
 use crate::{
-    control::{Request, Response},
+    control::{Peer, Request, Response},
     feed::{Action, Direction, FeedName, Indicator, Known, PortMatch},
     packet::Protocol,
     snapshot::Snapshot,
 };
 
 /// Answers one request.
-pub(super) async fn answer(shared: Arc<Shared>, request: Request, body: Vec<u8>) -> Response {
+pub(super) async fn answer(
+    shared: Arc<Shared>,
+    peer: Peer,
+    request: Request,
+    body: Vec<u8>,
+) -> Response {
     let result = match request {
         Request::Status => blocking(&shared, |shared| value(&status::status(shared))).await,
         Request::Feeds => blocking(&shared, |shared| value(&glance(shared).feeds)).await,
@@ -49,6 +54,13 @@ pub(super) async fn answer(shared: Arc<Shared>, request: Request, body: Vec<u8>)
             Ok(known) => lint(&shared, feed.as_deref(), Arc::new(known)).await,
             Err(message) => Err(message),
         },
+        Request::Alerts { query } => {
+            blocking(&shared, move |shared| alerts::answer(shared, &query)).await
+        }
+        Request::Dismiss { ids, all, note } => {
+            let work = move |shared: &Shared| alerts::dismiss(shared, peer, ids, all, note);
+            blocking(&shared, work).await
+        }
         Request::Down => down(&shared).await,
     };
     match result {
@@ -68,7 +80,7 @@ where
         .map_err(|e| e.to_string())?
 }
 
-fn value(of: &impl serde::Serialize) -> Result<Value, String> {
+pub(super) fn value(of: &impl serde::Serialize) -> Result<Value, String> {
     serde_json::to_value(of).map_err(|e| e.to_string())
 }
 

@@ -3,6 +3,7 @@
 //! Threads: one for each queue (never blocked by anything below), the asynchronous runtime for
 //! pulls, timers and the control socket, and the sinks' own.
 
+mod alerts;
 mod core;
 mod elements;
 mod engine;
@@ -175,6 +176,8 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
             Some(&config.daemon.state_dir),
         )?),
         flow_log: ArcSwapOption::new(FlowLog::start(&config.alerts.flow_log)?.map(Arc::new)),
+        db: ArcSwapOption::new(start::alert_db(&config)?),
+        durable: AtomicBool::new(config.alerts.durable),
         suppressor: Mutex::new(Suppressor::new(start::policy(&config.alerts))),
         tally: Mutex::default(),
         counts: engine::Counts::default(),
@@ -240,7 +243,8 @@ fn answer_clients(
     server: Arc<control::Server>,
 ) -> tokio::task::JoinHandle<()> {
     let shared = Arc::clone(shared);
-    let handle = move |request, body| handler::answer(Arc::clone(&shared), request, body);
+    let handle =
+        move |peer, request, body| handler::answer(Arc::clone(&shared), peer, request, body);
     tokio::spawn(async move { server.serve(handle).await })
 }
 
@@ -445,6 +449,7 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
     let client = fetch::Client::new(new.pull.clone())?;
     let old = glance::blocking(|| lock(&shared.core).config.clone());
     let new = start::keep_what_needs_a_restart(&old, new);
+    let flow_log = next_flow_log(shared, &new.alerts.flow_log)?;
     if old.alerts == new.alerts {
         shared.path.sinks.load().reopen();
     } else {
@@ -459,7 +464,10 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
         let old = shared.path.sinks.swap(sinks);
         tokio::task::spawn_blocking(move || old.close(FLUSH));
     }
-    reload_flow_log(shared, &new.alerts.flow_log)?;
+    take_alert_store(shared, &old, &new)?;
+    if let Some(log) = flow_log {
+        change_flow_log(shared, log);
+    }
     shared.client.store(Arc::new(client));
     serving::restart(shared, new.metrics.listen);
     let rules_change = old.nftables != new.nftables;
@@ -498,19 +506,40 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
     Ok(())
 }
 
-/// Goes on with the flow log in its file, or with another log where the configuration changed.
-fn reload_flow_log(shared: &Arc<Shared>, config: &crate::config::FlowLog) -> Result<(), RunError> {
+/// The flow log of a new configuration; `None`: that of the old one goes on, in its file opened again.
+fn next_flow_log(
+    shared: &Shared,
+    config: &crate::config::FlowLog,
+) -> Result<Option<Option<FlowLog>>, RunError> {
     match &*shared.path.flow_log.load() {
         Some(log) if log.is_of(config) => {
             log.flush();
-            return Ok(());
+            Ok(None)
         }
-        _ => {}
+        None if config.file.is_none() => Ok(None),
+        _ => FlowLog::start(config).map(Some),
     }
-    let log = FlowLog::start(config)?;
+}
+
+fn change_flow_log(shared: &Shared, log: Option<FlowLog>) {
     if let Some(old) = shared.path.flow_log.swap(log.map(Arc::new)) {
         tokio::task::spawn_blocking(move || old.close());
     }
+}
+
+/// Other bounds, or another store; the old one is closed behind.
+fn take_alert_store(shared: &Arc<Shared>, old: &Config, new: &Config) -> Result<(), RunError> {
+    let path = &shared.path;
+    let (was, is) = (&old.alerts.store, &new.alerts.store);
+    if was.file != is.file {
+        let old = path.db.swap(start::alert_db(new)?);
+        if let Some(old) = old {
+            tokio::task::spawn_blocking(move || old.close(FLUSH));
+        }
+    } else if let Some(db) = path.db.load_full().filter(|_| was != is) {
+        db.set_bounds(is);
+    }
+    path.durable.store(new.alerts.durable, Ordering::Relaxed);
     Ok(())
 }
 
@@ -555,6 +584,9 @@ fn shut_down(shared: &Arc<Shared>, threads: start::Threads) {
                 sink.dropped
             );
         }
+    }
+    if let Some(db) = shared.path.db.load_full() {
+        db.close(FLUSH);
     }
     tracing::info!(
         "stopped; {}",

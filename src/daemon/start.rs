@@ -16,13 +16,14 @@ use super::{
     RunError, Shared, core::Core, engine::Engine, lastgood, live, pressure::Pressure, status,
 };
 use crate::{
-    alert::{line::Identity, suppress::Policy},
+    alert::{ecs::Observer, line::Identity, suppress::Policy},
+    alertdb::AlertDb,
     attribution::{Attributor, Roots},
     config::{self, Config},
     fetch,
     host::addresses,
     nft::{Kernel, NftError, QueueKind, TableState, Watch},
-    queue::{Answer, MarkBits, Queue, QueueError},
+    queue::{MarkBits, Queue, QueueError},
     ruleset::Options,
     snapshot::Exception,
     store::Store,
@@ -272,6 +273,24 @@ pub(super) fn identity() -> Identity {
     }
 }
 
+/// Opens the store of alerts, where one is configured.
+pub(super) fn alert_db(config: &Config) -> Result<Option<Arc<AlertDb>>, RunError> {
+    let store = &config.alerts.store;
+    let Some(name) = &store.file else {
+        return Ok(None);
+    };
+    let observer = Observer {
+        hostname: identity().hostname,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let path = config.daemon.state_dir.join(name);
+    let db = AlertDb::start(&path, store, observer).map_err(|source| RunError::System {
+        step: "starting the thread of the alert store".into(),
+        source,
+    })?;
+    Ok(Some(Arc::new(db)))
+}
+
 /// The queue threads.
 pub(super) struct Threads {
     stop: Arc<AtomicBool>,
@@ -300,11 +319,10 @@ impl Threads {
             let attributor = Attributor::new(&Roots::default(), attribution.timeout)?
                 .with_clients(&attribution.clients);
             let pressure = Pressure::new(status::QUEUES.into(), number, max_len);
-            let mut engine = Engine::new(Arc::clone(&shared.path), attributor, pressure);
+            let engine = Engine::new(Arc::clone(&shared.path), attributor, pressure);
             let (stop, quit, failed) = (Arc::clone(&stop), shared.stop.clone(), Arc::clone(shared));
             let work = move || {
-                let judge = |packet: &crate::queue::Held<'_>| -> Answer { engine.judge(packet) };
-                if let Err(e) = queue.run(marks, &stop, judge) {
+                if let Err(e) = queue.run(marks, &stop, engine) {
                     tracing::error!("{e}; the daemon stops, deny sets stay in force");
                     *super::lock(&failed.failure) = Some(e.to_string());
                     let _ = quit.blocking_send(());

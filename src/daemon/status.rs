@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     alert::suppress,
+    alertdb::DbStatus,
     config::OnQueueFull,
     feed::{Action, Bad, FeedName, Finding, LeftOut},
     fetch::Place,
@@ -78,6 +79,9 @@ pub struct Status {
     /// The flow log, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flow_log: Option<FlowLogStatus>,
+    /// The store of alerts, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<DbStatus>,
     /// Conntrack entries, without which nothing is enforced.
     pub conntrack: Conntrack,
     /// Addresses that are never blocked, with the reason.
@@ -289,8 +293,10 @@ pub(super) fn status(shared: &Shared) -> Status {
     let conntrack = conntrack();
     let flow_log = shared.path.flow_log.load();
     let flow_log = flow_log.as_ref().map(|log| log.status());
+    let store = shared.path.db.load().as_ref().map(|db| db.status());
     let mut problems = problems(&glance, &queue, &conntrack, &sinks);
     problems.extend(flow_log.as_ref().and_then(FlowLogStatus::problem));
+    problems.extend(store.iter().flat_map(store_problems));
     problems.extend(lock(&shared.listening).problem.clone());
     let protected = glance.broken.is_none()
         && !glance.nothing_known
@@ -328,6 +334,7 @@ pub(super) fn status(shared: &Shared) -> Status {
         suppressed,
         sinks,
         flow_log,
+        store,
         conntrack,
         exceptions: glance.exceptions.clone(),
     }
@@ -489,6 +496,31 @@ pub(super) fn counters(core: &Core) -> serde_json::Map<String, serde_json::Value
             )
         })
         .collect()
+}
+
+/// What is wrong with the store of alerts, or was since the start.
+fn store_problems(store: &DbStatus) -> Vec<String> {
+    let mut all = Vec::new();
+    let file = store.file.display();
+    if let Some(error) = &store.last_error {
+        all.push(format!("alert store {file}: {error}"));
+    }
+    if let (Some(at), Some(what)) = (&store.repaired_at, &store.repaired) {
+        all.push(format!("alert store {file}: {at}: {what}"));
+    }
+    if store.dropped > 0 {
+        all.push(format!(
+            "alert store {file}: {} alerts were not stored",
+            store.dropped
+        ));
+    }
+    if store.late_verdicts > 0 {
+        all.push(format!(
+            "{} verdicts were given before their alert was on disk, because the disk took too long ([alerts] durable)",
+            store.late_verdicts
+        ));
+    }
+    all
 }
 
 fn problems(

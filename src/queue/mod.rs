@@ -9,7 +9,7 @@ mod state;
 use std::{
     io,
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::errno::Errno;
@@ -36,6 +36,10 @@ const PACKET_HDR: u16 = 1;
 const CT: u16 = 11;
 /// How often a thread looks whether it should stop.
 const STOP_CHECK: Duration = Duration::from_millis(200);
+/// Most packets whose answers wait together.
+const GROUP: usize = 256;
+/// How long the first of them waits for others to be judged.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// A queue could not be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +91,29 @@ pub enum Answer {
     Deny,
     /// No opinion: the kernel's own sets decide.
     Pass,
+}
+
+/// Who answers. A closure does, one packet at a time.
+pub trait Judge {
+    /// The answer for one packet.
+    fn judge(&mut self, packet: &Held<'_>) -> Answer;
+
+    /// True when answers wait for [`Judge::settle`]: then the packets that are there already are
+    /// judged together, at most 256 and for at most 5 ms, and wait for it once.
+    fn waits(&self) -> bool {
+        false
+    }
+
+    /// Returns when so many answers may be given.
+    fn settle(&mut self, answers: u64) {
+        let _ = answers;
+    }
+}
+
+impl<F: FnMut(&Held<'_>) -> Answer> Judge for F {
+    fn judge(&mut self, packet: &Held<'_>) -> Answer {
+        self(packet)
+    }
 }
 
 /// How answers are written into the packet mark.
@@ -168,57 +195,97 @@ impl Queue {
         mut self,
         marks: MarkBits,
         stop: &AtomicBool,
-        mut judge: impl FnMut(&Held<'_>) -> Answer,
+        mut judge: impl Judge,
     ) -> Result<(), QueueError> {
         let mut peeked = vec![0; if self.tracked { PEEK } else { 0 }];
+        let mut group = Vec::new();
         loop {
-            let seen = match &self.waiter {
-                Some(waiter) if self.tracked => waiter.peek(&mut peeked),
-                _ => Some(&[][..]),
+            let (message, answer) = match self.next(&mut peeked, &mut judge)? {
+                Next::Judged(message, answer) => (message, answer),
+                Next::Nothing if stop.load(Ordering::Relaxed) => return Ok(()),
+                Next::Nothing | Next::Hiccup => continue,
             };
-            let received = match seen {
-                Some(_) => self.nfq.recv(),
-                None => Err(Errno::EAGAIN.into()),
-            };
-            let mut message = match received {
-                Ok(message) => message,
-                Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => {
-                    if stop.load(Ordering::Relaxed) {
-                        return Ok(());
-                    }
-                    continue;
-                }
-                Err(e)
-                    // ENOENT answers an earlier verdict: the kernel had given the packet up. It does so with
-                    // all held packets when anybody's base chain goes, and when an interface goes.
-                    if matches!(
-                        e.raw_os_error().map(Errno::from_raw),
-                        Some(Errno::EINTR | Errno::ENOBUFS | Errno::ENOENT)
-                    ) =>
-                {
-                    continue;
-                }
-                Err(source) => {
-                    return Err(QueueError::System {
-                        queue: self.number,
-                        step: "receiving a packet",
-                        source,
-                    });
-                }
-            };
-            let answer = held(&message, seen.unwrap_or_default())
-                .map_or(Answer::Pass, |packet| judge(&packet));
-            let mark = message.get_nfmark();
-            let marked = marks.apply(mark, answer);
-            if marked != mark {
-                message.set_nfmark(marked);
+            if !judge.waits() {
+                self.give(message, answer, marks);
+                continue;
             }
-            message.set_verdict(nfq::Verdict::Accept);
-            if let Err(e) = self.nfq.verdict(message) {
-                tracing::debug!("queue {}: verdict: {e}", self.number);
+            group.push((message, answer));
+            let until = Instant::now() + GATHER;
+            while group.len() < GROUP && Instant::now() < until && self.has_more() {
+                let Next::Judged(message, answer) = self.next(&mut peeked, &mut judge)? else {
+                    break;
+                };
+                group.push((message, answer));
+            }
+            judge.settle(u64::try_from(group.len()).unwrap_or(u64::MAX));
+            for (message, answer) in group.drain(..) {
+                self.give(message, answer, marks);
             }
         }
     }
+
+    /// Waits for a packet, for [`STOP_CHECK`] at most, and judges it.
+    fn next(&mut self, peeked: &mut [u8], judge: &mut impl Judge) -> Result<Next, QueueError> {
+        let seen = match &self.waiter {
+            Some(waiter) if self.tracked => waiter.peek(peeked),
+            _ => Some(&[][..]),
+        };
+        let Some(seen) = seen else {
+            return Ok(Next::Nothing);
+        };
+        let message = match self.nfq.recv() {
+            Ok(message) => message,
+            Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => return Ok(Next::Nothing),
+            Err(e)
+                // ENOENT answers an earlier verdict: the kernel had given the packet up. It does so with
+                // all held packets when anybody's base chain goes, and when an interface goes.
+                if matches!(
+                    e.raw_os_error().map(Errno::from_raw),
+                    Some(Errno::EINTR | Errno::ENOBUFS | Errno::ENOENT)
+                ) =>
+            {
+                return Ok(Next::Hiccup);
+            }
+            Err(source) => {
+                return Err(QueueError::System {
+                    queue: self.number,
+                    step: "receiving a packet",
+                    source,
+                });
+            }
+        };
+        let answer = held(&message, seen).map_or(Answer::Pass, |packet| judge.judge(&packet));
+        Ok(Next::Judged(message, answer))
+    }
+
+    /// True when a packet is there already.
+    fn has_more(&self) -> bool {
+        self.waiter
+            .as_ref()
+            .is_some_and(socket::Waiter::has_message)
+    }
+
+    fn give(&mut self, mut message: nfq::Message, answer: Answer, marks: MarkBits) {
+        let mark = message.get_nfmark();
+        let marked = marks.apply(mark, answer);
+        if marked != mark {
+            message.set_nfmark(marked);
+        }
+        message.set_verdict(nfq::Verdict::Accept);
+        if let Err(e) = self.nfq.verdict(message) {
+            tracing::debug!("queue {}: verdict: {e}", self.number);
+        }
+    }
+}
+
+/// What came.
+enum Next {
+    /// A packet and its answer.
+    Judged(nfq::Message, Answer),
+    /// No packet for a while.
+    Nothing,
+    /// What is no error of this queue.
+    Hiccup,
 }
 
 /// Asks for the connection of each packet; false where the kernel is built without.

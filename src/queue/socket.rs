@@ -70,6 +70,16 @@ impl Waiter {
         }
     }
 
+    /// True when a message can be received without waiting.
+    pub(super) fn has_message(&self) -> bool {
+        recv(
+            self.0,
+            &mut [0],
+            MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT,
+        )
+        .is_ok()
+    }
+
     fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the queue that owns the descriptor lives in the same struct as this waiter.
         unsafe { BorrowedFd::borrow_raw(self.0) }

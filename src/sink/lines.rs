@@ -168,6 +168,46 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_that_is_full_gets_no_half_line() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: a file system of two pages needs root");
+            return;
+        }
+        // Of this thread alone: the mount goes with it.
+        let work = || {
+            use nix::sched::{CloneFlags, unshare};
+            let dir = tempfile::tempdir().unwrap();
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            for arguments in [
+                &["--make-rprivate", "/"][..],
+                &["-t", "tmpfs", "-o", "size=8192", "tmpfs"],
+            ] {
+                let mut mount = std::process::Command::new("mount");
+                mount.args(arguments);
+                if arguments.len() > 2 {
+                    mount.arg(dir.path());
+                }
+                assert!(mount.status().unwrap().success());
+            }
+            let filler = dir.path().join("filler");
+            fs::write(&filler, vec![0; 4096]).unwrap();
+            let path = dir.path().join("a");
+            let lines: Vec<Vec<u8>> = (b'a'..=b'b')
+                .map(|letter| [vec![letter; 2999], vec![b'\n']].concat())
+                .collect();
+            let mut file = LineFile::open(&path).unwrap();
+            file.append(&lines[0]).unwrap();
+            let error = file.append(&lines[1]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+            assert_eq!(fs::read(&path).unwrap(), lines[0]);
+            fs::remove_file(&filler).unwrap();
+            file.append(&lines[1]).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), lines.concat());
+        };
+        std::thread::spawn(work).join().unwrap();
+    }
+
+    #[test]
     fn a_part_is_taken_off_or_finished_and_never_doubled() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");

@@ -333,14 +333,9 @@ impl Segment {
         }
         segment.arrived = number_of(offset).clamp(HEADER, size.max(HEADER));
         segment.len = segment.arrived;
-        loop {
-            match segment.prefix(segment.len, size)? {
-                Some((end, _, kind)) => {
-                    segment.alerts += u64::from(kind == 1);
-                    segment.len = end;
-                }
-                None => break,
-            }
+        while let Some((end, _, kind)) = segment.prefix(segment.len, size)? {
+            segment.alerts += u64::from(kind == 1);
+            segment.len = end;
         }
         let torn = segment.len < size;
         if torn {

@@ -5,12 +5,15 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, UdpSocket},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use feedgate::demo::Netns;
 use serde_json::{Value, json};
 
-use crate::support::{Conf, Daemon, Lab, connect, echo, eventually, exchange, unanswered};
+use crate::support::{
+    Conf, Daemon, Lab, connect, echo, eventually, exchange, load, ping, unanswered,
+};
 
 /// IPv4 and UDP headers.
 const UDP_HEADERS: u64 = 28;
@@ -82,6 +85,7 @@ fn wait(path: &Path, count: usize) -> Vec<Value> {
 fn forget_soon(netns: &Netns) {
     let write = || {
         for name in [
+            "icmp_timeout",
             "udp_timeout",
             "udp_timeout_stream",
             "tcp_timeout_close",
@@ -171,8 +175,9 @@ fn each_flow_has_a_line_with_what_it_moved() {
     let port = stream.local_addr().unwrap().port();
     drop(stream);
     drop(exchange(&lab.host, "203.0.113.2:53").unwrap());
-    log.ended(3);
-    let lines = log.wait(3);
+    assert!(ping(&lab.host, "203.0.113.1"));
+    log.ended(4);
+    let lines = log.wait(4);
     let of = |proto: &str| {
         let found = lines[1..].iter().find(|line| line["proto"] == proto);
         found.unwrap_or_else(|| panic!("no {proto} in {lines:#?}"))
@@ -203,12 +208,72 @@ fn each_flow_has_a_line_with_what_it_moved() {
         );
     }
 
+    let icmp = of("icmp");
+    // ping sends 56 bytes behind 8 of ICMP.
+    assert_eq!(number(icmp, "orig_bytes"), 20 + 8 + 56, "{icmp:#}");
+    assert_eq!(number(icmp, "reply_packets"), 1, "{icmp:#}");
+
     let udp = of("udp");
     for way in ["orig", "reply"] {
         assert_eq!(number(udp, &format!("{way}_packets")), 1, "{udp:#}");
         let bytes = number(udp, &format!("{way}_bytes"));
         assert_eq!(bytes, UDP_HEADERS + HELLO, "{udp:#}");
     }
+}
+
+#[test]
+fn a_forwarded_flow_that_nat_rewrites_is_followed_to_its_end() {
+    let Some(lab) = Lab::new() else { return };
+    let _echo = echo(&lab.server, "203.0.113.1:53");
+    load(
+        &lab.gateway,
+        "table ip nat { \
+             chain in { type nat hook prerouting priority -100; \
+                 ip daddr 198.18.0.80 udp dport 8053 dnat to 203.0.113.1:53; }; \
+             chain out { type nat hook postrouting priority 100; oifname wan0 masquerade; }; \
+         }",
+    );
+    let conf = Conf::new(&lab)
+        .feed("watch", "alert", &["203.0.113.1"])
+        .alerting(&format!("flow-log = \"{}\"", file(&lab).display()));
+    let daemon = Daemon::start(&lab, &lab.gateway, &conf);
+    forget_soon(&lab.gateway);
+    exchange(&lab.host, "198.18.0.80:8053").unwrap();
+    let line = eventually("the flow has ended", || {
+        let mut cat = lab.gateway.command("cat");
+        cat.arg("/proc/self/net/nf_conntrack").output().unwrap();
+        (daemon.status()["flow_log"]["written"] == 1).then(|| wait(&file(&lab), 1).remove(0))
+    });
+    assert_eq!(
+        (&line["src"], &line["dst"]),
+        (&json!("192.0.2.2"), &json!("203.0.113.1"))
+    );
+    assert_eq!(
+        (&line["dpt"], &line["end_reason"]),
+        (&json!(53), &json!("ended"))
+    );
+    assert_eq!(number(&line, "reply_bytes"), UDP_HEADERS + HELLO);
+}
+
+#[test]
+fn a_flow_whose_end_goes_unseen_is_logged_all_the_same() {
+    let Some(lab) = Lab::new() else { return };
+    // Dropped behind feedgate's chains: there is never a connection.
+    load(
+        &lab.host,
+        "table ip t { chain c { type filter hook output priority 50; udp dport 99 drop; }; }",
+    );
+    let log = Logged::start(&lab, 0);
+    assert!(unanswered(&lab.host, "203.0.113.1:99"));
+    // The connection of a younger flow may not be there yet: its packet may still be held.
+    std::thread::sleep(Duration::from_secs(20));
+    log.flush();
+    let line = log.wait(1).remove(0);
+    assert_eq!(
+        (&line["end_reason"], &line["verdict"]),
+        (&json!("gone"), &json!("alert"))
+    );
+    assert_eq!(line["orig_bytes"], Value::Null);
 }
 
 /// Three flows to one address, from three ports, one to another, and one that is denied.

@@ -43,6 +43,7 @@ mod push;
 mod rails;
 mod reopen;
 mod short_lived;
+mod stored;
 mod support;
 mod syslog;
 mod verdicts;

@@ -250,6 +250,10 @@ fn mistakes_are_placed_exactly() {
             "1:23 attribution.timeout: must be at least 1ms",
         ),
         (
+            "[alerts]\nstore = ''\ndurable = true",
+            "3:11 alerts.durable: needs the store, and store is \"\"",
+        ),
+        (
             "alerts.store = '../x'",
             "1:16 alerts.store: must be the name of a file in the state folder, without /",
         ),

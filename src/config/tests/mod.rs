@@ -99,7 +99,7 @@ json-file = "/var/log/a.json"
 json-format = "ecs"
 scan-after = 7
 rate-limit = 50
-store = ""
+store = "seen.db"
 store-max-age = "7days"
 store-max-size = "8MiB"
 flow-log = "/var/log/f.json"
@@ -240,7 +240,7 @@ fn every_key_is_read() {
     assert_eq!(
         alerts.store,
         AlertStore {
-            file: None,
+            file: Some("seen.db".into()),
             max_age: week,
             max_size: 8 << 20
         }

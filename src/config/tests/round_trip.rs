@@ -210,7 +210,8 @@ prop_compose! {
         let (scan_after, rate_limit) = folding;
         let (file, max_age, max_size) = store;
         Alerts {
-            suppress, scan_after, rate_limit, durable, json_file, json_format, syslog,
+            suppress, scan_after, rate_limit, json_file, json_format, syslog,
+            durable: durable && file.is_some(),
             store: AlertStore { file, max_age, max_size },
             flow_log: FlowLog { file: flow_log.0, aggregation: flow_log.1 },
         }

@@ -83,7 +83,7 @@ impl Conf {
         self
     }
 
-    /// A further key of `[alerts]`.
+    /// A key of `[alerts]`.
     pub(crate) fn alerting(mut self, line: &str) -> Self {
         writeln!(self.alerting, "{line}").unwrap();
         self

@@ -1,0 +1,57 @@
+//! What the control socket's requests ask of the store of alerts.
+
+use std::sync::Arc;
+
+use nix::unistd::{Uid, User};
+use serde_json::Value;
+
+use super::{Shared, handler::value};
+use crate::{
+    alert::filter::{Filter, Query},
+    alertdb::{AlertDb, Person, Which},
+    control::{MAX_IDS, MAX_NOTE, Peer},
+};
+
+/// Answers a question; blocks for the disk.
+pub(super) fn answer(shared: &Shared, query: &Query) -> Result<Value, String> {
+    let db = store(shared)?;
+    // Before the database is read: it must hold at least what was written by now.
+    let head = db.head();
+    let reader = db.reader().map_err(|e| e.to_string())?;
+    reader.answer(query, head).map_err(|e| e.to_string())
+}
+
+/// Dismisses in the name of the client's user; blocks until it is on disk.
+pub(super) fn dismiss(
+    shared: &Shared,
+    peer: Peer,
+    ids: Vec<String>,
+    all: Option<Filter>,
+    note: String,
+) -> Result<Value, String> {
+    if note.len() > MAX_NOTE {
+        return Err(format!("a note may have {MAX_NOTE} bytes"));
+    }
+    let which = match all {
+        Some(filter) if ids.is_empty() => Which::All(filter),
+        Some(_) => return Err("either ids or all, not both".into()),
+        None if ids.is_empty() => return Err("no id is given".into()),
+        None if ids.len() > MAX_IDS => {
+            return Err(format!(
+                "at most {MAX_IDS} ids at once; --all with filters takes more"
+            ));
+        }
+        None => Which::Ids(ids),
+    };
+    let user = User::from_uid(Uid::from_raw(peer.uid)).ok().flatten();
+    let person = Person {
+        uid: peer.uid,
+        user: user.map(|user| user.name),
+    };
+    value(&store(shared)?.dismiss(which, person, note)?)
+}
+
+fn store(shared: &Shared) -> Result<Arc<AlertDb>, String> {
+    let db = shared.path.db.load_full();
+    db.ok_or_else(|| "there is no store of alerts: [alerts] store is \"\"".into())
+}
