@@ -55,7 +55,7 @@ const DROP: [&str; 27] = [
 ];
 
 /// The element of `alert`, at most `room` bytes unless the keys that always stay need more
-/// (up to about 560 bytes).
+/// (up to about 780 bytes).
 pub(crate) fn element(alert: &Alert, room: usize) -> String {
     let mut params = Params::default();
     what(&mut params, alert);
