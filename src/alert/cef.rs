@@ -133,12 +133,12 @@ impl Fields {
             self.add("destinationTranslatedAddress", addr);
             self.some("destinationTranslatedPort", port);
         }
-        let (iface, mac) = match alert.direction {
-            Direction::Egress => ("deviceOutboundInterface", "smac"),
-            Direction::Ingress => ("deviceInboundInterface", "smac"),
+        let iface = match alert.direction {
+            Direction::Egress => "deviceOutboundInterface",
+            Direction::Ingress => "deviceInboundInterface",
         };
         self.text(iface, alert.iface.as_deref());
-        self.text(mac, alert.source.mac.as_deref());
+        self.text("smac", alert.source.mac.as_deref());
         let community = community_id(&alert.flow);
         self.labelled("flexString1", "communityId", community.as_deref());
     }

@@ -139,7 +139,8 @@ impl Layout {
     /// ([`MAX_LINE`] for all but a socket that refused that much; below about 1,000 bytes the
     /// keys that always stay may need more).
     ///
-    /// `offset` is that of local time at the event, used by the older forms only.
+    /// `offset` is that of local time at the event, used by the older forms only. [`Form::Journal`] is a
+    /// line for each field, and knows no limit but that of a value.
     pub fn render(
         &self,
         severity: Severity,
@@ -148,26 +149,29 @@ impl Layout {
         limit: usize,
     ) -> String {
         let mut out = String::with_capacity(1024);
-        let priority = self.facility as u8 | severity as u8;
-        if self.form == Form::Journal {
-            journal::push(&mut out, event, severity, self.facility, &self.identity);
-            return out;
+        if self.form != Form::Journal {
+            let priority = self.facility as u8 | severity as u8;
+            let _ = write!(out, "<{priority}>"); // writing to a String cannot fail
         }
-        let _ = write!(out, "<{priority}>"); // writing to a String cannot fail
         match self.form {
-            Form::Rfc5424 | Form::Journal => self.header_5424(&mut out, event),
+            Form::Rfc5424 => {
+                self.header_5424(&mut out, event);
+                body(&mut out, event, limit);
+            }
             Form::Local | Form::Rfc3164 => {
                 self.time_and_host(&mut out, event, offset);
                 name(&mut out, &self.identity.app, 32);
                 let _ = write!(out, "[{}]: ", self.identity.pid);
+                body(&mut out, event, limit);
             }
             Form::Cef | Form::LocalCef => {
                 self.time_and_host(&mut out, event, offset);
                 cef::push(&mut out, event, &self.identity.hostname, limit);
-                return out;
+            }
+            Form::Journal => {
+                journal::push(&mut out, event, severity, self.facility, &self.identity);
             }
         }
-        body(&mut out, event, limit);
         out
     }
 
@@ -450,6 +454,13 @@ mod tests {
                 prop_assert!(line.len() <= limit);
                 prop_assert!(!line.chars().any(is_hidden));
                 prop_assert!(line.contains(" [feedgate@32473 id="));
+            }
+            for form in [Form::Cef, Form::LocalCef] {
+                let event = Event::Alert(&alert);
+                let line = layout(form).render(severity(event), event, UtcOffset::UTC, MAX_LINE);
+                prop_assert!(line.len() <= MAX_LINE);
+                prop_assert!(!line.chars().any(is_hidden));
+                prop_assert!(line.contains(" CEF:0|feedgate|feedgate|"));
             }
         }
     }

@@ -28,10 +28,10 @@ pub(super) struct JsonFile {
 }
 
 impl JsonFile {
-    /// Opens `path` to append, and creates it with mode 0640; its folder must exist.
+    /// Opens `path` to append, and creates it with mode 0640, its folder too.
     pub(super) fn open(path: &Path, format: JsonFormat, observer: Observer) -> io::Result<Self> {
         Ok(Self {
-            file: LineFile::open(path)?,
+            file: LineFile::create(path)?,
             format,
             observer,
             line: Vec::new(),

@@ -64,7 +64,7 @@ impl FlowLogFile {
     }
 
     fn with_capacity(path: &Path, capacity: usize) -> Result<Self, SinkError> {
-        let file = LineFile::open(path).map_err(|source| SinkError::FlowLog {
+        let file = LineFile::create(path).map_err(|source| SinkError::FlowLog {
             path: path.to_owned(),
             source,
         })?;

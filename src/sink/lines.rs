@@ -11,9 +11,9 @@
 //! that was on its way into it.
 
 use std::{
-    fs::{self, File, Metadata, OpenOptions},
+    fs::{self, DirBuilder, File, Metadata, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -37,6 +37,17 @@ struct Stuck {
 }
 
 impl LineFile {
+    /// As [`LineFile::open`], and makes the folder, mode 0750, where there is none.
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
+        if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o750)
+                .create(folder)?;
+        }
+        Self::open(path)
+    }
+
     /// Opens `path` to append, and creates it with mode 0640; its folder must exist.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = open(path)?;
@@ -126,6 +137,23 @@ fn open(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missing_folder_is_made_at_first_and_never_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("log/feedgate");
+        let mut file = LineFile::create(&folder.join("alerts.json")).unwrap();
+        file.append(b"one\n").unwrap();
+        let mode = fs::metadata(&folder).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o750);
+        fs::remove_dir_all(&folder).unwrap();
+        let error = file.append(b"two\n").unwrap_err();
+        assert_eq!(
+            error.kind(),
+            io::ErrorKind::NotFound,
+            "somebody took it away"
+        );
+    }
 
     #[test]
     fn follows_a_rename_a_removal_and_a_truncation() {

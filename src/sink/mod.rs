@@ -79,9 +79,7 @@ const GRACE: Duration = Duration::from_millis(500);
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
     /// The JSON file.
-    #[error(
-        "alerts.json-file {path}: {source}; its folder must exist and be writable for feedgate"
-    )]
+    #[error("alerts.json-file {path}: {source}; its folder must be writable for feedgate")]
     JsonFile {
         /// The file.
         path: PathBuf,
@@ -89,7 +87,7 @@ pub enum SinkError {
         source: io::Error,
     },
     /// The flow log.
-    #[error("alerts.flow-log {path}: {source}; its folder must exist and be writable for feedgate")]
+    #[error("alerts.flow-log {path}: {source}; its folder must be writable for feedgate")]
     FlowLog {
         /// The file.
         path: PathBuf,
@@ -224,7 +222,7 @@ impl Sinks {
     /// Opens the JSON file again, after a log rotation renamed it (SIGHUP). If that fails, the error is
     /// in the statistics and alerts wait until the path can be written.
     pub fn reopen(&self) {
-        for sink in &self.list {
+        for sink in self.list.iter().filter(|sink| sink.outbox.is_none()) {
             sink.queue.reopen();
         }
     }

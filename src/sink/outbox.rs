@@ -459,10 +459,10 @@ impl Outbox {
         }
     }
 
-    /// Tells the queue what is held and what is on disk.
+    /// Tells the queue what is held in memory only, and what is on disk.
     fn count(&self, backlog: &Backlog) {
-        let unstored = backlog.held.iter().filter(|held| held.stored.is_none());
-        let held = unstored.filter(|held| held.is_alert).count();
+        let stored = backlog.held.partition_point(|held| held.stored.is_some());
+        let held = backlog.held.len() - stored;
         let spooled = match &backlog.disk {
             Disk::Open(spool) => spool.alerts(),
             Disk::None | Disk::Wanted(..) => 0,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    tests::{alert, bind, host, identity, number, receive, syslog, wait_for},
+    tests::{alert, bind, host, identity, number, quiet_port, receive, syslog, wait_for},
     *,
 };
 
@@ -353,4 +353,23 @@ fn a_state_folder_that_cannot_be_written_is_no_end() {
     let socket = bind(&bed.socket());
     sinks.submit(&alert(1));
     expect(&socket, [1]);
+}
+
+#[test]
+fn a_target_that_is_down_holds_up_no_other() {
+    let bed = Bed::new();
+    let mut alerts = syslog(SyslogAddress::Unix(bed.socket()), SyslogFormat::Rfc3164);
+    let dead = host(Ipv4Addr::LOCALHOST.into(), quiet_port());
+    for address in [SyslogAddress::Tcp(dead.clone()), SyslogAddress::Tls(dead)] {
+        alerts.syslog.insert(0, config::SyslogTarget::new(address));
+    }
+    let sinks = Sinks::open(&alerts, identity(), Some(&bed.state())).unwrap();
+    let socket = bind(&bed.socket());
+    for n in 0..100 {
+        sinks.submit(&alert(n));
+        assert_eq!(number(&receive(&socket)), n);
+    }
+    let stats = sinks.close(LIMIT);
+    let spooled: Vec<u64> = stats.iter().map(|stats| stats.spooled).collect();
+    assert_eq!(spooled, [100, 100, 0]);
 }
