@@ -33,6 +33,7 @@ deps: ## install what building and running need (apt; only what is missing)
 
 test-deps: deps
 	@$(call install_missing,$(TEST_PACKAGES))
+	@$(call unpack_promtool)
 
 build: ## build the release binary
 	$(CARGO) build --release --locked
@@ -94,6 +95,21 @@ install: ## install below $(DESTDIR)$(PREFIX); build first; a configuration that
 
 clean: ## remove what was built
 	$(CARGO) clean
+
+# promtool, which checks metrics and alert rules, out of Debian's package of Prometheus (19 MB): only that one
+# file. Installing the package would start a Prometheus server.
+define unpack_promtool
+set -e; \
+if ! command -v promtool >/dev/null && [ ! -x $(TARGET)/tools/promtool ] && command -v apt-get >/dev/null; then \
+    echo "getting promtool"; \
+    scratch=$$(mktemp -d); \
+    trap 'rm -rf "$$scratch"' EXIT; \
+    (cd "$$scratch" && { apt-get download -q prometheus || { $(SUDO) apt-get update -q && apt-get download -q prometheus; }; } \
+        && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool); \
+    mkdir -p $(TARGET)/tools; \
+    mv "$$scratch/usr/bin/promtool" $(TARGET)/tools/promtool; \
+fi
+endef
 
 # $(call install_missing,PACKAGES)
 define install_missing

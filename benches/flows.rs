@@ -14,6 +14,7 @@ use std::{
 };
 
 use feedgate::{
+    config::OnQueueFull,
     nft::{Count, Kernel},
     queue::{Answer, Held, MarkBits, Queue},
     ruleset::Counter,
@@ -119,7 +120,7 @@ pub fn time_flows() {
     // Killed, so that the table goes on asking.
     drop(daemon);
     let stop = Arc::new(AtomicBool::new(false));
-    let queue = Queue::open(QUEUE, 65_536).unwrap();
+    let queue = Queue::open(QUEUE, 65_536, OnQueueFull::Pass).unwrap();
     let thread = std::thread::spawn({
         let stop = Arc::clone(&stop);
         let marks = MarkBits {

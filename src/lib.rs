@@ -10,7 +10,7 @@
 //!
 //! Pure modules know no operating system: [`prefix`], [`feed`], [`snapshot`], [`ruleset`],
 //! [`packet`], [`policy`], [`alert`], [`flowlog`], [`config`], [`netlink`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
-//! [`conntrack`], [`attribution`], [`sink`], [`alertdb`], [`store`], [`host`], [`control`]. Only [`daemon`] wires edges together.
+//! [`conntrack`], [`attribution`], [`sink`], [`alertdb`], [`store`], [`host`], [`control`], [`metrics`]. Only [`daemon`] wires edges together.
 //! `netlink_socket` and `route` are sockets that several of them use. `tests/structure.rs` holds this.
 
 pub mod alert;
@@ -27,6 +27,7 @@ pub mod feed;
 pub mod fetch;
 pub mod flowlog;
 pub mod host;
+pub mod metrics;
 pub mod netlink;
 mod netlink_socket;
 pub mod nft;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use feedgate::{
-    alert::{Alert, ecs, eve, line, ocsf},
+    alert::{Alert, Scan, ecs, eve, line, ocsf},
     attribution::{Capabilities, Grade, Source},
     config::{self, Level},
     feed::{Action, Direction, Severity},
@@ -276,7 +276,12 @@ fn all_kinds() -> Vec<Alert> {
     named.source.mac = None;
     named.source.container = Some("web".into());
     named.source.image = Some("busybox:1".into());
-    vec![single(), summary(), several, network, echo, named]
+    let mut scan = summary();
+    scan.scan = Some(Scan {
+        further: vec!["203.0.113.8".parse().unwrap()],
+        more: false,
+    });
+    vec![single(), summary(), several, network, echo, named, scan]
 }
 
 /// Paths of all values that are no objects; those in lists of objects end in `[]`.
@@ -335,6 +340,7 @@ fn single() -> Alert {
         },
         feeds: vec!["blocklist".parse().unwrap()],
         indicator: "203.0.113.7".parse().unwrap(),
+        scan: None,
         severity: Severity::Medium,
         policy: text("policy"),
         iface: text("eth0"),

@@ -13,7 +13,7 @@ const PURE: [&str; 10] = [
 ];
 
 /// These talk to the operating system, each to its own part.
-const EDGES: [&str; 9] = [
+const EDGES: [&str; 10] = [
     "alertdb",
     "conntrack",
     "fetch",
@@ -23,13 +23,14 @@ const EDGES: [&str; 9] = [
     "sink",
     "host",
     "control",
+    "metrics",
 ];
 
 /// `crate::EDGE::` that a pure module may name nevertheless: values, not I/O.
 const VALUES: [&str; 1] = ["crate::attribution::"];
 
 /// Paths that reach the operating system.
-const SYSTEM: [&str; 19] = [
+const SYSTEM: [&str; 20] = [
     "std::fs",
     "std::os",
     "std::process",
@@ -45,6 +46,7 @@ const SYSTEM: [&str; 19] = [
     "nftnl",
     "nfq",
     "reqwest",
+    "hyper",
     "SystemTime::now",
     "Instant::now",
     "crate::netlink_socket",

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     Alert, community_id,
-    element::{Feeds, exe},
+    element::{Feeds, exe, indicators},
     line::{Event, Loss, loss_message, message},
     text::is_hidden,
 };
@@ -45,7 +45,7 @@ const DROP: [&str; 17] = [
     "flexString1",
 ];
 
-/// Appends the event, so that `out` has at most `limit` bytes (1,100 are always enough).
+/// Appends the event, so that `out` has at most `limit` bytes (1,400 are always enough).
 pub(crate) fn push(out: &mut String, event: Event<'_>, host: &str, limit: usize) {
     let version = env!("CARGO_PKG_VERSION");
     let _ = write!(out, "CEF:0|feedgate|feedgate|{version}|"); // writing to a String cannot fail
@@ -115,7 +115,7 @@ impl Fields {
         }
         self.flow(alert);
         self.labelled("cs1", "feed", Some(&Feeds(alert).to_string()));
-        self.labelled("cs2", "indicator", Some(&alert.indicator.to_string()));
+        self.labelled("cs2", "indicator", Some(&indicators(alert)));
         self.source(alert);
         self.text("feedgatePolicy", alert.policy.as_deref());
         self.text("reason", alert.source.cause.as_deref());
@@ -355,7 +355,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_forges_a_key(alert in example::any_alert(), limit in 1300usize..=MAX_LINE) {
+        fn nothing_forges_a_key(alert in example::any_alert(), limit in 1500usize..=MAX_LINE) {
             let mut line = String::new();
             push(&mut line, Event::Alert(&alert), "gw", limit);
             prop_assert!(line.len() <= limit, "{} {}", line.len(), line);

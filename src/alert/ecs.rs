@@ -67,6 +67,7 @@ pub fn ecs_loss(loss: &Loss, observer: &Observer) -> Value {
                 LossKind::Undelivered => "alerts-lost",
                 LossKind::Unattributed => "unattributed",
                 LossKind::Unprotected => "unprotected",
+                LossKind::HeldBack => "held-back",
             },
             "module": "feedgate",
             "dataset": "feedgate.loss",
@@ -229,10 +230,33 @@ fn threat(alert: &Alert) -> Value {
         threat.insert("feed".into(), json!({ "name": name }));
     } else {
         threat.insert("feed".into(), json!({ "name": names }));
-        let list: Vec<Value> = names.iter().map(|name| enrichment(alert, name)).collect();
+    }
+    let feeds = names.iter().filter(|_| names.len() > 1);
+    let mut list: Vec<Value> = feeds.map(|name| enrichment(alert, name)).collect();
+    let further = alert.indicators().skip(1);
+    list.extend(further.map(|of| of_scan(alert.direction, *of)));
+    if !list.is_empty() {
         threat.insert("enrichments".into(), list.into());
     }
     Value::Object(threat)
+}
+
+/// A further indicator of a scan; which of the feeds lists it is not kept.
+fn of_scan(direction: Direction, of: Indicator) -> Value {
+    let atomic = (of.span.first() == of.span.last()).then(|| of.span.first().to_string());
+    let matched = object([
+        ("atomic", atomic.map(Value::from)),
+        ("field", Some(matched_field(direction).into())),
+        ("type", Some("indicator_match_rule".into())),
+    ]);
+    json!({ "indicator": indicator(of), "matched": matched })
+}
+
+fn matched_field(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Egress => "destination.ip",
+        Direction::Ingress => "source.ip",
+    }
 }
 
 fn indicator(of: Indicator) -> Map<String, Value> {
@@ -255,9 +279,9 @@ fn indicator(of: Indicator) -> Map<String, Value> {
 }
 
 fn enrichment(alert: &Alert, feed: &str) -> Value {
-    let (addr, field) = match alert.direction {
-        Direction::Egress => (alert.flow.dst, "destination.ip"),
-        Direction::Ingress => (alert.flow.src, "source.ip"),
+    let addr = match alert.direction {
+        Direction::Egress => alert.flow.dst,
+        Direction::Ingress => alert.flow.src,
     };
     let mut indicator = indicator(alert.indicator);
     indicator.insert("provider".into(), feed.into());
@@ -265,7 +289,7 @@ fn enrichment(alert: &Alert, feed: &str) -> Value {
         "indicator": indicator,
         "matched": {
             "atomic": addr.to_string(),
-            "field": field,
+            "field": matched_field(alert.direction),
             "type": "indicator_match_rule",
             "occurred": Rfc3339(alert.time).to_string(),
         },
@@ -274,10 +298,14 @@ fn enrichment(alert: &Alert, feed: &str) -> Value {
 
 fn related(alert: &Alert) -> Vec<String> {
     let nat = alert.nat_dst.map(|(addr, _)| addr);
+    let ends = [Some(alert.flow.src), Some(alert.flow.dst), nat];
+    let further = alert.indicators().skip(1).map(|of| of.span);
+    let further = further.filter(|span| span.first() == span.last());
     let mut list = Vec::new();
-    for addr in [Some(alert.flow.src), Some(alert.flow.dst), nat]
+    for addr in ends
         .into_iter()
         .flatten()
+        .chain(further.map(|span| span.first()))
     {
         let addr = addr.to_string();
         if !list.contains(&addr) {
@@ -387,6 +415,7 @@ fn own(alert: &Alert) -> Value {
                 .window
                 .map(|(_, last)| Rfc3339(last).to_string().into()),
         ),
+        ("scan", scan(alert)),
         ("held_us", alert.window.is_none().then(|| held.into())),
         ("client", text(&source.client)),
         ("process_start_ticks", source.start.map(Value::from)),
@@ -399,6 +428,11 @@ fn own(alert: &Alert) -> Value {
         ("icmp", icmp),
     ])
     .unwrap_or_default()
+}
+
+fn scan(alert: &Alert) -> Option<Value> {
+    let scan = alert.scan.as_ref()?;
+    Some(json!({ "indicators": alert.indicators().count(), "more": scan.more }))
 }
 
 fn session_user(source: &Source) -> Option<Value> {
@@ -435,7 +469,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{alert::example, attribution::Capabilities};
+    use crate::{
+        alert::{Scan, example},
+        attribution::Capabilities,
+    };
 
     fn observer() -> Observer {
         Observer {
@@ -580,6 +617,40 @@ mod tests {
         ] {
             assert_eq!(doc.pointer(absent), None, "{absent}");
         }
+    }
+
+    #[test]
+    fn a_scan_lists_its_indicators() {
+        let mut alert = example::alert();
+        alert.scan = Some(Scan {
+            further: vec![
+                "192.0.2.1:443".parse().unwrap(),
+                "192.0.2.0/25".parse().unwrap(),
+            ],
+            more: true,
+        });
+        let doc = ecs(&alert, &observer());
+        assert_eq!(
+            doc.pointer("/threat/enrichments"),
+            Some(&json!([
+                {
+                    "indicator": { "type": "ipv4-addr", "ip": "192.0.2.1", "name": "192.0.2.1:443", "port": 443 },
+                    "matched": { "atomic": "192.0.2.1", "field": "destination.ip", "type": "indicator_match_rule" },
+                },
+                {
+                    "indicator": { "type": "ipv4-addr", "name": "192.0.2.0/25" },
+                    "matched": { "field": "destination.ip", "type": "indicator_match_rule" },
+                },
+            ]))
+        );
+        assert_eq!(
+            doc.pointer("/related/ip"),
+            Some(&json!(["10.0.0.1", "10.48.255.194", "192.0.2.1"]))
+        );
+        assert_eq!(
+            doc.pointer("/feedgate/scan"),
+            Some(&json!({ "indicators": 3, "more": true }))
+        );
     }
 
     #[test]

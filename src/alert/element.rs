@@ -17,6 +17,9 @@ pub(crate) const SD_ID: &str = "feedgate@32473";
 /// Longest value in bytes, as written, escapes included.
 const MAX_VALUE: usize = 256;
 
+/// At the end of a list that was cut.
+const CUT: &str = ",...";
+
 /// What gives way, first to last, when the element is too long. Free texts come first: they are
 /// the only ones long enough to matter within 2,048 bytes. The rest of the list is needed only
 /// for a socket that takes less. The keys not named here stay: id, action, direction,
@@ -52,7 +55,7 @@ const DROP: [&str; 27] = [
 ];
 
 /// The element of `alert`, at most `room` bytes unless the keys that always stay need more
-/// (up to about 560 bytes).
+/// (up to about 780 bytes).
 pub(crate) fn element(alert: &Alert, room: usize) -> String {
     let mut params = Params::default();
     what(&mut params, alert);
@@ -136,8 +139,7 @@ fn what(params: &mut Params, alert: &Alert) {
     params.add("attribution", alert.source.grade);
     params.add_text("method", alert.source.method);
     params.add("feed", Feeds(alert));
-    // An IPv6 address with a port stands in brackets.
-    params.add_text("indicator", Some(&alert.indicator.to_string()));
+    params.add_text("indicator", Some(&indicators(alert)));
     params.add("severity", alert.severity);
     params.add_text("policy", alert.policy.as_deref());
 }
@@ -200,7 +202,7 @@ impl fmt::Display for Feeds<'_> {
         for feed in &self.0.feeds {
             let name = feed.as_str();
             if used + name.len() + 5 > MAX_VALUE {
-                return f.write_str(",...");
+                return f.write_str(CUT);
             }
             if used > 0 {
                 f.write_str(",")?;
@@ -210,6 +212,33 @@ impl fmt::Display for Feeds<'_> {
         }
         Ok(())
     }
+}
+
+/// The indicator; of a scan all with commas between, cut between two; a cut ends in `,...`.
+pub(super) fn indicators(alert: &Alert) -> String {
+    let mut out = alert.indicator.to_string();
+    let Some(scan) = &alert.scan else { return out };
+    let mut more = scan.more;
+    let mut used = escaped(&out);
+    for indicator in &scan.further {
+        let text = indicator.to_string();
+        used += 1 + escaped(&text);
+        if used + CUT.len() > MAX_VALUE {
+            more = true;
+            break;
+        }
+        out.push(',');
+        out.push_str(&text);
+    }
+    if more {
+        out.push_str(CUT);
+    }
+    out
+}
+
+/// Length as written: an IPv6 address with a port stands in brackets, one of which is escaped.
+fn escaped(indicator: &str) -> usize {
+    indicator.len() + indicator.matches(']').count()
 }
 
 /// ` key="value"` after ` key="value"`, and where each ends.
@@ -288,7 +317,7 @@ impl Params {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::alert::example;
+    use crate::alert::{Scan, example};
 
     #[test]
     fn the_keys_of_the_contract_in_order() {
@@ -368,6 +397,25 @@ mod tests {
         ];
         let text = Feeds(&alert).to_string();
         assert_eq!(text, format!("{},...", "x".repeat(128)));
+    }
+
+    #[test]
+    fn the_indicators_of_a_scan_are_cut_between_two() {
+        let mut alert = example::alert();
+        let mut scan = Scan::default();
+        scan.further.push("[2001:db8::1]:443".parse().unwrap());
+        alert.scan = Some(scan.clone());
+        let text = element(&alert, 2048);
+        let wanted = r#" indicator="10.48.255.194,[2001:db8::1\]:443" "#;
+        assert!(text.contains(wanted), "{text}");
+        scan.more = true;
+        alert.scan = Some(scan.clone());
+        assert_eq!(indicators(&alert), "10.48.255.194,[2001:db8::1]:443,...");
+        scan.further = vec!["[2001:db8:1:2:3:4:5:6]:12345".parse().unwrap(); 63];
+        alert.scan = Some(scan);
+        let text = indicators(&alert);
+        assert!(text.ends_with(":12345,..."), "{text}");
+        assert!(escaped(&text) <= MAX_VALUE && escaped(&text) > MAX_VALUE - 40);
     }
 
     #[test]

@@ -152,7 +152,6 @@ fn metadata(alert: &Alert) -> Value {
     let number = |value: Option<u32>| value.map(|value| value.to_string());
     let window = |pick: fn(&(_, _)) -> _| alert.window.as_ref().map(|window| time(pick(window)));
     add("alert_id", Some(alert.id.hyphenated().to_string()));
-    add("indicator", Some(alert.indicator.to_string()));
     add("signature_severity", Some(alert.severity.to_string()));
     add("policy", alert.policy.clone());
     add("attribution", Some(source.grade.to_string()));
@@ -184,6 +183,11 @@ fn metadata(alert: &Alert) -> Value {
     add("count", Some(alert.count.to_string()));
     add("first", window(|window| window.0));
     add("last", window(|window| window.1));
+    let mut indicators: Vec<String> = alert.indicators().map(ToString::to_string).collect();
+    if alert.scan.as_ref().is_some_and(|scan| scan.more) {
+        indicators.push("...".into());
+    }
+    map.insert("indicator".into(), indicators.into());
     let feeds: Vec<&str> = alert.feeds.iter().map(|feed| feed.as_str()).collect();
     map.insert("feed".into(), feeds.into());
     Value::Object(map)

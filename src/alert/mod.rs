@@ -47,8 +47,10 @@ pub struct Alert {
     pub flow: Flow,
     /// Every feed that lists the address, sorted.
     pub feeds: Vec<FeedName>,
-    /// The most specific matching entry, as its feed wrote it.
+    /// The most specific matching entry, as its feed wrote it; of a scan the first one.
     pub indicator: Indicator,
+    /// Set when this is the summary of a scan.
+    pub scan: Option<Scan>,
     /// Highest severity of the feeds.
     pub severity: Severity,
     /// The policy that decided, if one did.
@@ -65,6 +67,24 @@ pub struct Alert {
     pub window: Option<(SystemTime, SystemTime)>,
     /// How long the packet was held until the alert was handed on.
     pub held: Duration,
+}
+
+/// What one source touched besides the indicator of the alert.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// Further indicators, in the order in which they were touched; at most
+    /// [`suppress::LISTED`] less one.
+    pub further: Vec<Indicator>,
+    /// There were more of them.
+    pub more: bool,
+}
+
+impl Alert {
+    /// The indicators it tells of: one, or those of a scan.
+    pub fn indicators(&self) -> impl Iterator<Item = &Indicator> {
+        let further = self.scan.iter().flat_map(|scan| &scan.further);
+        std::iter::once(&self.indicator).chain(further)
+    }
 }
 
 #[cfg(test)]
@@ -95,6 +115,7 @@ pub(crate) mod example {
             },
             feeds: vec!["ipsum".parse().unwrap()],
             indicator: "10.48.255.194".parse().unwrap(),
+            scan: None,
             severity: Severity::Medium,
             policy: None,
             iface: Some("eth0".into()),
@@ -183,7 +204,7 @@ pub(crate) mod example {
                        policy in of(nasty()), iface in of(nasty()), deny: bool, ingress: bool,
                        nat in of(any::<(IpAddr, Option<u16>)>()), count: u64, held: u64,
                        severity in prop_oneof![Just(Severity::Low), Just(Severity::Medium), Just(Severity::High), Just(Severity::Critical)],
-                       window: bool) -> Alert {
+                       window: bool, scan in of((prop::collection::vec(any::<(IpAddr, Option<u16>)>(), 0..64), any::<bool>()))) -> Alert {
             let gap = Duration::from_secs(secs.unsigned_abs());
             let time = if secs < 0 { SystemTime::UNIX_EPOCH - gap } else { SystemTime::UNIX_EPOCH + gap };
             Alert {
@@ -192,6 +213,13 @@ pub(crate) mod example {
                 action: if deny { Action::Deny } else { Action::Alert },
                 direction: if ingress { Direction::Ingress } else { Direction::Egress },
                 indicator: crate::prefix::Prefix::host(if ingress { flow.src } else { flow.dst }).into(),
+                scan: scan.map(|(further, more)| Scan {
+                    further: further.into_iter().map(|(addr, port)| Indicator {
+                        port: port.and_then(crate::feed::PortMatch::any),
+                        ..crate::prefix::Prefix::host(addr).into()
+                    }).collect(),
+                    more,
+                }),
                 flow,
                 feeds: feeds.iter().map(|feed| feed.parse().unwrap()).collect(),
                 severity,

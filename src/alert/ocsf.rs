@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     attribution::Source,
-    feed::{Action, Direction, Severity},
+    feed::{Action, Direction, FeedName, Indicator, Severity},
 };
 
 const OCSF_VERSION: &str = "1.6.0";
@@ -79,6 +79,7 @@ pub fn ocsf_loss(loss: &Loss, observer: &Observer) -> Value {
             LossKind::Undelivered => "alerts-lost",
             LossKind::Unattributed => "unattributed",
             LossKind::Unprotected => "unprotected",
+            LossKind::HeldBack => "held-back",
         },
         "type_uid": 99,
         "time": millis(loss.time),
@@ -239,20 +240,25 @@ fn container(source: &Source) -> Option<Value> {
     ])
 }
 
-/// One for each feed.
+/// One for each feed, and one for each further indicator of a scan, of which no feed is kept.
 fn osint(alert: &Alert) -> Value {
-    let span = alert.indicator.span;
-    let subnet = (span.first() != span.last()).then(|| Value::from(span.to_string()));
-    let all = alert.feeds.iter().filter_map(|feed| {
+    let entry = |of: &Indicator, feed: Option<&FeedName>| {
+        let span = of.span;
+        let subnet = (span.first() != span.last()).then(|| Value::from(span.to_string()));
         object([
             ("type_id", Some(1.into())),
             ("type", Some("IP Address".into())),
-            ("value", Some(alert.indicator.to_string().into())),
-            ("subnet", subnet.clone()),
-            ("vendor_name", Some(feed.as_str().into())),
+            ("value", Some(of.to_string().into())),
+            ("subnet", subnet),
+            ("vendor_name", feed.map(|feed| feed.as_str().into())),
         ])
-    });
-    all.collect()
+    };
+    let feeds = alert.feeds.iter();
+    let feeds = feeds.filter_map(|feed| entry(&alert.indicator, Some(feed)));
+    let further = alert.indicators().skip(1);
+    feeds
+        .chain(further.filter_map(|of| entry(of, None)))
+        .collect()
 }
 
 fn unmapped(alert: &Alert) -> Value {

@@ -88,6 +88,7 @@ fn what_was_lost_is_told_in_each_form() {
         LossKind::Undelivered,
         LossKind::Unattributed,
         LossKind::Unprotected,
+        LossKind::HeldBack,
     ] {
         let loss = Loss {
             kind,

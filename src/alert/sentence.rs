@@ -32,8 +32,31 @@ pub(crate) fn sentence(alert: &Alert) -> String {
     feeds(&mut out, alert);
     out.push_str(": ");
     who(&mut out, &alert.source);
-    if alert.window.is_some() {
+    if let Some(scan) = &alert.scan {
+        let more = if scan.more { "more than " } else { "" };
+        let (known, count) = (alert.indicators().count(), alert.count);
+        let _ = write!(
+            out,
+            ", scan of {more}{known} further indicators, {count} flows"
+        );
+    } else if alert.window.is_some() {
         let _ = write!(out, ", repeated {} times", alert.count);
+    }
+    out
+}
+
+/// The feeds as the sentence names them.
+pub(crate) fn feed_words(alert: &Alert) -> String {
+    let mut out = String::new();
+    feeds(&mut out, alert);
+    out
+}
+
+/// The source as the sentence names it, else its address.
+pub(crate) fn source_words(alert: &Alert) -> String {
+    let mut out = String::new();
+    if !named(&mut out, &alert.source) {
+        let _ = write!(out, "{}", alert.flow.src);
     }
     out
 }
@@ -59,6 +82,14 @@ fn feeds(out: &mut String, alert: &Alert) {
 }
 
 fn who(out: &mut String, source: &Source) {
+    if !named(out, source) {
+        out.push_str("source unknown");
+        cause(out, source);
+    }
+}
+
+/// Appends what is known of the source; false when nothing is.
+fn named(out: &mut String, source: &Source) -> bool {
     let start = out.len();
     process(out, source);
     match (&source.user, source.uid) {
@@ -74,14 +105,10 @@ fn who(out: &mut String, source: &Source) {
     // No further back than to the start: a process may have an empty name.
     let named = out.get(start..).map_or(0, |who| who.trim_end().len());
     out.truncate(start + named);
-    if named > 0 {
-        if source.grade == Grade::Likely {
-            out.insert_str(start, "likely ");
-        }
-    } else {
-        out.push_str("source unknown");
-        cause(out, source);
+    if named > 0 && source.grade == Grade::Likely {
+        out.insert_str(start, "likely ");
     }
+    named > 0
 }
 
 /// `curl[1234] `: the name, else the last part of the path.
@@ -128,7 +155,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::alert::example;
+    use crate::alert::{Scan, example};
 
     #[test]
     fn plain() {
@@ -156,6 +183,25 @@ mod tests {
             ..Source::default()
         };
         assert!(sentence(&alert).contains(": likely Web_Content?, repeated"));
+    }
+
+    #[test]
+    fn a_scan() {
+        let mut alert = example::alert();
+        alert.window = Some((alert.time, alert.time));
+        alert.count = 900;
+        let further = vec!["192.0.2.1".parse().unwrap(); 2];
+        alert.scan = Some(Scan {
+            further,
+            more: false,
+        });
+        let text = sentence(&alert);
+        assert!(
+            text.ends_with(", scan of 3 further indicators, 900 flows"),
+            "{text}"
+        );
+        alert.scan.as_mut().unwrap().more = true;
+        assert!(sentence(&alert).contains("more than 3 further"));
     }
 
     #[test]

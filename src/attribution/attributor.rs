@@ -114,6 +114,21 @@ impl Attributor {
         source
     }
 
+    /// What is known of a source without looking for it: user and network card. `cause` says why it is
+    /// not looked for.
+    pub fn unasked(&mut self, clues: &Clues, cause: &str) -> Source {
+        let mut source = Source {
+            method: clues.uid.map(|_| "nfqa-uid"),
+            uid: clues.uid,
+            cause: Some(cause.to_owned()),
+            ..Source::default()
+        };
+        let deadline = Instant::now() + self.timeout;
+        self.add_user(&mut source, deadline);
+        self.add_client(&mut source, clues.mac, deadline);
+        source
+    }
+
     /// Ends a TCP connection of this host, so that its process learns of it at once; `Ok(false)` when no
     /// socket has the flow.
     ///

@@ -121,6 +121,21 @@ fn render_status(status: &Value) -> String {
         status["queue"]["dropped"].as_u64().unwrap_or(0)
             + status["queue"]["user_dropped"].as_u64().unwrap_or(0),
     ));
+    let packet = |name: &str| status["packets"][name].as_u64().unwrap_or(0);
+    let (folded, timeouts) = (packet("folded"), packet("attribution_timeouts"));
+    if folded + timeouts > 0 {
+        out.add(format!(
+            "attribution   {folded} flows folded while the queue filled up, {timeouts} attribution timeouts"
+        ));
+    }
+    let suppressed = |name: &str| status["suppressed"][name].as_u64().unwrap_or(0);
+    let (repeats, scans) = (suppressed("repeats"), suppressed("scans"));
+    let held_back = suppressed("held_back");
+    if repeats + scans + held_back > 0 {
+        out.add(format!(
+            "in summaries  {repeats} repeats, {scans} flows of scans, {held_back} over rate-limit"
+        ));
+    }
     let sinks: Vec<String> = items(&status["sinks"]).map(sink).collect();
     out.add(format!(
         "alerts     {}",

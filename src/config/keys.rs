@@ -39,7 +39,7 @@ const ROWS: &[Row] = &[
     on("nftables.mark-mask"),
     on("nftables.cut-mask"),
     on("nftables.deny-with"),
-    off("nftables.on-queue-full"),
+    on("nftables.on-queue-full"),
     on("exceptions.prefixes"),
     on("exceptions.files"),
     on("exceptions.own-addresses"),
@@ -94,8 +94,8 @@ const ROWS: &[Row] = &[
     off("host.labels"),
     off("arm.after"),
     on("alerts.suppress"),
-    off("alerts.scan-after"),
-    off("alerts.rate-limit"),
+    on("alerts.scan-after"),
+    on("alerts.rate-limit"),
     on("alerts.durable"),
     on("alerts.json-file"),
     on("alerts.json-format"),
@@ -116,7 +116,7 @@ const ROWS: &[Row] = &[
     on("alerts.syslog.ca-file"),
     on("alerts.syslog.cert-file"),
     on("alerts.syslog.key-file"),
-    off("metrics.listen"),
+    on("metrics.listen"),
     off("manifests.dir"),
 ];
 

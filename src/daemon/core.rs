@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{engine::Path, glance::Desk, heal::Pace, intake::Quarantined};
+use super::{engine::Path, glance::Desk, heal::Pace, intake::Quarantined, status};
 use crate::{
     config::{self, Config, Mode},
     feed::{FeedData, FeedName, Finding, formats::CrowdsecState},
@@ -37,6 +37,8 @@ pub(super) struct FeedState {
     pub(super) next_pull: Option<Uptime>,
     /// Failed pulls in a row.
     pub(super) failures: u32,
+    /// Pulls by their result, since the daemon started.
+    pub(super) pulls: BTreeMap<&'static str, u64>,
     /// The decisions of a CrowdSec stream; empty for other formats.
     pub(super) stream: CrowdsecState,
     /// Somebody else asked the stream with this daemon's key: the next pull starts it anew.
@@ -63,6 +65,7 @@ impl FeedState {
             elapsed: None,
             next_pull: None,
             failures: 0,
+            pulls: BTreeMap::from([("changed", 0), ("unchanged", 0)]),
             stream: CrowdsecState::default(),
             stream_gap: false,
             turn: Arc::default(),
@@ -132,6 +135,8 @@ pub(super) struct Core {
     pub(super) told: Vec<String>,
     /// The unattributed counters as last reported.
     unattributed: (u64, u64),
+    /// What full queues dropped, as last reported.
+    queue_drops: u64,
 }
 
 impl Core {
@@ -157,6 +162,7 @@ impl Core {
             changed: None,
             told: Vec::new(),
             unattributed: (0, 0),
+            queue_drops: 0,
         };
         core.take_config(config);
         core
@@ -180,12 +186,14 @@ impl Core {
                     of_before: state.data.is_some(),
                     data: state.data,
                     last_success: state.last_success,
+                    pulls: state.pulls,
                     ..FeedState::new(feed.clone())
                 },
                 None => FeedState::new(feed.clone()),
             };
             self.feeds.insert(feed.name.clone(), state);
         }
+        self.path.meters.set_feeds(self.feeds.keys());
         if self.config.exceptions.files != config.exceptions.files {
             self.files.clear();
         }
@@ -340,6 +348,7 @@ impl Core {
         match done {
             Ok(applied) => {
                 self.path.view.settle(next);
+                self.path.meters.sync.observe(applied.elapsed);
                 self.applied = Some(applied);
                 self.broken = None;
                 if let Some(changed) = &self.changed {
@@ -388,6 +397,10 @@ impl Core {
     /// Reports packets that the kernel judged without the daemon since the last report, of this or
     /// an earlier daemon.
     pub(super) fn count_unattributed(&mut self, store: &Store) {
+        let drops = status::queue_drops(self.kernel.options());
+        // The queues are this daemon's own: they begin at zero with it.
+        let since = drops.saturating_sub(std::mem::replace(&mut self.queue_drops, drops));
+        self.path.report_dropped(since);
         let Ok(counters) = self.kernel.counters() else {
             return;
         };

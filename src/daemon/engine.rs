@@ -10,11 +10,17 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use super::{flow_log::FlowLog, tally::Tally, view::View};
+use super::{
+    flow_log::FlowLog,
+    meters::Meters,
+    pressure::{self, Kind, Pressure},
+    tally::Tally,
+    view::View,
+};
 use crate::{
     alert::{
         Alert,
-        suppress::{Key, Outcome, Suppressor},
+        suppress::{Outcome, Suppressor, Told},
     },
     alertdb::AlertDb,
     attribution::{Attributor, Clues, Source},
@@ -43,6 +49,7 @@ pub(super) struct Path {
     pub(super) suppressor: Mutex<Suppressor>,
     pub(super) tally: Mutex<Tally>,
     pub(super) counts: Counts,
+    pub(super) meters: Meters,
     pub(super) own_pid: u32,
     /// The table was gone: the next search for live flows looks at all of them.
     pub(super) search_all: AtomicBool,
@@ -63,16 +70,24 @@ pub(super) struct Counts {
     pub(super) live: AtomicU64,
     /// Those of them that were cut.
     pub(super) cut: AtomicU64,
+    /// Flows whose source was not looked up, because the queue filled up.
+    pub(super) folded: AtomicU64,
+    /// Packets that the kernel denied without the daemon, as reported; also those of the time before
+    /// this daemon.
+    pub(super) unnamed_denied: AtomicU64,
+    /// The same for those that it passed.
+    pub(super) unnamed_passed: AtomicU64,
 }
 
 impl Path {
     /// Sends the alert, or counts it as a repeat, and counts the flow for status.
     pub(super) fn report(&self, alert: &Alert, now: Instant) {
+        self.meters.count(alert);
         lock(&self.tally).count(alert, now);
         if let Some(log) = &*self.flow_log.load() {
             log.observe(alert);
         }
-        let outcome = lock(&self.suppressor).observe(Key::of(alert), alert, now);
+        let outcome = lock(&self.suppressor).observe(alert, now);
         if outcome == Outcome::Send {
             self.send(alert);
         }
@@ -88,16 +103,20 @@ impl Path {
 
     /// Tells that the kernel judged packets without the daemon.
     pub(super) fn report_unattributed(&self, denied: u64, passed: u64) {
-        for (count, what) in [
+        let counts = &self.counts;
+        for (count, sum, what) in [
             (
                 denied,
+                &counts.unnamed_denied,
                 "packets to denied addresses were dropped without attribution",
             ),
             (
                 passed,
+                &counts.unnamed_passed,
                 "packets to watched addresses were passed without attribution",
             ),
         ] {
+            sum.fetch_add(count, Ordering::Relaxed);
             if count > 0 {
                 tracing::warn!("{count} {what} (daemon stopped, overloaded, or starting)");
                 self.sinks.load().report(count, what);
@@ -105,17 +124,33 @@ impl Path {
         }
     }
 
-    /// Sends the summaries of windows that ended before `now`; all of them with `None`.
-    pub(super) fn summaries(&self, now: Option<Instant>) {
-        let ended = {
-            let mut suppressor = lock(&self.suppressor);
-            match now {
-                Some(now) => suppressor.expired(now),
-                None => suppressor.drain(),
-            }
-        };
-        for summary in &ended {
+    /// Tells that full queues dropped packets: `on-queue-full` says so.
+    pub(super) fn report_dropped(&self, count: u64) {
+        let what = "packets were dropped without attribution, since the queue was full";
+        if count > 0 {
+            tracing::warn!("{count} {what}");
+            self.sinks.load().report(count, what);
+        }
+    }
+
+    /// Sends what the suppressor has to tell at `now`.
+    pub(super) fn summaries(&self, now: Instant) {
+        let told = lock(&self.suppressor).expired(now);
+        self.tell(told);
+    }
+
+    /// Sends the summaries, and the counts of what the rate limit held back.
+    pub(super) fn tell(&self, told: Told) {
+        for summary in &told.summaries {
             self.send(summary);
+        }
+        let sinks = self.sinks.load();
+        let flows: u64 = told.held_back.iter().map(|row| row.count).sum();
+        if flows > 0 {
+            tracing::warn!("{flows} flows were over rate-limit; they are counted, not alerted");
+        }
+        for row in told.held_back {
+            sinks.held_back(row.count, row.what);
         }
     }
 }
@@ -130,45 +165,20 @@ pub(super) struct Engine {
     path: Arc<Path>,
     attributor: Attributor,
     wires: Wires,
+    pressure: Pressure,
 }
 
 impl Engine {
-    pub(super) fn new(path: Arc<Path>, attributor: Attributor) -> Self {
+    pub(super) fn new(path: Arc<Path>, attributor: Attributor, pressure: Pressure) -> Self {
         Self {
             path,
             attributor,
             wires: Wires::new(),
+            pressure,
         }
     }
 
-    fn attribute(&mut self, packet: &Held<'_>, flow: &Flow, direction: Direction) -> Source {
-        let mut clues = Clues {
-            uid: packet.uid,
-            indev: packet.indev,
-            outdev: packet.outdev,
-            mac: packet.mac,
-            peer: None,
-        };
-        if packet.hook != Hook::Forward {
-            return self.attributor.local(flow, direction, &clues);
-        }
-        // The side of the LAN or the containers is the one that the feed does not list.
-        let device = match direction {
-            Direction::Egress => packet.indev,
-            Direction::Ingress => packet.outdev,
-        };
-        if direction == Direction::Ingress {
-            clues.mac = device.and_then(|device| self.wires.mac_of(device, flow.dst));
-        }
-        clues.peer = device.and_then(|device| self.wires.peer(device, clues.mac));
-        self.attributor.forwarded(flow, direction, &clues)
-    }
-}
-
-impl Judge for Engine {
-    /// Answers for one packet; its alert is handed on before this returns.
-    fn judge(&mut self, packet: &Held<'_>) -> Answer {
-        let start = Instant::now();
+    fn answer(&mut self, packet: &Held<'_>, start: Instant) -> Answer {
         let path = Arc::clone(&self.path);
         let counts = &path.counts;
         counts.packets.fetch_add(1, Ordering::Relaxed);
@@ -192,7 +202,13 @@ impl Judge for Engine {
             }),
             Direction::Ingress => flow,
         };
-        let source = self.attribute(packet, &sent, decision.direction);
+        let kind = || Kind::of(packet, &flow, &decision);
+        let source = if self.pressure.folds(kind, start) {
+            counts.folded.fetch_add(1, Ordering::Relaxed);
+            self.attributor.unasked(&clues(packet), pressure::CAUSE)
+        } else {
+            self.attribute(packet, &sent, decision.direction)
+        };
         // The daemon must reach its feeds and logs whatever they list.
         if source.pid == Some(path.own_pid) && packet.hook == Hook::Output {
             counts.own.fetch_add(1, Ordering::Relaxed);
@@ -214,6 +230,33 @@ impl Judge for Engine {
         }
     }
 
+    fn attribute(&mut self, packet: &Held<'_>, flow: &Flow, direction: Direction) -> Source {
+        let mut clues = clues(packet);
+        if packet.hook != Hook::Forward {
+            return self.attributor.local(flow, direction, &clues);
+        }
+        // The side of the LAN or the containers is the one that the feed does not list.
+        let device = match direction {
+            Direction::Egress => packet.indev,
+            Direction::Ingress => packet.outdev,
+        };
+        if direction == Direction::Ingress {
+            clues.mac = device.and_then(|device| self.wires.mac_of(device, flow.dst));
+        }
+        clues.peer = device.and_then(|device| self.wires.peer(device, clues.mac));
+        self.attributor.forwarded(flow, direction, &clues)
+    }
+}
+
+impl Judge for Engine {
+    /// Answers for one packet; its alert is handed on before this returns.
+    fn judge(&mut self, packet: &Held<'_>) -> Answer {
+        let start = Instant::now();
+        let answer = self.answer(packet, start);
+        self.path.meters.verdict.observe(start.elapsed());
+        answer
+    }
+
     fn waits(&self) -> bool {
         self.path.durable.load(Ordering::Relaxed)
     }
@@ -224,6 +267,16 @@ impl Judge for Engine {
             // What comes too late is counted and told by the store.
             let _ = db.sync(DISK, answers);
         }
+    }
+}
+
+fn clues(packet: &Held<'_>) -> Clues {
+    Clues {
+        uid: packet.uid,
+        indev: packet.indev,
+        outdev: packet.outdev,
+        mac: packet.mac,
+        peer: None,
     }
 }
 
@@ -255,6 +308,7 @@ fn alert(
         flow,
         feeds: decision.hit.feeds,
         indicator: decision.hit.indicator,
+        scan: None,
         severity: decision.hit.severity,
         policy: None,
         iface: index.and_then(links::name),

@@ -16,6 +16,7 @@ use super::{
     status::{self, FeedStatus, Table},
 };
 use crate::{
+    config,
     nft::{Included, QueueKind},
     ruleset::Options,
     snapshot::{Exception, Snapshot},
@@ -27,6 +28,7 @@ const MOMENT: Duration = Duration::from_millis(2);
 /// The state as of one moment.
 pub(super) struct Glance {
     pub(super) options: Options,
+    pub(super) nftables: config::Nftables,
     pub(super) queue_kind: QueueKind,
     pub(super) included: Option<Included>,
     /// What is wrong with the admin's table.
@@ -52,6 +54,7 @@ impl Glance {
         let any = enabled.clone().next().is_some();
         Self {
             options: core.kernel.options().clone(),
+            nftables: core.config.nftables.clone(),
             queue_kind: core.kernel.queue_kind(),
             // Asks the kernel, and so is first: in mode include it sees the admin's table.
             table: status::table(core),

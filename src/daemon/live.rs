@@ -404,6 +404,7 @@ fn alert(found: &Found, decision: Decision, source: Source) -> Alert {
         flow: found.filtered,
         feeds: decision.hit.feeds,
         indicator: decision.hit.indicator,
+        scan: None,
         severity: decision.hit.severity,
         policy: None,
         iface: None,

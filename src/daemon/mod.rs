@@ -7,6 +7,7 @@ mod alerts;
 mod core;
 mod elements;
 mod engine;
+mod exposition;
 mod flow_log;
 mod flows;
 mod glance;
@@ -16,7 +17,10 @@ mod include;
 mod intake;
 mod lastgood;
 mod live;
+mod meters;
+mod pressure;
 mod pulls;
+mod serving;
 mod start;
 mod status;
 mod tally;
@@ -128,6 +132,8 @@ struct Shared {
     /// A first pull has ended.
     progress: Notify,
     pulls: Mutex<pulls::Tasks>,
+    /// Where metrics are served.
+    listening: Mutex<serving::Listening>,
     /// Set by `down`: the table is to go.
     down: AtomicBool,
     stop: mpsc::Sender<()>,
@@ -172,9 +178,10 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         flow_log: ArcSwapOption::new(FlowLog::start(&config.alerts.flow_log)?.map(Arc::new)),
         db: ArcSwapOption::new(start::alert_db(&config)?),
         durable: AtomicBool::new(config.alerts.durable),
-        suppressor: Mutex::new(Suppressor::new(config.alerts.suppress)),
+        suppressor: Mutex::new(Suppressor::new(start::policy(&config.alerts))),
         tally: Mutex::default(),
         counts: engine::Counts::default(),
+        meters: meters::Meters::default(),
         own_pid: std::process::id(),
         search_all: AtomicBool::new(false),
     });
@@ -192,12 +199,14 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         started: SystemTime::now(),
         progress: Notify::new(),
         pulls: Mutex::default(),
+        listening: Mutex::default(),
         down: AtomicBool::new(false),
         stop,
         failure: Mutex::default(),
     });
     let answering = answer_clients(&shared, Arc::clone(&server));
     let config = lock(&shared.core).config.clone();
+    serving::restart(&shared, config.metrics.listen);
     let exceptions = find_exceptions(&shared, &config).await;
     {
         let mut core = lock(&shared.core);
@@ -304,7 +313,7 @@ async fn housekeeping(shared: &Arc<Shared>) {
     let mut ticks = 0u32;
     loop {
         tokio::select! {
-            _ = summaries.tick() => shared.path.summaries(Some(Instant::now())),
+            _ = summaries.tick() => shared.path.summaries(Instant::now()),
             _ = tick.tick() => {
                 ticks = ticks.wrapping_add(1);
                 // Away from this thread: signals and the control socket must not wait for a long load.
@@ -449,8 +458,9 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
             start::identity(),
             Some(&new.daemon.state_dir),
         )?);
-        shared.path.summaries(None);
-        *lock(&shared.path.suppressor) = Suppressor::new(new.alerts.suppress);
+        let policy = start::policy(&new.alerts);
+        let told = lock(&shared.path.suppressor).change(policy, Instant::now());
+        shared.path.tell(told);
         let old = shared.path.sinks.swap(sinks);
         tokio::task::spawn_blocking(move || old.close(FLUSH));
     }
@@ -459,6 +469,7 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
         change_flow_log(shared, log);
     }
     shared.client.store(Arc::new(client));
+    serving::restart(shared, new.metrics.listen);
     let rules_change = old.nftables != new.nftables;
     let exceptions = find_exceptions(shared, &new).await;
     let blocking = Arc::clone(shared);
@@ -533,9 +544,10 @@ fn take_alert_store(shared: &Arc<Shared>, old: &Config, new: &Config) -> Result<
 }
 
 /// Stops asking, answers what is held, sends what is queued. Deny sets stay in force, unless `down` was asked for.
-fn shut_down(shared: &Shared, threads: start::Threads) {
+fn shut_down(shared: &Arc<Shared>, threads: start::Threads) {
     notify(&[NotifyState::Stopping]);
     lock(&shared.pulls).abort();
+    serving::restart(shared, None);
     let down = shared.down.load(Ordering::Relaxed);
     {
         let mut core = lock(&shared.core);
@@ -559,7 +571,8 @@ fn shut_down(shared: &Shared, threads: start::Threads) {
     } else {
         elements::keep(shared, true);
     }
-    shared.path.summaries(None);
+    let told = lock(&shared.path.suppressor).drain(Instant::now());
+    shared.path.tell(told);
     if let Some(log) = &*shared.path.flow_log.load() {
         log.close();
     }

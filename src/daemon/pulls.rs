@@ -176,6 +176,7 @@ pub(super) async fn pull(shared: &Arc<Shared>, name: &FeedName) -> Result<Outcom
     let result = match fetch(shared, &feed, validators.as_ref(), startup).await {
         Err(e) => Err(Failed {
             retry_after: e.retry_after(),
+            kind: Some(e.kind()),
             why: in_short(&feed.name, &e),
         }),
         Ok(got) => {
@@ -194,6 +195,7 @@ pub(super) async fn pull(shared: &Arc<Shared>, name: &FeedName) -> Result<Outcom
             done.map_err(|why| Failed {
                 why,
                 retry_after: None,
+                kind: None,
             })
         }
     };
@@ -312,6 +314,8 @@ struct Failed {
     why: String,
     /// What the server asked for.
     retry_after: Option<Duration>,
+    /// Why there was no text; `None`: there was one, and it was not taken.
+    kind: Option<&'static str>,
 }
 
 fn record(
@@ -322,11 +326,25 @@ fn record(
 ) -> Result<Outcome, String> {
     let name = &feed.name;
     let mut core = lock(&shared.core);
+    let broken = core.broken.clone();
     let Some(state) = core.feeds.get_mut(name) else {
         return Err(format!("feed {name} is gone"));
     };
     state.elapsed = Some(elapsed);
     state.pulling = false;
+    let counted = match &result {
+        Ok(true) => "changed",
+        Ok(false) => "unchanged",
+        Err(failed) => failed.kind.unwrap_or_else(|| {
+            let held = state.quarantine.as_ref().map(|held| &held.why);
+            match Some(&failed.why) {
+                why if why == held => "held-back",
+                why if why == broken.as_ref() => "kernel",
+                _ => "refused",
+            }
+        }),
+    };
+    *state.pulls.entry(counted).or_default() += 1;
     let now = SystemTime::now();
     let wait = match &result {
         Ok(changed) => {

@@ -12,9 +12,11 @@ use std::{
 
 use caps::{CapSet, Capability};
 
-use super::{RunError, Shared, core::Core, engine::Engine, lastgood, live};
+use super::{
+    RunError, Shared, core::Core, engine::Engine, lastgood, live, pressure::Pressure, status,
+};
 use crate::{
-    alert::{ecs::Observer, line::Identity},
+    alert::{ecs::Observer, line::Identity, suppress::Policy},
     alertdb::AlertDb,
     attribution::{Attributor, Roots},
     config::{self, Config},
@@ -95,7 +97,7 @@ pub(super) fn open_kernel(config: &Config) -> Result<(Kernel, Vec<Queue>), RunEr
     // First of all netlink sockets: each queue looks for its own among the new ones.
     let queues: Result<Vec<Queue>, QueueError> = (0..nftables.queue_count)
         .filter_map(|i| nftables.queue_first.checked_add(i))
-        .map(|number| Queue::open(number, nftables.queue_max_len))
+        .map(|number| Queue::open(number, nftables.queue_max_len, nftables.on_queue_full))
         .collect();
     let kernel = Kernel::open(Options::new(nftables))?;
     if let TableState::Foreign(why) = kernel.table_state()? {
@@ -228,6 +230,7 @@ pub(super) fn keep_what_needs_a_restart(old: &Config, mut new: Config) -> Config
             n.queue_first,
             n.queue_count,
             n.queue_max_len,
+            n.on_queue_full,
             n.mark_mask,
         )
     };
@@ -247,6 +250,15 @@ pub(super) fn keep_what_needs_a_restart(old: &Config, mut new: Config) -> Config
         new.attribution = old.attribution.clone();
     }
     new
+}
+
+/// When alerts are not sent one by one.
+pub(super) fn policy(alerts: &config::Alerts) -> Policy {
+    Policy {
+        window: alerts.suppress,
+        scan_after: alerts.scan_after,
+        rate_limit: alerts.rate_limit,
+    }
 }
 
 /// Who the alerts come from.
@@ -287,11 +299,12 @@ pub(super) struct Threads {
 
 impl Threads {
     pub(super) fn spawn(shared: &Arc<Shared>, queues: Vec<Queue>) -> Result<Self, RunError> {
-        let (options, attribution) = {
+        let (options, attribution, max_len) = {
             let core = super::lock(&shared.core);
             (
                 core.kernel.options().clone(),
                 core.config.attribution.clone(),
+                core.config.nftables.queue_max_len,
             )
         };
         let marks = MarkBits {
@@ -305,7 +318,8 @@ impl Threads {
             let number = queue.number();
             let attributor = Attributor::new(&Roots::default(), attribution.timeout)?
                 .with_clients(&attribution.clients);
-            let engine = Engine::new(Arc::clone(&shared.path), attributor);
+            let pressure = Pressure::new(status::QUEUES.into(), number, max_len);
+            let engine = Engine::new(Arc::clone(&shared.path), attributor, pressure);
             let (stop, quit, failed) = (Arc::clone(&stop), shared.stop.clone(), Arc::clone(shared));
             let work = move || {
                 if let Err(e) = queue.run(marks, &stop, engine) {

@@ -1,7 +1,9 @@
 //! The state of the daemon as the client commands show it.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    path::Path,
     sync::atomic::Ordering,
     time::{Instant, SystemTime},
 };
@@ -19,17 +21,22 @@ use super::{
     tally::LastHour,
 };
 use crate::{
+    alert::suppress,
     alertdb::DbStatus,
+    config::OnQueueFull,
     feed::{Action, Bad, FeedName, Finding, LeftOut},
     fetch::Place,
     host::clock::Uptime,
     nft::{Count, QueueKind, TableState},
     prefix::Family,
-    ruleset::{Counter, TableFamily},
+    queue::{State, states},
+    ruleset::{Counter, Options, TableFamily},
     sink::SinkStats,
     snapshot::FeedReport,
 };
 
+/// The kernel's file about queues, of the namespace that the daemon is in.
+pub(super) const QUEUES: &str = "/proc/self/net/netfilter/nfnetlink_queue";
 /// Rows of the last hour that are shown.
 const TOP: usize = 10;
 
@@ -42,6 +49,9 @@ pub struct Status {
     pub pid: u32,
     /// RFC 3339.
     pub started: Option<String>,
+    /// The same in seconds since 1970.
+    #[serde(skip)]
+    pub started_unix: u64,
     /// True when the table is in the kernel with the current feeds and packets are attributed.
     pub protected: bool,
     /// Why not, each in words.
@@ -62,6 +72,8 @@ pub struct Status {
     pub packets: Packets,
     /// Who did what.
     pub last_hour: LastHour,
+    /// Flows without an alert of their own.
+    pub suppressed: Suppressed,
     /// The alert sinks.
     pub sinks: Vec<SinkStats>,
     /// The flow log, where there is one.
@@ -115,12 +127,37 @@ pub struct Queue {
     pub first: u16,
     /// How many.
     pub count: u16,
+    /// What becomes of watched flows while it is full: `pass` or `drop`.
+    pub on_full: &'static str,
+    /// Packets that fit into all of them.
+    pub capacity: u64,
     /// Packets waiting now.
     pub waiting: u64,
-    /// Packets the kernel did not queue because a queue was full.
+    /// Packets that the kernel dropped because a queue was full; those that it passed on are counted
+    /// as unattributed.
     pub dropped: u64,
-    /// Packets that did not fit into the socket's buffer.
+    /// The same where the socket's buffer was full.
     pub user_dropped: u64,
+}
+
+/// Flows without an alert of their own, by why; summaries tell of them.
+#[derive(Debug)]
+pub struct Suppressed(pub(super) suppress::Counts);
+
+impl Serialize for Suppressed {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let suppress::Counts {
+            repeats,
+            scans,
+            held_back,
+        } = self.0;
+        let rows = [
+            ("repeats", repeats),
+            ("scans", scans),
+            ("held_back", held_back),
+        ];
+        serializer.collect_map(rows)
+    }
 }
 
 /// What became of the packets that reached the daemon.
@@ -134,6 +171,14 @@ pub struct Packets {
     pub malformed: u64,
     /// The daemon's own: let pass.
     pub own: u64,
+    /// Judged without looking their source up, because the queue filled up.
+    pub folded: u64,
+    /// Denied by the kernel without the daemon, as reported; also before this daemon's start.
+    pub unattributed_denied: u64,
+    /// The same for those that it passed.
+    pub unattributed_passed: u64,
+    /// Judged with a source that was not found within `[attribution] timeout`.
+    pub attribution_timeouts: u64,
     /// Flows that were established before their far end was listed: alerted.
     pub live_flows: u64,
     /// Those of them that were denied and cut.
@@ -147,6 +192,8 @@ pub struct Conntrack {
     pub count: Option<u64>,
     /// Most entries.
     pub max: Option<u64>,
+    /// Packets dropped because there was no room, or another packet of the flow was first.
+    pub dropped: Option<u64>,
 }
 
 /// The state of one feed.
@@ -183,8 +230,12 @@ pub struct FeedStatus {
     pub last_attempt: Option<String>,
     /// A pull is going on, since `last_attempt`.
     pub pulling: bool,
+    /// Pulls by their result, since the daemon started.
+    pub pulls: BTreeMap<&'static str, u64>,
     /// RFC 3339.
     pub last_success: Option<String>,
+    /// Seconds since then.
+    pub age_s: Option<u64>,
     /// Why the last pull failed.
     pub last_error: Option<String>,
     /// An update that waits to be accepted.
@@ -246,16 +297,20 @@ pub(super) fn status(shared: &Shared) -> Status {
     let mut problems = problems(&glance, &queue, &conntrack, &sinks);
     problems.extend(flow_log.as_ref().and_then(FlowLogStatus::problem));
     problems.extend(store.iter().flat_map(store_problems));
+    problems.extend(lock(&shared.listening).problem.clone());
     let protected = glance.broken.is_none()
         && !glance.nothing_known
         && glance.table.state == "present"
         && glance.queue_kind != QueueKind::Missing
         && glance.include_problems.is_empty();
     let counts = &shared.path.counts;
+    let causes = shared.path.meters.causes();
+    let suppressed = Suppressed(lock(&shared.path.suppressor).counts());
     Status {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
         started: rfc3339(Some(shared.started)),
+        started_unix: unix(shared.started),
         protected,
         problems,
         loading_ms: glance.busy_since.map(|since| since.elapsed().as_millis()),
@@ -268,10 +323,15 @@ pub(super) fn status(shared: &Shared) -> Status {
             unmatched: counts.unmatched.load(Ordering::Relaxed),
             malformed: counts.malformed.load(Ordering::Relaxed),
             own: counts.own.load(Ordering::Relaxed),
+            folded: counts.folded.load(Ordering::Relaxed),
+            unattributed_denied: counts.unnamed_denied.load(Ordering::Relaxed),
+            unattributed_passed: counts.unnamed_passed.load(Ordering::Relaxed),
+            attribution_timeouts: causes.get("timeout").copied().unwrap_or_default(),
             live_flows: counts.live.load(Ordering::Relaxed),
             cut_flows: counts.cut.load(Ordering::Relaxed),
         },
         last_hour,
+        suppressed,
         sinks,
         flow_log,
         store,
@@ -312,7 +372,11 @@ fn feed(state: &FeedState, report: Option<&FeedReport>, now: SystemTime) -> Feed
         bytes: state.data.as_ref().map(|data| data.bytes),
         last_attempt: rfc3339(state.last_attempt),
         pulling: state.pulling,
+        pulls: state.pulls.clone(),
         last_success: rfc3339(state.last_success),
+        age_s: state
+            .last_success
+            .map(|at| now.duration_since(at).unwrap_or_default().as_secs()),
         last_error: state.last_error.clone(),
         quarantined: state.quarantine.as_ref().map(|held| Held {
             why: held.why.clone(),
@@ -360,33 +424,39 @@ fn family(core: &Core) -> &'static str {
         .as_str()
 }
 
-/// Columns of nfnetlink_queue: number, portid, waiting, copy mode, copy range, dropped, user dropped, id.
 fn queue(glance: &Glance) -> Queue {
-    let options = &glance.options;
+    let (options, nftables) = (&glance.options, &glance.nftables);
     let mut queue = Queue {
         kind: glance.queue_kind.as_str(),
         first: options.queue_first,
         count: options.queue_count,
+        on_full: match nftables.on_queue_full {
+            OnQueueFull::Pass => "pass",
+            OnQueueFull::Drop => "drop",
+        },
+        capacity: u64::from(nftables.queue_max_len) * u64::from(options.queue_count),
         ..Queue::default()
     };
-    let text = fs::read_to_string("/proc/self/net/netfilter/nfnetlink_queue").unwrap_or_default();
-    for line in text.lines() {
-        let columns: Vec<u64> = line
-            .split_whitespace()
-            .map_while(|word| word.parse().ok())
-            .collect();
-        let [number, _, waiting, _, _, dropped, user_dropped, ..] = columns[..] else {
-            continue;
-        };
-        let mine = u64::from(options.queue_first)
-            ..u64::from(options.queue_first) + u64::from(options.queue_count);
-        if mine.contains(&number) {
-            queue.waiting += waiting;
-            queue.dropped += dropped;
-            queue.user_dropped += user_dropped;
-        }
+    for state in own_queues(options) {
+        queue.waiting += state.waiting;
+        queue.dropped += state.dropped;
+        queue.user_dropped += state.user_dropped;
     }
     queue
+}
+
+fn own_queues(options: &Options) -> impl Iterator<Item = State> {
+    let first = u32::from(options.queue_first);
+    let mine = first..first + u32::from(options.queue_count);
+    let all = states(Path::new(QUEUES)).into_iter();
+    all.filter(move |state| mine.contains(&u32::from(state.number)))
+}
+
+/// Packets that the kernel dropped because a queue was full.
+pub(super) fn queue_drops(options: &Options) -> u64 {
+    own_queues(options)
+        .map(|state| state.dropped + state.user_dropped)
+        .sum()
 }
 
 fn conntrack() -> Conntrack {
@@ -397,10 +467,21 @@ fn conntrack() -> Conntrack {
             .parse()
             .ok()
     };
+    let stat = fs::read_to_string("/proc/self/net/stat/nf_conntrack");
     Conntrack {
         count: read("count"),
         max: read("max"),
+        dropped: stat.ok().and_then(|text| dropped(&text)),
     }
+}
+
+/// The sum of column `drop` of all processors, in hexadecimal.
+fn dropped(stat: &str) -> Option<u64> {
+    let mut lines = stat.lines().map(str::split_whitespace);
+    let column = lines.next()?.position(|name| name == "drop")?;
+    let of_cpu =
+        |mut line: std::str::SplitWhitespace<'_>| u64::from_str_radix(line.nth(column)?, 16).ok();
+    Some(lines.filter_map(of_cpu).sum())
 }
 
 pub(super) fn counters(core: &Core) -> serde_json::Map<String, serde_json::Value> {
@@ -471,7 +552,7 @@ fn problems(
     if queue.dropped + queue.user_dropped > 0 {
         let lost = queue.dropped + queue.user_dropped;
         all.push(format!(
-            "{lost} packets did not fit into the queue and were judged without attribution"
+            "{lost} packets did not fit into the queue and were dropped (on-queue-full)"
         ));
     }
     if let (Some(count), Some(max)) = (conntrack.count, conntrack.max)
@@ -484,14 +565,8 @@ fn problems(
     if feeds.iter().all(|feed| !feed.enabled) {
         all.push("no feed is enabled: nothing is watched or denied; add a [[feed]]".into());
     }
-    for feed in feeds.iter().filter(|feed| feed.enabled) {
-        match (&feed.last_error, feed.stale) {
-            (Some(error), true) => all.push(format!("feed {} is stale: {error}", feed.name)),
-            (Some(error), false) => all.push(format!("feed {}: {error}", feed.name)),
-            (None, true) => all.push(format!("feed {} {}", feed.name, why_stale(feed))),
-            (None, false) => {}
-        }
-    }
+    let enabled = feeds.iter().filter(|feed| feed.enabled);
+    all.extend(enabled.filter_map(feed_problem));
     for sink in sinks.iter().filter(|sink| sink.dropped > 0) {
         all.push(format!(
             "{}: {} alerts were not delivered",
@@ -499,6 +574,16 @@ fn problems(
         ));
     }
     all
+}
+
+/// What is wrong with a feed, in words.
+pub(super) fn feed_problem(feed: &FeedStatus) -> Option<String> {
+    match (&feed.last_error, feed.stale) {
+        (Some(error), true) => Some(format!("feed {} is stale: {error}", feed.name)),
+        (Some(error), false) => Some(format!("feed {}: {error}", feed.name)),
+        (None, true) => Some(format!("feed {} {}", feed.name, why_stale(feed))),
+        (None, false) => None,
+    }
 }
 
 /// Why a feed is stale although nothing went wrong.
@@ -512,6 +597,11 @@ fn why_stale(feed: &FeedStatus) -> String {
         (Some(success), None, Some(_)) => format!("is stale: last pulled at {success}"),
         (Some(success), None, None) => format!("is stale: last pushed at {success}"),
     }
+}
+
+fn unix(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 fn rfc3339(time: Option<SystemTime>) -> Option<String> {

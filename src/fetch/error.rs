@@ -221,6 +221,31 @@ impl FetchError {
     }
 
     /// What reqwest reports, in terms of the step that failed.
+    /// One word for what kind of failure it is, for counting.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Dns { .. } => "dns",
+            Self::Refused { .. } | Self::Connect { .. } => "connect",
+            Self::Tls { .. } => "tls",
+            Self::Timeout { .. } => "timeout",
+            Self::Status { .. } => "status",
+            Self::RedirectLoop { .. } | Self::Redirect { .. } => "redirect",
+            Self::TooLarge { .. } => "too-large",
+            Self::Broken { .. } => "broken",
+            Self::FileMissing { .. }
+            | Self::FilePermission { .. }
+            | Self::NotAFile { .. }
+            | Self::File { .. } => "file",
+            Self::Setup { .. }
+            | Self::CaFile { .. }
+            | Self::NoUrl { .. }
+            | Self::Scheme { .. }
+            | Self::HeaderFile { .. }
+            | Self::HeaderWritable { .. }
+            | Self::HeaderValue { .. } => "configuration",
+        }
+    }
+
     pub(super) fn http(at: &Place, error: &reqwest::Error, connect_limit: Duration) -> Self {
         let at = at.clone();
         let cause = innermost(error);

@@ -4,6 +4,7 @@
 //! the packet mark, which the guard chain reads. Knows nothing of feeds.
 
 mod socket;
+mod state;
 
 use std::{
     io,
@@ -14,9 +15,11 @@ use std::{
 use nix::errno::Errno;
 
 use crate::{
-    config::Hook,
+    config::{Hook, OnQueueFull},
     netlink::{self, be32},
 };
+
+pub use state::{State, states};
 
 /// Bytes of a packet that the kernel copies: headers are all that is looked at.
 const COPY_RANGE: u16 = 256;
@@ -145,8 +148,9 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Binds queue `number`, for at most `max_len` held packets; what is beyond is passed on.
-    pub fn open(number: u16, max_len: u32) -> Result<Self, QueueError> {
+    /// Binds queue `number`, for at most `max_len` held packets; what is beyond is passed on to the
+    /// kernel's own sets, or dropped.
+    pub fn open(number: u16, max_len: u32, full: OnQueueFull) -> Result<Self, QueueError> {
         let fail = |step| {
             move |source| QueueError::System {
                 queue: number,
@@ -165,7 +169,7 @@ impl Queue {
             .map_err(fail("setting the copy range"))?;
         nfq.set_queue_max_len(number, max_len)
             .map_err(fail("setting its length"))?;
-        nfq.set_fail_open(number, true)
+        nfq.set_fail_open(number, full == OnQueueFull::Pass)
             .map_err(fail("setting fail-open"))?;
         nfq.set_recv_gso(number, true)
             .map_err(fail("accepting GSO packets"))?;

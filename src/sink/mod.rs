@@ -205,6 +205,15 @@ impl Sinks {
         }
     }
 
+    /// Tells every sink of `count` flows without an alert because of the rate limit, of which `what` says
+    /// more in printable ASCII; never blocks.
+    pub fn held_back(&self, count: u64, what: String) {
+        let what = Cow::<'static, str>::Owned(what);
+        for sink in &self.list {
+            sink.queue.report(count, LossKind::HeldBack, what.clone());
+        }
+    }
+
     /// Counters of each sink: the JSON file first, then syslog targets in the configuration's order.
     pub fn stats(&self) -> Vec<SinkStats> {
         self.list.iter().map(|sink| sink.queue.stats()).collect()

@@ -12,6 +12,8 @@ use crate::alert::{Alert, line::LossKind};
 
 /// Texts of different reports that wait at most.
 const REPORTS: usize = 64;
+/// What is beyond that.
+const OTHERS: &str = "of various kinds, while this target was down for long";
 /// Why a full queue drops.
 const QUEUE_FULL: &str = "the queue was full";
 /// Why the end of the daemon drops.
@@ -104,10 +106,15 @@ impl Queue {
     /// Adds to a count that is told when the sink gets to it.
     pub(super) fn report(&self, count: u64, kind: LossKind, what: Cow<'static, str>) {
         let mut state = self.lock();
-        // Texts that differ are few; a sink that is down for long must not collect them without end.
-        if state.reports.len() < REPORTS || state.reports.contains_key(&(kind, what.clone())) {
-            *state.reports.entry((kind, what)).or_default() += count;
-        }
+        // A sink that is down for long must not collect different texts without end, nor lose a number.
+        let key = (kind, what);
+        let known = state.reports.len() < REPORTS || state.reports.contains_key(&key);
+        let key = if known {
+            key
+        } else {
+            (kind, Cow::Borrowed(OTHERS))
+        };
+        *state.reports.entry(key).or_default() += count;
         drop(state);
         self.changed.notify_all();
     }
@@ -432,5 +439,30 @@ impl State {
             self.dropped += count;
             self.cause = cause;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_many_kinds_are_summed_and_not_lost() {
+        let queue = Queue::new("a".into(), 1);
+        for n in 0..1_000 {
+            queue.report(2, LossKind::HeldBack, format!("flows of {n}").into());
+        }
+        queue.close(Instant::now() + Duration::from_secs(60));
+        let (mut rows, mut sum) = (0, 0);
+        loop {
+            let task = queue.next(None);
+            let Task::Report(count, kind, _) = &task else {
+                break;
+            };
+            assert_eq!(*kind, LossKind::HeldBack);
+            (rows, sum) = (rows + 1, sum + count);
+            queue.delivered(&task);
+        }
+        assert_eq!((rows, sum), (REPORTS + 1, 2_000));
     }
 }

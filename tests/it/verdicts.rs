@@ -79,7 +79,10 @@ impl Judge {
         let open = || {
             let kernel = Kernel::open(options).unwrap();
             kernel.install(&sets).unwrap();
-            (kernel, Queue::open(number, 1024).unwrap())
+            (
+                kernel,
+                Queue::open(number, 1024, config::OnQueueFull::Pass).unwrap(),
+            )
         };
         let (kernel, queue) = netns.enter(open).unwrap();
         let (asked, stop) = (Asked::default(), Arc::new(AtomicBool::new(false)));

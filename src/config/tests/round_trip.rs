@@ -275,6 +275,7 @@ proptest! {
 #[test]
 fn the_default_prints_every_key_in_effect_without_warnings() {
     let mut config = Config::default();
+    config.metrics.listen = Some("127.0.0.1:9797".parse().unwrap());
     let full = good(FULL).feeds.remove(0);
     config.feeds.push(full);
     let peer = HostPort {

@@ -13,7 +13,7 @@ use super::{Alerts, FeedServer, Lab, Rsyslog};
 /// Who it was is what the tests ask, not how busy the machine is.
 const ATTRIBUTION: &str = "[attribution]\ntimeout = \"5s\"\n";
 
-/// A configuration being written; `suppress` is zero, and attribution may take seconds.
+/// A configuration being written; `suppress` is zero unless set, and attribution may take seconds.
 #[derive(Clone)]
 pub(crate) struct Conf {
     dir: PathBuf,
@@ -118,9 +118,14 @@ impl Conf {
         let dir = self.dir.display();
         let own = sections.contains("[attribution]");
         let attribution = if own { "" } else { ATTRIBUTION };
+        let each = if alerting.contains("suppress = ") {
+            ""
+        } else {
+            "suppress = \"0s\"\n"
+        };
         let text = format!(
             "[daemon]\nstate-dir = \"{dir}/state\"\ncontrol-socket = \"{dir}/control.sock\"\n\n\
-             [nftables]\n{nftables}\n{attribution}{sections}{feeds}\n[alerts]\nsuppress = \"0s\"\n{alerting}{syslog}"
+             [nftables]\n{nftables}\n{attribution}{sections}{feeds}\n[alerts]\n{each}{alerting}{syslog}"
         );
         let found = config::parse(&text, "test").diagnostics;
         assert!(

@@ -1,0 +1,216 @@
+//! Floods and scans: whatever is folded, held back or judged by the kernel alone, the numbers told add
+//! up to the flows there were.
+
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+
+use feedgate::demo::Netns;
+
+use crate::support::{Alert, Alerts, Conf, Daemon, Lab, RawSender, counter, eventually};
+
+/// The numbers of all lines that a test got.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Sums {
+    /// Lines of alerts.
+    alerts: u64,
+    /// Flows in alerts and summaries.
+    flows: u64,
+    /// Flows over the rate limit.
+    held_back: u64,
+    /// Packets that the kernel judged alone.
+    unattributed: u64,
+    lost: u64,
+}
+
+impl Sums {
+    fn of(alerts: &Alerts) -> Self {
+        let mut sums = Self::default();
+        for alert in alerts.all() {
+            let count: u64 = alert.get("count").parse().unwrap();
+            match (alert.get("id"), alert.get("cause")) {
+                ("", cause) if cause.starts_with("flows over rate-limit") => {
+                    sums.held_back += count
+                }
+                ("", cause) if cause.contains("without attribution") => sums.unattributed += count,
+                ("", _) => sums.lost += count,
+                _ => {
+                    sums.alerts += 1;
+                    sums.flows += count;
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Sends a datagram to each address at each of some ports. Gives the sockets, which must not close
+/// before their packets are judged.
+#[must_use]
+fn send(netns: &Netns, to: &[IpAddr], ports: std::ops::Range<u16>) -> Vec<UdpSocket> {
+    // What waits in a queue counts for its socket, which waits when that is too much.
+    const ONE_SOCKET: u16 = 100;
+    let work = || {
+        let mut sockets = Vec::new();
+        for port in ports {
+            if sockets.is_empty() || port.is_multiple_of(ONE_SOCKET) {
+                sockets.push(UdpSocket::bind("0.0.0.0:0").unwrap());
+            }
+            let socket = sockets.last().unwrap();
+            for &address in to {
+                // A drop on output is an error for the sender.
+                let _ = socket.send_to(b"x", (address, port));
+            }
+        }
+        sockets
+    };
+    netns.enter(work).unwrap()
+}
+
+/// Flows that were denied by the daemon, and packets that the kernel dropped without it.
+fn denied(netns: &Netns) -> (u64, u64) {
+    (
+        counter(netns, "denied"),
+        counter(netns, "denied_unattributed"),
+    )
+}
+
+fn hosts(count: u8) -> Vec<IpAddr> {
+    (1..=count)
+        .map(|n| Ipv4Addr::new(203, 0, 113, n).into())
+        .collect()
+}
+
+fn listed(hosts: &[IpAddr]) -> Vec<String> {
+    hosts.iter().map(ToString::to_string).collect()
+}
+
+/// Stops the daemon, so that all is told, and holds the law for what it and the kernel counted.
+fn settle(lab: &Lab, daemon: Daemon<'_>, alerts: &Alerts, sent: u64) -> (Sums, serde_json::Value) {
+    eventually("every packet is counted by the kernel", || {
+        let (flows, unattributed) = denied(&lab.host);
+        (flows + unattributed + counter(&lab.host, "denied_repeat") == sent).then_some(())
+    });
+    let status = daemon.status();
+    daemon.stop();
+    let (flows, unattributed) = denied(&lab.host);
+    let sums = eventually("the numbers told add up to the flows", || {
+        let sums = Sums::of(alerts);
+        (sums.flows + sums.held_back == flows && sums.unattributed == unattributed).then_some(sums)
+    });
+    assert_eq!(sums.lost, 0, "{sums:?}");
+    let counted = &status["last_hour"]["denied"];
+    assert_eq!(*counted, flows, "by the daemon, {sums:?}");
+    (sums, status)
+}
+
+#[test]
+fn a_scan_of_one_process_is_twenty_alerts_and_a_list() {
+    let Some(lab) = Lab::new() else { return };
+    let hosts = hosts(150);
+    let lines = listed(&hosts);
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let conf = Conf::new(&lab)
+        .alerting("suppress = \"1h\"")
+        .feed("block", "deny", &lines);
+    let (alerts, daemon) = Daemon::alerting(&lab, &lab.host, conf);
+    let _open = send(&lab.host, &hosts, 9..15);
+    let (sums, status) = settle(&lab, daemon, &alerts, 900);
+    // One alert and one summary of repeats for each of the first indicators, one of the scan. While this
+    // process forks, its child holds the socket too, and those flows are a source of their own.
+    let all = alerts.all();
+    let exact = all
+        .iter()
+        .filter(|alert| alert.get("attribution") == "exact");
+    assert!((21..=41).contains(&exact.count()), "{sums:?} {all:#?}");
+    let is_scan = |alert: &&Alert| alert.line.contains(", scan of ");
+    let scans: Vec<&Alert> = all.iter().filter(is_scan).collect();
+    scans[0].assert(&[
+        ("action", "deny"),
+        ("feed", "block"),
+        ("attribution", "exact"),
+    ]);
+    let text = ", scan of more than 64 further indicators";
+    assert!(scans[0].line.contains(text), "{scans:?}");
+    let listed = scans[0].get("indicator");
+    assert!(listed.starts_with("203.0.113.21,203.0.113.22,"), "{listed}");
+    assert!(listed.ends_with(",..."), "{listed}");
+    assert!(!scans[0].get("first").is_empty() && !scans[0].get("last").is_empty());
+    let count = |alert: &&Alert| alert.get("count").parse::<u64>().unwrap();
+    let scanned: u64 = scans.iter().map(count).sum();
+    assert_eq!(status["suppressed"]["scans"], scanned);
+    assert!(scanned > sums.flows / 2, "{scanned} of {sums:?}");
+}
+
+#[test]
+fn a_flood_from_many_sources_is_held_back_by_number() {
+    let Some(lab) = Lab::new() else { return };
+    let alerts = Alerts::listen(&lab);
+    let sources: Vec<Ipv4Addr> = (0..150).map(|n| Ipv4Addr::new(198, 18, 0, n)).collect();
+    let lines: Vec<String> = sources.iter().map(ToString::to_string).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let conf = Conf::new(&lab)
+        .alerts(&alerts)
+        .alerting("suppress = \"1h\"\nrate-limit = 5")
+        .feed("block", "deny", &lines);
+    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    let raw = RawSender::v4(&lab.server);
+    let to: IpAddr = "192.0.2.2".parse().unwrap();
+    let rounds = 4;
+    for port in 0..rounds {
+        for source in &sources {
+            raw.send(to, &datagram(*source, 5000 + port)).unwrap();
+        }
+    }
+    let sent = u64::from(rounds) * u64::try_from(sources.len()).unwrap();
+    let (sums, status) = settle(&lab, daemon, &alerts, sent);
+    assert!(sums.held_back > 0, "{sums:?}");
+    let held = status["suppressed"]["held_back"].as_u64().unwrap();
+    assert!(held > 0 && held <= sums.held_back, "{held} before {sums:?}");
+    let told = alerts.all();
+    let told: Vec<&str> = told.iter().map(|alert| alert.get("cause")).collect();
+    let row = "flows over rate-limit denied: feed block, source ";
+    assert!(told.iter().any(|cause| cause.starts_with(row)), "{told:?}");
+}
+
+/// A UDP datagram to 192.0.2.2, port 9.
+fn datagram(from: Ipv4Addr, port: u16) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 29, 0, 7, 0, 0, 64, 17, 0, 0];
+    packet.extend(from.octets());
+    packet.extend([192, 0, 2, 2]);
+    packet.extend(port.to_be_bytes());
+    packet.extend([0, 9, 0, 9, 0, 0, b'x']);
+    packet
+}
+
+/// A small queue that stands still for a moment overflows and is then far behind: most of a flood is
+/// folded by user, what did not fit is counted by the kernel.
+#[test]
+fn a_flood_of_one_indicator_is_folded_when_the_queue_fills_up() {
+    let Some(lab) = Lab::new() else { return };
+    let conf = Conf::new(&lab)
+        .nftables("queue-max-len = 2048")
+        .alerting("suppress = \"1h\"")
+        .feed("block", "deny", &["203.0.113.1"]);
+    let (alerts, daemon) = Daemon::alerting(&lab, &lab.host, conf);
+    daemon.freeze();
+    let _open = send(&lab.host, &hosts(1), 1..2501);
+    daemon.signal(nix::sys::signal::Signal::SIGCONT);
+    let (sums, status) = settle(&lab, daemon, &alerts, 2500);
+    assert_eq!(sums.unattributed, 2500 - 2048);
+    assert!(sums.alerts <= 8, "{sums:?}");
+    let folded = status["packets"]["folded"].as_u64().unwrap();
+    assert!(folded > 1000, "{folded}");
+    let all = alerts.all();
+    let by_user = all
+        .iter()
+        .find(|alert| alert.get("cause").starts_with("more new flows"));
+    by_user.unwrap().assert(&[
+        ("attribution", "unknown"),
+        ("uid", "0"),
+        ("method", "nfqa-uid"),
+    ]);
+    let pid = std::process::id().to_string();
+    assert!(
+        all.iter().any(|alert| alert.get("pid") == pid),
+        "the process is named"
+    );
+}
