@@ -15,7 +15,7 @@
 //! are our own behind it.
 //!
 //! Syslog has no acknowledgement (RFC 6587): a line has arrived when the receiver's kernel has it
-//! ([`outbox::Wire`]). What a broken connection left unconfirmed is sent again on the next one.
+//! (`outbox::Wire`). What a broken connection left unconfirmed is sent again on the next one.
 
 mod file;
 mod flow_log;
