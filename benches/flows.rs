@@ -174,7 +174,7 @@ fn durable() -> Vec<Row> {
             Some(0.0),
         ),
         Row::limit(
-            "flows that the kernel did not ask about (ports used a moment ago)",
+            "flows that the daemon was not asked about",
             of["unasked"],
             "flows",
             "of 35,700".into(),
