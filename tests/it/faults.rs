@@ -153,7 +153,9 @@ fn a_daemon_killed_in_mid_flood() {
     let (sent, unnamed) = std::thread::scope(|scope| {
         let (stop, host) = (&stop, &lab.host);
         let _guard = StopOnDrop(stop);
-        let work = move || flood(host, &[DENIED, WATCHED, DENIED6], Duration::ZERO, stop);
+        // Far more than the queue takes, and not so much that nothing else runs.
+        let pause = Duration::from_micros(200);
+        let work = move || flood(host, &[DENIED, WATCHED, DENIED6], pause, stop);
         let sender = scope.spawn(work);
         eventually("packets are alerted", || {
             (alerted(&alerts, DENIED) > 20 && alerted(&alerts, WATCHED) > 20).then_some(())

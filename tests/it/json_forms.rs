@@ -38,7 +38,12 @@ fn real_events_fit_the_schemas() {
     ] {
         let (file, conf) = conf(format);
         daemon.reload(&conf.text());
-        eventually("the file is there", || file.exists().then_some(()));
+        let name = format!("json-file:{}", file.display());
+        eventually("alerts go to the file", || {
+            let status = daemon.status();
+            let mut sinks = status["sinks"].as_array().unwrap().iter();
+            sinks.any(|sink| sink["name"] == name).then_some(())
+        });
         exchange(&lab.host, "203.0.113.1:53").unwrap();
         assert!(unanswered(&lab.host, "203.0.113.4:53"));
         assert!(ping(&lab.host, "2001:db8:bad::1"));
