@@ -1,6 +1,7 @@
 //! What happens to a held packet: decode, match, attribute, alert, answer. In this order.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -51,6 +52,8 @@ pub(super) struct Path {
     pub(super) counts: Counts,
     pub(super) meters: Meters,
     pub(super) own_pid: u32,
+    /// Flows alerted a moment ago, which a search for live flows finds too.
+    pub(super) just: Just,
     /// The table was gone: the next search for live flows looks at all of them.
     pub(super) search_all: AtomicBool,
 }
@@ -77,6 +80,34 @@ pub(super) struct Counts {
     pub(super) unnamed_denied: AtomicU64,
     /// The same for those that it passed.
     pub(super) unnamed_passed: AtomicU64,
+}
+
+/// The last flows that were let pass with an alert, and when; bounded.
+#[derive(Debug, Default)]
+pub(super) struct Just(Mutex<VecDeque<(Instant, Flow)>>);
+
+impl Just {
+    /// A search that begins with a change of the sets sees flows of so long before.
+    const KEPT: Duration = Duration::from_secs(5);
+    const MOST: usize = 1024;
+
+    fn alerted(&self, flow: Flow, now: Instant) {
+        let mut flows = lock(&self.0);
+        if flows.len() >= Self::MOST {
+            flows.pop_front();
+        }
+        flows.push_back((now, flow));
+    }
+
+    /// True when the packet path has alerted this flow just before `now`.
+    pub(super) fn has(&self, flow: &Flow, now: Instant) -> bool {
+        let flows = lock(&self.0);
+        let recent = flows
+            .iter()
+            .rev()
+            .take_while(|(at, _)| now.saturating_duration_since(*at) < Self::KEPT);
+        recent.into_iter().any(|(_, known)| is_same(known, flow))
+    }
 }
 
 impl Path {
@@ -215,6 +246,9 @@ impl Engine {
             return Answer::Allow;
         }
         let action = decision.action();
+        if action == Action::Alert {
+            path.just.alerted(flow, start);
+        }
         let meant = match connection {
             Some(entry) => entry.meant(),
             None => source.meant.map(|end| (end.ip(), Some(end.port()))),
@@ -282,10 +316,14 @@ fn clues(packet: &Held<'_>) -> Clues {
 
 /// True when the connection is of this flow, seen from its first sender: only then it tells what NAT did.
 fn is_of(entry: &Entry<'_>, flow: &Flow) -> bool {
+    is_same(&entry.filtered(), flow)
+}
+
+/// The same ends, and the same ports if `flow` has any.
+fn is_same(seen: &Flow, flow: &Flow) -> bool {
     let ends = |flow: &Flow| (flow.src, flow.dst, flow.proto);
-    let seen = entry.filtered();
     let has_ports = flow.dst_port().is_some();
-    ends(&seen) == ends(flow)
+    ends(seen) == ends(flow)
         && (!has_ports || (seen.src_port(), seen.dst_port()) == (flow.src_port(), flow.dst_port()))
 }
 
@@ -317,5 +355,26 @@ fn alert(
         count: 1,
         window: None,
         held: start.elapsed(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alert::example;
+
+    #[test]
+    fn what_was_alerted_just_now_is_known_for_a_moment() {
+        let (just, now) = (Just::default(), Instant::now());
+        let flow = example::alert().flow;
+        let mut other = flow;
+        other.transport = crate::packet::Transport::Ports { src: 1, dst: 80 };
+        just.alerted(flow, now);
+        assert!(just.has(&flow, now) && !just.has(&other, now));
+        assert!(!just.has(&flow, now + Just::KEPT));
+        for _ in 0..Just::MOST {
+            just.alerted(other, now);
+        }
+        assert!(!just.has(&flow, now) && just.has(&other, now));
     }
 }

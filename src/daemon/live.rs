@@ -267,6 +267,10 @@ impl Search {
             }
             Act::Alert(decision) => decision.clone(),
         };
+        if decision.action() == Action::Alert && self.path.just.has(&found.filtered, Instant::now())
+        {
+            return Ok(()); // its first packet came after the change
+        }
         let until = (done.alerted >= ALWAYS).then_some(attribute_until);
         let source = self.attribute(&found, &decision, until);
         // The daemon must reach its feeds and logs whatever they list.

@@ -183,6 +183,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         counts: engine::Counts::default(),
         meters: meters::Meters::default(),
         own_pid: std::process::id(),
+        just: engine::Just::default(),
         search_all: AtomicBool::new(false),
     });
     let client = fetch::Client::new(config.pull.clone())?;
