@@ -60,10 +60,12 @@ impl Attributor {
     /// # Errors
     /// Without a netlink socket to ask for sockets.
     pub fn new(roots: &Roots, timeout: Duration) -> Result<Self, AttributionError> {
+        let mut diag = SockDiag::open()?;
+        diag.load_raw(Instant::now() + timeout);
         Ok(Self {
             proc: roots.proc.clone(),
             timeout,
-            finder: Finder::new(roots.proc.clone(), SockDiag::open()?),
+            finder: Finder::new(roots.proc.clone(), diag),
             cgroups: CgroupTree::new(&roots.cgroup, &roots.proc),
             holders: Holders::new(&roots.proc),
             users: Users::new(),

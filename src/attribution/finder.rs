@@ -184,22 +184,36 @@ impl Finder {
 
     /// Raw sockets of the user that the queue named, which may have written headers with ports
     /// themselves. Without a name there are none: it means that an open socket sent the packet.
-    fn writers(&self, question: &Question<'_>, ends: Ends) -> Result<Vec<Row>, Cause> {
+    fn writers(&mut self, question: &Question<'_>, ends: Ends) -> Result<Vec<Row>, Cause> {
         let Some(uid) = question
             .uid
             .filter(|_| question.direction == Direction::Egress)
         else {
             return Ok(Vec::new());
         };
-        let proto = question.flow.proto;
-        let mut rows = proc_net::raws(&self.tables, proto, ends, question.deadline)
-            .map_err(|proc_net::Timeout| question.timed_out())?;
+        let mut rows = self.raws(question, ends)?;
         rows.retain(|row| row.uid == uid && row.inode != 0);
         Ok(rows)
     }
 
+    /// Raw sockets that may have sent or would receive the packet.
+    fn raws(&mut self, question: &Question<'_>, ends: Ends) -> Result<Vec<Row>, Cause> {
+        let proto = question.flow.proto;
+        let deadline = question.deadline;
+        let is_candidate = |answer: &Answer| proc_net::is_between(&Row::of_raw(answer), ends);
+        let v6 = ends.local.is_ipv6();
+        match self.diag.raws(proto, v6, is_candidate, deadline) {
+            Ok(Some(answers)) => Ok(answers.iter().map(Row::of_raw).collect()),
+            Err(Failure::Timeout) => Err(question.timed_out()),
+            Ok(None) | Err(Failure::Kernel(_)) => {
+                proc_net::raws(&self.tables, proto, ends, deadline)
+                    .map_err(|proc_net::Timeout| question.timed_out())
+            }
+        }
+    }
+
     fn find_raw(
-        &self,
+        &mut self,
         question: &Question<'_>,
         ends: Ends,
         id: Option<u16>,
@@ -211,8 +225,7 @@ impl Finder {
             None => Vec::new(),
         };
         let (rows, method) = if pings.is_empty() {
-            let raws = proc_net::raws(&self.tables, proto, ends, question.deadline);
-            (raws.map_err(late)?, RAW)
+            (self.raws(question, ends)?, RAW)
         } else {
             (pings, "ping-socket")
         };
@@ -303,7 +316,7 @@ fn only_candidate(
             socket: Socket {
                 inode: row.inode,
                 uid: row.uid,
-                cgroup: None,
+                cgroup: row.cgroup,
             },
             grade: Grade::Likely,
             method,

@@ -25,6 +25,9 @@ const INET_DIAG_CGROUP_ID: u16 = 21;
 /// Netlink attribute flags above the type.
 const NLA_TYPE_MASK: u16 = 0x3fff;
 
+/// Protocol number of raw sockets that write whole IP packets, and of all raw sockets in a request.
+pub(super) const IPPROTO_RAW: Protocol = Protocol(255);
+
 /// A socket that waits for connections (net/tcp_states.h).
 pub(super) const TCP_LISTEN: u8 = 10;
 
@@ -75,6 +78,12 @@ pub(super) enum Query {
         /// Local port.
         port: u16,
     },
+    /// Every raw socket of this family that was made for this protocol number. The kernel's lookup of
+    /// one would name the first of several.
+    Raw {
+        /// IPv6.
+        v6: bool,
+    },
     /// The end of the one socket that has these ends and this cookie (SOCK_DESTROY).
     Destroy {
         /// Local and remote end.
@@ -88,7 +97,7 @@ pub(super) enum Query {
 /// One socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
-    /// IPv4-mapped addresses are given as IPv4.
+    /// IPv4-mapped addresses are given as IPv4. The local port of a raw socket is its protocol number.
     pub(super) ends: Ends,
     /// net/tcp_states.h
     pub(super) state: u8,
@@ -117,12 +126,19 @@ pub(super) enum Message {
 pub(super) fn encode(query: Query, proto: Protocol, sequence: u32) -> [u8; REQUEST] {
     let (v6, flags, interface) = match query {
         Query::One { ends, device } => (ends.local.is_ipv6(), NLM_F_REQUEST, device),
-        Query::Port { v6, .. } => (v6, NLM_F_REQUEST | NLM_F_DUMP, 0),
+        Query::Port { v6, .. } | Query::Raw { v6 } => (v6, NLM_F_REQUEST | NLM_F_DUMP, 0),
         Query::Destroy { ends, .. } => (ends.local.is_ipv6(), NLM_F_REQUEST | NLM_F_ACK, 0),
     };
     let (kind, cookie) = match query {
         Query::Destroy { cookie, .. } => (SOCK_DESTROY, cookie),
-        Query::One { .. } | Query::Port { .. } => (SOCK_DIAG_BY_FAMILY, NO_COOKIE),
+        Query::One { .. } | Query::Port { .. } | Query::Raw { .. } => {
+            (SOCK_DIAG_BY_FAMILY, NO_COOKIE)
+        }
+    };
+    // `struct inet_diag_req_raw` has the number where the others have padding.
+    let (asked, raw_number) = match query {
+        Query::Raw { .. } => (IPPROTO_RAW.0, proto.0),
+        Query::One { .. } | Query::Port { .. } | Query::Destroy { .. } => (proto.0, 0),
     };
     let mut out = Writer::default();
     out.put(&72_u32.to_ne_bytes());
@@ -130,7 +146,7 @@ pub(super) fn encode(query: Query, proto: Protocol, sequence: u32) -> [u8; REQUE
     out.put(&flags.to_ne_bytes());
     out.put(&sequence.to_ne_bytes());
     out.put(&[0; 4]); // port ID: the kernel fills it in
-    out.put(&[if v6 { AF_INET6 } else { AF_INET }, proto.0, 0, 0]);
+    out.put(&[if v6 { AF_INET6 } else { AF_INET }, asked, 0, raw_number]);
     out.put(&u32::MAX.to_ne_bytes()); // states: all
     match query {
         Query::One { ends, .. } | Query::Destroy { ends, .. } => {
@@ -139,14 +155,19 @@ pub(super) fn encode(query: Query, proto: Protocol, sequence: u32) -> [u8; REQUE
             out.put(&address(ends.local.ip()));
             out.put(&address(ends.remote.ip()));
         }
-        Query::Port { port, .. } => {
-            out.put(&port.to_be_bytes());
-            out.put(&[0; 2 + 16 + 16]);
-        }
+        Query::Port { port, .. } => put_local_port(&mut out, port),
+        // A list is filtered by the port only, which is where the kernel keeps the number.
+        Query::Raw { .. } => put_local_port(&mut out, proto.0.into()),
     }
     out.put(&interface.to_ne_bytes());
     out.put(&cookie);
     out.bytes
+}
+
+/// A local port, and nothing else of the ends.
+fn put_local_port(out: &mut Writer, port: u16) {
+    out.put(&port.to_be_bytes());
+    out.put(&[0; 2 + 16 + 16]);
 }
 
 /// The messages in one datagram, each with its sequence number.
@@ -163,7 +184,11 @@ pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u32, Message)>
 
 fn message(kind: u16, body: &[u8]) -> Message {
     match kind {
-        NLMSG_DONE => Message::Done,
+        // A list that the kernel could not make ends with the reason.
+        NLMSG_DONE => match i32_at(body, 0) {
+            Some(code) if code < 0 => Message::Error(code.saturating_neg()),
+            _ => Message::Done,
+        },
         NLMSG_ERROR => match i32_at(body, 0) {
             Some(code) => Message::Error(code.saturating_neg()),
             None => Message::Other,
@@ -353,6 +378,24 @@ mod tests {
     }
 
     #[test]
+    fn a_request_for_raw_sockets_has_the_protocol_in_both_places() {
+        let v4 = encode(Query::Raw { v6: false }, Protocol::ICMP, 9);
+        assert_eq!(v4[4..6], 20_u16.to_ne_bytes());
+        assert_eq!(v4[6..8], 0x301_u16.to_ne_bytes());
+        assert_eq!(v4[16..20], [AF_INET, 255, 0, 1]);
+        assert_eq!(v4[20..24], [0xff; 4]);
+        assert_eq!(v4[24..28], [0, 1, 0, 0]);
+        assert_eq!(v4[28..64], [0; 36]);
+        assert_eq!(v4[64..], [0xff; 8]);
+        let v6 = encode(Query::Raw { v6: true }, IPPROTO_RAW, 9);
+        assert_eq!(v6[16..20], [AF_INET6, 255, 0, 255]);
+        assert_eq!(v6[24..28], [0, 255, 0, 0]);
+        // Of the others that byte is padding.
+        let port = encode(Query::Port { v6: false, port: 1 }, Protocol::UDP, 9);
+        assert_eq!(port[16..20], [AF_INET, 17, 0, 0]);
+    }
+
+    #[test]
     fn an_answer_is_read_whole_with_mapped_addresses_as_ipv4() {
         let mapped = |last| {
             "::ffff:192.0.2.0"
@@ -401,6 +444,21 @@ mod tests {
             messages(&bytes).collect::<Vec<_>>(),
             [(0, Message::Error(2))]
         );
+    }
+
+    #[test]
+    fn the_end_of_a_list_may_be_an_error() {
+        let end = |code: &[u8]| {
+            let length = u32::try_from(NETLINK_HEADER + code.len()).unwrap();
+            let mut bytes = length.to_ne_bytes().to_vec();
+            bytes.extend(NLMSG_DONE.to_ne_bytes());
+            bytes.extend([0; 10]);
+            bytes.extend(code);
+            messages(&bytes).map(|(_, message)| message).next()
+        };
+        assert_eq!(end(&0_i32.to_ne_bytes()), Some(Message::Done));
+        assert_eq!(end(&[]), Some(Message::Done));
+        assert_eq!(end(&(-2_i32).to_ne_bytes()), Some(Message::Error(2)));
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! The socket tables of /proc/net, for what sock_diag does not answer: a destination rewritten by
-//! NAT, raw sockets and ping sockets.
+//! NAT, ping sockets (ICMP datagram sockets, for which the kernel has no sock_diag handler), and raw
+//! sockets where it is built without CONFIG_INET_RAW_DIAG.
 
 use std::{
     fs::File,
@@ -9,7 +10,10 @@ use std::{
     time::Instant,
 };
 
-use super::{inet_diag::Ends, inet_diag::TCP_LISTEN, sock_diag::is_datagram};
+use super::{
+    inet_diag::{Answer, Ends, IPPROTO_RAW, TCP_LISTEN},
+    sock_diag::is_datagram,
+};
 use crate::packet::Protocol;
 
 /// Candidates kept of one search; two are ambiguous already.
@@ -23,9 +27,6 @@ const LINES_PER_CHECK: usize = 64;
 
 const TCP_SYN_SENT: u8 = 2;
 
-/// Protocol number of raw sockets that write whole IP packets.
-const IPPROTO_RAW: u16 = 255;
-
 /// One line of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Row {
@@ -37,6 +38,26 @@ pub(super) struct Row {
     pub(super) uid: u32,
     /// 0: no process owns it.
     pub(super) inode: u32,
+    /// Cgroup of its creation; the tables do not tell.
+    pub(super) cgroup: Option<u64>,
+}
+
+impl Row {
+    /// A raw socket of sock_diag as `raw` and `raw6` have it: nothing keeps a program from naming a
+    /// remote port, which means nothing.
+    pub(super) fn of_raw(answer: &Answer) -> Self {
+        let Ends { local, remote } = answer.ends;
+        Self {
+            ends: Ends {
+                local,
+                remote: SocketAddr::new(remote.ip(), 0),
+            },
+            state: answer.state,
+            uid: answer.uid,
+            inode: answer.inode,
+            cgroup: answer.cgroup,
+        }
+    }
 }
 
 /// The deadline passed inside a table.
@@ -103,9 +124,12 @@ pub(super) fn raws(
     let table = if ends.local.is_ipv6() { "raw6" } else { "raw" };
     let found = search(proc, &[table], deadline, |row| {
         let number = row.ends.local.port();
-        (number == u16::from(proto.0) || number == IPPROTO_RAW) && is_between(row, ends)
+        (number == u16::from(proto.0) || number == u16::from(IPPROTO_RAW.0))
+            && is_between(row, ends)
     })?;
-    Ok(prefer(found, |row| row.ends.local.port() != IPPROTO_RAW))
+    Ok(prefer(found, |row| {
+        row.ends.local.port() != u16::from(IPPROTO_RAW.0)
+    }))
 }
 
 /// Packet sockets, which write whole frames and pass no hook of their own host, by number.
@@ -145,7 +169,7 @@ fn is_local(row: &Row, ends: Ends) -> bool {
 }
 
 /// Nobody else's: connected to the remote address, or to none.
-fn is_between(row: &Row, ends: Ends) -> bool {
+pub(super) fn is_between(row: &Row, ends: Ends) -> bool {
     let remote = row.ends.remote.ip();
     is_local(row, ends) && (remote.is_unspecified() || remote == ends.remote.ip())
 }
@@ -202,6 +226,7 @@ fn parse_row(line: &str) -> Option<Row> {
         state,
         uid,
         inode,
+        cgroup: None,
     })
 }
 
@@ -295,7 +320,8 @@ mod tests {
                 ends: ends("127.0.0.1:8080", "192.0.2.9:1"),
                 state: 1,
                 uid: 1000,
-                inode: 42
+                inode: 42,
+                cgroup: None,
             }
         );
         let row = parse_row(&line(

@@ -9,15 +9,20 @@ use std::{
         unix::fs::symlink,
     },
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, socket,
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, socket,
 };
 use tempfile::TempDir;
 
-use super::*;
+use super::{
+    inet_diag::{Answer, Ends, IPPROTO_RAW},
+    proc_net::Row,
+    sock_diag::SockDiag,
+    *,
+};
 use crate::{
     demo::Netns,
     feed::Direction::Egress,
@@ -107,6 +112,103 @@ fn a_raw_socket_is_likely() {
         let _second = raw(SockProtocol::Raw);
         let source = local(roots, &asked, Some(0));
         assert!(assert_nobodys(&source).contains("2 sockets"));
+    });
+}
+
+/// Raw sockets of these ends by sock_diag and by /proc/net, in the order of their inodes.
+fn listed(roots: &Roots, proto: Protocol, ends: Ends) -> Option<(Vec<Row>, Vec<Row>)> {
+    let deadline = Instant::now() + AMPLE;
+    let keep = |answer: &Answer| proc_net::is_between(&Row::of_raw(answer), ends);
+    let mut diag = SockDiag::open().unwrap();
+    let answers = diag
+        .raws(proto, ends.local.is_ipv6(), keep, deadline)
+        .unwrap()?;
+    let mut diag: Vec<Row> = answers.iter().map(Row::of_raw).collect();
+    let mut table = proc_net::raws(&roots.proc, proto, ends, deadline).unwrap();
+    diag.sort_by_key(|row| row.inode);
+    table.sort_by_key(|row| row.inode);
+    Some((diag, table))
+}
+
+#[test]
+fn sock_diag_names_the_raw_sockets_of_proc_net_and_their_cgroup() {
+    alone("diag", |roots| {
+        let end = |ip: [u8; 4]| SocketAddr::from((ip, 0));
+        let ends = Ends {
+            local: end(FROM),
+            remote: end(TO),
+        };
+        let Some((none, _)) = listed(roots, Protocol::ICMP, ends) else {
+            return eprintln!("skipped: this kernel does not list raw sockets by sock_diag");
+        };
+        assert_eq!(none, []);
+        let agreed = |proto, ends| {
+            let (diag, table) = listed(roots, proto, ends).unwrap();
+            assert!(diag.iter().all(|row| row.cgroup.is_some()), "{diag:?}");
+            let without = |row: Row| Row {
+                cgroup: None,
+                ..row
+            };
+            assert_eq!(diag.into_iter().map(without).collect::<Vec<_>>(), table);
+            table.len()
+        };
+        let icmp = [SockProtocol::Icmp; 4].map(raw);
+        let whole = raw(SockProtocol::Raw);
+        // One is of another local address, one talks to another host, one to this one with a port.
+        bind(
+            icmp[0].as_raw_fd(),
+            &SockaddrStorage::from(end([127, 0, 0, 2])),
+        )
+        .unwrap();
+        std::process::Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status()
+            .unwrap();
+        for (socket, to) in [
+            (&icmp[1], end([127, 0, 0, 8])),
+            (&icmp[2], SocketAddr::from((TO, 7))),
+        ] {
+            connect(socket.as_raw_fd(), &SockaddrStorage::from(to)).unwrap();
+        }
+        assert_eq!(agreed(Protocol::ICMP, ends), 2);
+        // Who writes whole packets may send this one. Nobody has a socket of its own for it.
+        assert_eq!(agreed(Protocol(253), ends), 1);
+        assert_eq!(agreed(IPPROTO_RAW, ends), 1);
+        drop(whole);
+        assert_eq!(agreed(Protocol(253), ends), 0);
+        let v6 = Ends {
+            local: "[::1]:0".parse().unwrap(),
+            remote: "[2001:db8::1]:0".parse().unwrap(),
+        };
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let icmpv6 = SockProtocol::IcmpV6;
+        let _v6 = socket(AddressFamily::Inet6, SockType::Raw, flags, icmpv6).unwrap();
+        assert_eq!(agreed(Protocol::ICMPV6, v6), 1);
+        assert_eq!(agreed(Protocol::ICMP, v6), 0);
+    });
+}
+
+/// More sockets than are kept of a list, and the one that counts is the last of it or the first.
+#[test]
+fn a_raw_socket_is_found_among_many_of_other_addresses() {
+    alone("many", |roots| {
+        let echo = Transport::Icmp {
+            kind: 8,
+            code: 0,
+            id: Some(1),
+        };
+        let asked = flow(Protocol::ICMP, echo);
+        let elsewhere = || {
+            let socket = raw(SockProtocol::Icmp);
+            let other = SocketAddr::from(([127, 0, 0, 2], 0));
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(other)).unwrap();
+            socket
+        };
+        let _before: Vec<OwnedFd> = (0..70).map(|_| elsewhere()).collect();
+        assert_nobodys(&local(roots, &asked, Some(0)));
+        let _one = raw(SockProtocol::Icmp);
+        let _after: Vec<OwnedFd> = (0..70).map(|_| elsewhere()).collect();
+        assert_mine(&local(roots, &asked, Some(0)), "raw-socket");
     });
 }
 

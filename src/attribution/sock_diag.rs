@@ -2,6 +2,7 @@
 
 use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
 
@@ -13,15 +14,19 @@ use nix::{
 
 use super::{
     AttributionError,
-    inet_diag::{Answer, Ends, Message, Query, TCP_LISTEN, encode, messages},
+    inet_diag::{Answer, Ends, IPPROTO_RAW, Message, Query, TCP_LISTEN, encode, messages},
 };
 use crate::{netlink_socket, packet::Protocol};
 
 /// The largest datagram of a netlink dump.
 const BUFFER: usize = 32 * 1024;
 
-/// Sockets of one port kept from a dump: more than one is ambiguous already.
-const MAX_ON_PORT: usize = 64;
+/// Sockets kept from a list: more than one is ambiguous already.
+const MAX_LISTED: usize = 64;
+
+/// The kernel was built without CONFIG_INET_RAW_DIAG, or its module cannot be loaded: asking again
+/// would start modprobe each time.
+static NO_RAW: AtomicBool = AtomicBool::new(false);
 
 /// One netlink socket, for one thread.
 pub(super) struct SockDiag {
@@ -113,13 +118,54 @@ impl SockDiag {
                 continue;
             }
             let port = ends.local.port();
-            let sockets = self.ask(Query::Port { v6, port }, proto, deadline)?;
-            candidates += sockets
-                .iter()
-                .filter(|socket| is_local_end(socket, ends))
-                .count();
+            let query = Query::Port { v6, port };
+            let keep = |socket: &Answer| is_local_end(socket, ends);
+            candidates += self.ask(query, proto, keep, deadline)?.len();
         }
         Ok(candidates == 1)
+    }
+
+    /// Raw sockets of this protocol that `keep` holds for, or where there are none those that write
+    /// whole packets; `None` where the kernel does not list raw sockets.
+    pub(super) fn raws(
+        &mut self,
+        proto: Protocol,
+        v6: bool,
+        keep: impl Fn(&Answer) -> bool,
+        deadline: Instant,
+    ) -> Result<Option<Vec<Answer>>, Failure> {
+        for number in [proto, IPPROTO_RAW] {
+            match self.raws_of(number, v6, &keep, deadline)? {
+                Some(none) if none.is_empty() => {}
+                other => return Ok(other),
+            }
+        }
+        Ok(Some(Vec::new()))
+    }
+
+    /// Has the kernel load its module for raw sockets, if there is one: not while a packet is held.
+    pub(super) fn load_raw(&mut self, deadline: Instant) {
+        let _: Result<_, Failure> = self.raws_of(IPPROTO_RAW, false, |_: &Answer| false, deadline);
+    }
+
+    fn raws_of(
+        &mut self,
+        number: Protocol,
+        v6: bool,
+        keep: impl Fn(&Answer) -> bool,
+        deadline: Instant,
+    ) -> Result<Option<Vec<Answer>>, Failure> {
+        if NO_RAW.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        match self.ask(Query::Raw { v6 }, number, keep, deadline) {
+            Ok(answers) => Ok(Some(answers)),
+            Err(Failure::Kernel(Errno::ENOENT | Errno::EINVAL | Errno::EOPNOTSUPP)) => {
+                NO_RAW.store(true, Ordering::Relaxed);
+                Ok(None)
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Ends the TCP connection with exactly these ends, as its process sees it with ECONNABORTED; false
@@ -130,7 +176,8 @@ impl SockDiag {
             return Ok(false);
         };
         let cookie = answer.cookie;
-        match self.ask(Query::Destroy { ends, cookie }, Protocol::TCP, deadline) {
+        let query = Query::Destroy { ends, cookie };
+        match self.ask(query, Protocol::TCP, |_| true, deadline) {
             Ok(_) => Ok(true),
             // It has ended by itself, or its ports have another connection by now.
             Err(Failure::Kernel(Errno::ENOENT | Errno::ESTALE)) => Ok(false),
@@ -145,17 +192,19 @@ impl SockDiag {
         device: u32,
         deadline: Instant,
     ) -> Result<Option<Answer>, Failure> {
-        match self.ask(Query::One { ends, device }, proto, deadline) {
+        match self.ask(Query::One { ends, device }, proto, |_| true, deadline) {
             Ok(answers) => Ok(answers.first().copied()),
             Err(Failure::Kernel(Errno::ENOENT)) => Ok(None),
             Err(failure) => Err(failure),
         }
     }
 
+    /// The answers that `keep` holds for.
     fn ask(
         &mut self,
         query: Query,
         proto: Protocol,
+        keep: impl Fn(&Answer) -> bool,
         deadline: Instant,
     ) -> Result<Vec<Answer>, Failure> {
         self.sequence = self.sequence.wrapping_add(1);
@@ -171,7 +220,9 @@ impl SockDiag {
                 }
                 match message {
                     Message::Socket(answer) if single => return Ok(vec![answer]),
-                    Message::Socket(answer) if answers.len() < MAX_ON_PORT => answers.push(answer),
+                    Message::Socket(answer) if answers.len() < MAX_LISTED && keep(&answer) => {
+                        answers.push(answer);
+                    }
                     Message::Error(0) => return Ok(answers),
                     Message::Error(code) => return Err(Failure::Kernel(Errno::from_raw(code))),
                     Message::Done => return Ok(answers),

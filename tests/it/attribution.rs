@@ -13,7 +13,8 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::support::{
-    Alerts, Conf, Daemon, HOST_MAC, Lab, connect, echo, eventually, feedgate, program, web,
+    Alerts, Conf, Daemon, HOST_MAC, Lab, RawSender, connect, echo, eventually, feedgate, program,
+    web,
 };
 
 /// Runs of each program in the test of short-lived processes; short_lived.rs measures a thousand.
@@ -102,6 +103,41 @@ fn without_cap_sys_ptrace_the_flow_is_reported_and_the_cause_is_said_once() {
     }
     let said = daemon.output();
     assert_eq!(said.matches("CAP_SYS_PTRACE").count(), 1, "{said}");
+}
+
+/// By sock_diag where the kernel lists raw sockets so, else by /proc/net: what is said is the same.
+#[test]
+fn the_only_raw_socket_is_likely_and_of_two_none_is() {
+    let Some(lab) = Lab::new() else { return };
+    let feed = ["203.0.113.1", "203.0.113.2"];
+    let conf = Conf::new(&lab).feed("watch", "alert", &feed);
+    let (alerts, _daemon) = Daemon::alerting(&lab, &lab.host, conf);
+    // An experimental protocol (RFC 3692), to hosts that need not answer.
+    let packet = |last| {
+        let mut packet = vec![0x45, 0, 0, 28, 0, 7, 0, 0, 64, 253, 0, 0];
+        packet.extend([192, 0, 2, 2, 203, 0, 113, last]);
+        packet.extend(*b"no ports");
+        packet
+    };
+    let pid = std::process::id().to_string();
+
+    let raw = RawSender::v4(&lab.host);
+    raw.send("203.0.113.1".parse().unwrap(), &packet(1))
+        .unwrap();
+    let alert = alerts.wait(&[("dst", "203.0.113.1")]);
+    alert.assert(&[
+        ("proto", "253"),
+        ("method", "raw-socket"),
+        ("attribution", "likely"),
+        ("pid", &pid),
+        ("uid", "0"),
+    ]);
+    let _second = RawSender::v4(&lab.host);
+    raw.send("203.0.113.2".parse().unwrap(), &packet(2))
+        .unwrap();
+    let alert = alerts.wait(&[("dst", "203.0.113.2")]);
+    alert.assert(&[("attribution", "unknown"), ("pid", ""), ("uid", "0")]);
+    assert!(alert.get("cause").contains("2 sockets"), "{}", alert.line);
 }
 
 #[test]
