@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, TcpStream, UdpSocket},
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -28,7 +29,7 @@ use crate::{
     common::{
         daemon::Daemon,
         data, median, namespace,
-        process::{helper, run, values},
+        process::{helper, installed, run, values},
         ratio,
         table::{Row, Target},
     },
@@ -38,6 +39,9 @@ use crate::{
 
 const ROUNDS: usize = 5;
 const CONNECTS: usize = 20_000;
+/// Connects that OpenSnitch is asked about, after it had time to start.
+const FEWER: usize = 2_000;
+const OPENSNITCH_STARTS: Duration = Duration::from_secs(3);
 /// How long the flood lasts.
 const FLOOD: Duration = Duration::from_secs(10);
 /// Sockets and ports of the flood: each pair is a flow of its own.
@@ -97,6 +101,7 @@ fn connects() -> Vec<Row> {
             ratio(&of("ours-p50"), &of("null-p50")),
             Some(4.0),
         ),
+        opensnitch(median(&of("ours-rate"))),
         Row::limit(
             "flows of those that failed or got no alert",
             of("lost").iter().sum(),
@@ -134,6 +139,78 @@ pub fn time_flows() {
     println!("lost {lost}");
     stop.store(true, Ordering::Relaxed);
     thread.join().unwrap().unwrap();
+}
+
+/// Our rate in one loop beside that of OpenSnitch's daemon, which names the process of each flow too.
+fn opensnitch(ours: f64) -> Row {
+    let name = "the first, beside OpenSnitch";
+    if !installed("opensnitchd") {
+        return Row::skipped(name, "opensnitchd is not installed");
+    }
+    let of = values(&run(&mut helper("opensnitch")).output);
+    if of["asked"] != FEWER as f64 || of["failed"] > 0.0 {
+        let why = "opensnitchd was not asked about each flow once, or did not answer";
+        return Row::skipped(name, why);
+    }
+    let other = format!("{:.0}/s OpenSnitch", of["rate"]);
+    Row::ratio(name, format!("{ours:.0}/s"), other, ours / of["rate"], None)
+}
+
+/// Helper: connects while OpenSnitch answers the questions of the daemon's table.
+pub fn time_opensnitch() {
+    namespace::enter_new();
+    namespace::ip("link set lo up");
+    let (server, _) = serve();
+    // Killed, so that the table goes on asking.
+    drop(Daemon::start("alert", &server.ip().to_string()));
+    let folder = tempfile::tempdir().unwrap();
+    let nobody = format!("unix://{}/ui", folder.path().display());
+    let mut opensnitch = Command::new("opensnitchd")
+        .args(["-queue-num", &QUEUE.to_string(), "-ui-socket", &nobody])
+        .args(["-process-monitor-method", "proc", "-rules-path"])
+        .arg(folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < OPENSNITCH_STARTS {
+        connect(server, 10);
+    }
+    remove_other_tables();
+    let before = asked().unwrap_or_default();
+    let begun = Instant::now();
+    let (_, failed) = connect(server, FEWER);
+    println!("rate {}", FEWER as f64 / begun.elapsed().as_secs_f64());
+    println!("asked {}", asked().unwrap_or_default() - before);
+    println!("failed {failed}");
+    opensnitch.kill().unwrap();
+    opensnitch.wait().unwrap();
+}
+
+/// OpenSnitch's own rules, where the kernel takes them, would ask it about each flow again.
+fn remove_other_tables() {
+    let Ok(listed) = Command::new("nft").args(["list", "tables"]).output() else {
+        return;
+    };
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    for table in listed.lines().filter(|line| !line.contains("feedgate")) {
+        let mut nft = Command::new("nft");
+        nft.arg("delete").args(table.split_whitespace());
+        nft.status().unwrap();
+    }
+}
+
+/// Packets that were put into the queue so far, `None` while nobody reads it.
+fn asked() -> Option<u64> {
+    let queues = std::fs::read_to_string("/proc/net/netfilter/nfnetlink_queue").ok()?;
+    // queue portid length mode range dropped user-dropped id 1
+    let mut lines = queues.lines().map(|line| line.split_whitespace());
+    let mut fields = lines.find(|fields| {
+        let mut fields = fields.clone();
+        fields.next() == Some(&QUEUE.to_string())
+    })?;
+    fields.nth(7)?.parse().ok()
 }
 
 fn durable() -> Vec<Row> {

@@ -71,6 +71,7 @@ fn helper(words: &[String]) {
         ["nft", file, then] => kernel::nft(file, then),
         ["packets"] => path::packets(),
         ["flows"] => flows::time_flows(),
+        ["opensnitch"] => flows::time_opensnitch(),
         ["durable"] => flows::time_durable(),
         ["flood"] => flows::time_flood(),
         ["store"] => store::time_store(),
