@@ -11,11 +11,12 @@
 //! Pure modules know no operating system: [`prefix`], [`feed`], [`snapshot`], [`ruleset`],
 //! [`packet`], [`policy`], [`alert`], [`flowlog`], [`config`], [`netlink`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
 //! [`conntrack`], [`attribution`], [`sink`], [`alertdb`], [`store`], [`host`], [`control`], [`metrics`]. Only [`daemon`] wires edges together.
-//! `netlink_socket` and `route` are sockets that several of them use. `tests/structure.rs` holds this.
+//! `netlink_socket` and `route` are sockets that several of them use, `background` lowers a thread's priority. `tests/structure.rs` holds this.
 
 pub mod alert;
 pub mod alertdb;
 pub mod attribution;
+mod background;
 pub mod cli;
 pub mod config;
 pub mod conntrack;

@@ -30,7 +30,7 @@ const EDGES: [&str; 10] = [
 const VALUES: [&str; 1] = ["crate::attribution::"];
 
 /// Paths that reach the operating system.
-const SYSTEM: [&str; 20] = [
+const SYSTEM: [&str; 21] = [
     "std::fs",
     "std::os",
     "std::process",
@@ -49,6 +49,7 @@ const SYSTEM: [&str; 20] = [
     "hyper",
     "SystemTime::now",
     "Instant::now",
+    "crate::background",
     "crate::netlink_socket",
     "crate::route",
 ];

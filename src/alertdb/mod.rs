@@ -49,6 +49,9 @@ pub use verify::{Anchor, Finding, Known, Report};
 
 /// Alerts that wait at most.
 pub const QUEUE_ALERTS: usize = 16_384;
+/// How far its thread stands back behind those that hold packets (nice(2)); with `durable` they wait
+/// for it, so not as far as it could.
+const NICE: i32 = 5;
 /// How long a dismissal may take.
 const DISMISSAL: Duration = Duration::from_secs(60);
 
@@ -190,7 +193,10 @@ impl AlertDb {
         let (worker, file, store) = (Arc::clone(&queue), path.to_owned(), store.clone());
         thread::Builder::new()
             .name("alert-store".into())
-            .spawn(move || writer::run(&worker, &file, store, &observer))?;
+            .spawn(move || {
+                crate::background::give_way(NICE);
+                writer::run(&worker, &file, store, &observer);
+            })?;
         Ok(Self {
             queue,
             path: path.to_owned(),

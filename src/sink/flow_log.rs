@@ -12,8 +12,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{SinkError, lines::LineFile};
-use crate::flowlog::{Line, lost};
+use super::{NICE, SinkError, lines::LineFile};
+use crate::{
+    background,
+    flowlog::{Line, lost},
+};
 
 /// Lines that wait at most.
 const LINES: usize = 65_536;
@@ -76,7 +79,10 @@ impl FlowLogFile {
         let worker = Arc::clone(&queue);
         thread::Builder::new()
             .name("flow-log-file".into())
-            .spawn(move || worker.run(file))
+            .spawn(move || {
+                background::give_way(NICE);
+                worker.run(file);
+            })
             .map_err(|source| SinkError::Thread {
                 name: format!("flow-log:{}", path.display()),
                 source,

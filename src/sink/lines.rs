@@ -15,7 +15,13 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
+
+/// How long a renamed file's successor is waited for, and how often it is looked for.
+const SUCCESSOR: Duration = Duration::from_millis(100);
+const STEP: Duration = Duration::from_millis(5);
 
 /// An open file of lines.
 #[derive(Debug)]
@@ -78,12 +84,23 @@ impl LineFile {
         Ok(())
     }
 
+    /// Leaves a rotation that makes the new file itself the time to do so: logrotate moves what it
+    /// finds in its place to a name of its own.
+    fn wait_for_successor(&self) {
+        for _ in 0..SUCCESSOR.as_millis() / STEP.as_millis() {
+            if self.path.exists() {
+                return;
+            }
+            thread::sleep(STEP);
+        }
+    }
+
     /// Makes sure that the path is this file; gives its length.
     fn follow(&mut self) -> io::Result<u64> {
         match fs::metadata(&self.path) {
             Ok(now) if identity(&now) == self.identity => return Ok(now.len()),
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.wait_for_successor(),
             Err(error) => return Err(error),
         }
         self.reopen()?;

@@ -56,6 +56,7 @@ use crate::{
         ecs::Observer,
         line::{Layout, LossKind},
     },
+    background,
     config::{self, SyslogAddress, SyslogFormat},
 };
 
@@ -70,6 +71,8 @@ use worker::Transport;
 
 /// Alerts that the queue of the JSON file holds while that cannot be written.
 const QUEUE_LINES: usize = 8192;
+/// How far the threads of sinks stand back behind those that hold packets (nice(2)).
+const NICE: i32 = 10;
 /// The folder of all spools, in the state folder.
 const SPOOL: &str = "spool";
 /// How long the thread of a sink may take to come back from a system call when it closes.
@@ -326,6 +329,10 @@ impl Sinks {
         work: impl FnOnce() + Send + 'static,
     ) -> Result<(), SinkError> {
         let thread = thread::Builder::new().name(format!("{what}-{}", self.list.len()));
+        let work = || {
+            background::give_way(NICE);
+            work();
+        };
         match thread.spawn(work) {
             Ok(_) => Ok(()),
             Err(source) => Err(SinkError::Thread {
