@@ -24,6 +24,15 @@ impl Daemon {
 
     /// The same, with further lines in `[alerts]`.
     pub fn start_with(action: &str, lines: &str, alerts: &str) -> Self {
+        let alerting = format!(
+            "json-file = \"AT/alerts.json\"\n{alerts}\n\
+             [[alerts.syslog]]\naddress = \"udp:127.0.0.1:9\"\n"
+        );
+        Self::start_as(action, lines, &alerting)
+    }
+
+    /// The same with just this in `[alerts]`, where `AT` stands for a folder of its own.
+    pub fn start_as(action: &str, lines: &str, alerting: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path().display();
         std::fs::write(folder.path().join("feed"), lines).unwrap();
@@ -34,8 +43,8 @@ impl Daemon {
              [nftables]\nhooks = [\"output\"]\nowner = false\n\
              [exceptions]\nown-addresses = false\nprivate-networks = \"keep\"\n\
              [[feed]]\nname = \"bench\"\nurl = \"file://{at}/feed\"\naction = \"{action}\"\n\
-             [alerts]\njson-file = \"{at}/alerts.json\"\n{alerts}\n\
-             [[alerts.syslog]]\naddress = \"udp:127.0.0.1:9\"\n"
+             [alerts]\n{}",
+            alerting.replace("AT", &at.to_string())
         )
         .unwrap();
         std::fs::write(folder.path().join("feedgate.toml"), config).unwrap();
