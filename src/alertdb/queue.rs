@@ -299,18 +299,11 @@ impl Queue {
     /// Ends the writer, and waits for that until `until`.
     pub(super) fn close(&self, until: Instant) {
         self.end(until);
-        let mut state = self.lock();
-        while !state.finished {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            state = self
-                .done
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
+        let left = until.saturating_duration_since(Instant::now());
+        let waited = self
+            .done
+            .wait_timeout_while(self.lock(), left, |state| !state.finished);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
         let rest = u64::try_from(state.items.len()).unwrap_or(u64::MAX);
         state.items.clear();
         state.dropped += rest;

@@ -1,7 +1,6 @@
 //! Every key of the configuration, and whether this version acts on it.
 //!
-//! A row is a path without indexes, or `path=word` for one accepted word of a key. A feature that
-//! becomes real flips its row from [`off`] to [`on`].
+//! A row is a path without indexes. A feature that becomes real flips its row from [`off`] to [`on`].
 
 /// One row.
 struct Row {
@@ -28,7 +27,6 @@ const ROWS: &[Row] = &[
     on("daemon.control-socket"),
     off("daemon.on-daemon-down"),
     on("nftables.mode"),
-    on("nftables.mode=include"),
     on("nftables.family"),
     on("nftables.table"),
     on("nftables.owner"),
@@ -99,17 +97,13 @@ const ROWS: &[Row] = &[
     on("alerts.durable"),
     on("alerts.json-file"),
     on("alerts.json-format"),
-    on("alerts.json-format=eve"),
-    on("alerts.json-format=ocsf"),
     on("alerts.store"),
     on("alerts.store-max-age"),
     on("alerts.store-max-size"),
     on("alerts.flow-log"),
     on("alerts.flow-log-aggregation"),
     on("alerts.syslog.address"),
-    on("alerts.syslog.address=tls"),
     on("alerts.syslog.format"),
-    on("alerts.syslog.format=cef"),
     on("alerts.syslog.facility"),
     on("alerts.syslog.queue"),
     on("alerts.syslog.spool"),
@@ -129,7 +123,7 @@ pub(super) fn known(path: &str) -> bool {
     })
 }
 
-/// True when this version acts on `path` (a key or `key=word`). A table is always in effect.
+/// True when this version acts on `path`. A table is always in effect.
 pub(super) fn in_effect(path: &str) -> bool {
     ROWS.iter()
         .find(|row| row.path == path)
@@ -138,9 +132,7 @@ pub(super) fn in_effect(path: &str) -> bool {
 
 /// Paths of all keys.
 pub(super) fn paths() -> impl Iterator<Item = &'static str> {
-    ROWS.iter()
-        .map(|row| row.path)
-        .filter(|path| !path.contains('='))
+    ROWS.iter().map(|row| row.path)
 }
 
 /// What to say about `key`, which table `table` does not have.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 use super::{
     diagnostic::{Diagnostic, Level, Related, boundary},
     keys,
-    value::{Problem, quoted},
+    value::Problem,
 };
 
 /// What was found so far.
@@ -43,36 +43,19 @@ impl<'t> Log<'t> {
         self.push(Level::Error, key, span, problem, Some(related));
     }
 
-    /// Warns, once for each `path` of [`keys`], that nothing comes of it; `word` and `consequence`
-    /// are for a path that names one word of a key. True when the path is not in effect.
-    pub(super) fn pending(
-        &mut self,
-        path: &str,
-        span: Range<usize>,
-        consequence: Option<&str>,
-    ) -> bool {
+    /// Warns, once for each `path` of [`keys`] that is not in effect, that nothing comes of it.
+    pub(super) fn pending(&mut self, path: &str, span: Range<usize>) {
         if keys::in_effect(path) {
-            return false;
+            return;
         }
         if let Some((_, more)) = self.pending.get_mut(path) {
             more.push(self.lines.position(span.start).0);
-            return true;
-        }
-        let (key, word) = match path.split_once('=') {
-            Some((key, word)) => (key, Some(word)),
-            None => (path, None),
-        };
-        let mut message = String::from("not in effect in this version");
-        if let Some(word) = word {
-            message.push_str(&format!(": {}", quoted(word)));
-        }
-        if let Some(consequence) = consequence {
-            message.push_str(&format!("; {consequence}"));
+            return;
         }
         self.pending
             .insert(path.to_owned(), (self.found.len(), Vec::new()));
-        self.push(Level::Warning, key, span, Problem::new(message), None);
-        true
+        let problem = Problem::new("not in effect in this version");
+        self.push(Level::Warning, path, span, problem, None);
     }
 
     /// Everything found, in the text's order.

@@ -251,7 +251,7 @@ impl<'a> Table<'a> {
                 let help = keys::suggest(&opened.schema, name);
                 log.error(&path, key.span(), Problem::new("unknown key").help(help));
             } else {
-                log.pending(&schema, key.span(), None);
+                log.pending(&schema, key.span());
             }
         }
         opened

@@ -387,19 +387,11 @@ impl Queue {
 
     /// Waits until the thread has ended, or until `until`. True when it has.
     pub(super) fn wait_finished(&self, until: Instant) -> bool {
-        let mut state = self.lock();
-        while !state.finished {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            state = self
-                .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-        state.finished
+        let left = until.saturating_duration_since(Instant::now());
+        let waited = self
+            .changed
+            .wait_timeout_while(self.lock(), left, |state| !state.finished);
+        waited.unwrap_or_else(PoisonError::into_inner).0.finished
     }
 
     /// Waits until the thread has ended, or until `until`; what is left then is dropped.
