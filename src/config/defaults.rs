@@ -7,9 +7,10 @@ use std::{
 };
 
 use super::{
-    AlertStore, Alerts, Attribution, Config, Consensus, Daemon, DenyWith, Exceptions, Facility,
-    Feed, FlowLog, Format, Hook, JsonFormat, Metrics, Mode, Nftables, OnDaemonDown, OnQueueFull,
-    PrivateNetworks, Proxy, Pull, SyslogAddress, SyslogFormat, SyslogTarget, TlsFiles,
+    AlertStore, Alerts, Arm, Attribution, Config, Consensus, Daemon, DenyWith, Exceptions,
+    Facility, Feed, FlowLog, Format, Hook, HostLabels, JsonFormat, Manifests, Metrics, Mode,
+    Nftables, OnDaemonDown, OnQueueFull, PrivateNetworks, Proxy, Pull, SyslogAddress, SyslogFormat,
+    SyslogTarget, TlsFiles,
 };
 use crate::feed::{
     Action, FeedName, Scope, Severity,
@@ -27,8 +28,11 @@ impl Default for Config {
             feeds: Vec::new(),
             consensus: Consensus::default(),
             attribution: Attribution::default(),
+            host: HostLabels::default(),
+            arm: Arm::default(),
             alerts: Alerts::default(),
             metrics: Metrics::default(),
+            manifests: Manifests::default(),
         }
     }
 }
@@ -39,6 +43,16 @@ impl Default for Daemon {
             state_dir: PathBuf::from("/var/lib/feedgate"),
             control_socket: PathBuf::from("/run/feedgate/control.sock"),
             on_daemon_down: OnDaemonDown::Allow,
+            selftest: false,
+        }
+    }
+}
+
+impl Default for Manifests {
+    fn default() -> Self {
+        Self {
+            dir: Some(PathBuf::from("/etc/feedgate/manifests.d")),
+            secrets_dir: PathBuf::from("/etc/feedgate/secrets"),
         }
     }
 }

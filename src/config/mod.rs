@@ -62,10 +62,16 @@ pub struct Config {
     pub consensus: Consensus,
     /// `[attribution]`
     pub attribution: Attribution,
+    /// `[host]`
+    pub host: HostLabels,
+    /// `[arm]`
+    pub arm: Arm,
     /// `[alerts]`
     pub alerts: Alerts,
     /// `[metrics]`
     pub metrics: Metrics,
+    /// `[manifests]`
+    pub manifests: Manifests,
 }
 
 /// `[daemon]`
@@ -77,6 +83,8 @@ pub struct Daemon {
     pub control_socket: PathBuf,
     /// Verdict of policies by source while the daemon is down.
     pub on_daemon_down: OnDaemonDown,
+    /// A canary runs through set, queue, attribution, alert and verdict when the daemon starts.
+    pub selftest: bool,
 }
 
 /// `daemon.on-daemon-down`
@@ -405,6 +413,29 @@ pub struct TlsFiles {
     pub cert: Option<PathBuf>,
     /// Its private key.
     pub key: Option<PathBuf>,
+}
+
+/// `[host]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostLabels {
+    /// Labels of every endpoint of this host, for policies to select by.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// `[arm]`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arm {
+    /// A new deny feed only alerts for that long; zero: it denies at once.
+    pub after: Duration,
+}
+
+/// `[manifests]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifests {
+    /// A folder of Calico v3 manifests; `None`: none. It need not be there.
+    pub dir: Option<PathBuf>,
+    /// Where `secretKeyRef` and `configMapKeyRef` of manifests are: files `NAME/KEY` below it.
+    pub secrets_dir: PathBuf,
 }
 
 /// `[metrics]`

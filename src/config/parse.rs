@@ -86,10 +86,12 @@ fn read(text: &str, root: &DeTable<'_>, complete: bool) -> (Config, Vec<Diagnost
         feeds: feeds::feeds(&mut log, &root),
         consensus: sections::consensus(&mut log, &root),
         attribution: sections::attribution(&mut log, &root),
+        host: sections::host(&mut log, &root),
+        arm: sections::arm(&mut log, &root),
         alerts: sections::alerts(&mut log, &root),
         metrics: sections::metrics(&mut log, &root),
+        manifests: sections::manifests(&mut log, &root),
     };
-    sections::later(&mut log, &root);
     (config, log.finish())
 }
 

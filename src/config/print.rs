@@ -29,6 +29,7 @@ pub fn to_toml(config: &Config) -> String {
         daemon.on_daemon_down,
         usual_daemon.on_daemon_down,
     );
+    out.plain("selftest", daemon.selftest);
 
     let nftables = &config.nftables;
     out.table("[nftables]", "nftables");
@@ -93,6 +94,14 @@ pub fn to_toml(config: &Config) -> String {
     out.duration("timeout", attribution.timeout);
     out.map_unless_empty("clients", &attribution.clients, |name| quote(name));
 
+    if !config.host.labels.is_empty() {
+        out.table("[host]", "host");
+        out.map("labels", &config.host.labels, |label| quote(label));
+    }
+
+    out.table("[arm]", "arm");
+    out.duration("after", config.arm.after);
+
     let alerts = &config.alerts;
     out.table("[alerts]", "alerts");
     let usual_alerts = &usual.alerts;
@@ -134,6 +143,11 @@ pub fn to_toml(config: &Config) -> String {
             out.text("listen", &listen.to_string());
         }
     }
+
+    let manifests = &config.manifests;
+    out.table("[manifests]", "manifests");
+    out.path_or_none("dir", manifests.dir.as_deref());
+    out.path("secrets-dir", &manifests.secrets_dir);
     out.done
 }
 

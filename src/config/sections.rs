@@ -5,8 +5,9 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::{
-    AlertStore, Alerts, Attribution, Consensus, Daemon, Exceptions, Facility, FlowLog, Metrics,
-    Mode, Nftables, Pull, SyslogAddress, SyslogFormat, SyslogTarget, TlsFiles, address, identifier,
+    AlertStore, Alerts, Arm, Attribution, Consensus, Daemon, Exceptions, Facility, FlowLog,
+    HostLabels, Manifests, Metrics, Mode, Nftables, Pull, SyslogAddress, SyslogFormat,
+    SyslogTarget, TlsFiles, address, identifier,
     log::Log,
     read::Table,
     value::{self, LONGEST, Problem},
@@ -30,6 +31,7 @@ pub(super) fn daemon(log: &mut Log<'_>, root: &Table<'_>) -> Daemon {
             value::word(words::ON_DAEMON_DOWN),
             usual.on_daemon_down,
         ),
+        selftest: table.read_or(log, "selftest", value::boolean, usual.selftest),
     }
 }
 
@@ -321,13 +323,28 @@ pub(super) fn consensus(log: &mut Log<'_>, root: &Table<'_>) -> Consensus {
     }
 }
 
-/// The tables of features that are not built yet: checked and dropped.
-pub(super) fn later(log: &mut Log<'_>, root: &Table<'_>) {
-    root.table(log, "host")
-        .map(log, "labels", label_name, value::label);
-    root.table(log, "arm")
-        .read(log, "after", value::duration(Duration::ZERO..=LONGEST));
-    root.table(log, "manifests").read(log, "dir", value::path);
+pub(super) fn host(log: &mut Log<'_>, root: &Table<'_>) -> HostLabels {
+    let table = root.table(log, "host");
+    HostLabels {
+        labels: table.map(log, "labels", label_name, value::label),
+    }
+}
+
+pub(super) fn arm(log: &mut Log<'_>, root: &Table<'_>) -> Arm {
+    let table = root.table(log, "arm");
+    let after = value::duration(Duration::ZERO..=LONGEST);
+    Arm {
+        after: table.read_or(log, "after", after, Duration::ZERO),
+    }
+}
+
+pub(super) fn manifests(log: &mut Log<'_>, root: &Table<'_>) -> Manifests {
+    let table = root.table(log, "manifests");
+    let usual = Manifests::default();
+    Manifests {
+        dir: table.read_or(log, "dir", value::path_or_none, usual.dir),
+        secrets_dir: table.read_or(log, "secrets-dir", value::path, usual.secrets_dir),
+    }
 }
 
 /// The name of a label: 1 to 253 characters of `A-Z a-z 0-9 . _ - /`.

@@ -30,7 +30,7 @@ use crate::{
     feed::{Action, Direction},
     host::{links, wires::Wires},
     packet::{Flow, decode},
-    policy::Decision,
+    policy::{Decision, Endpoint},
     queue::{Answer, Held, Judge},
     sink::Sinks,
 };
@@ -217,7 +217,7 @@ impl Engine {
             counts.malformed.fetch_add(1, Ordering::Relaxed);
             return Answer::Pass;
         };
-        let Some(decision) = path.view.decide(&flow, packet.hook) else {
+        let Some(decision) = path.view.decide(&flow, packet.hook, &Endpoint::default()) else {
             counts.unmatched.fetch_add(1, Ordering::Relaxed);
             return Answer::Pass;
         };

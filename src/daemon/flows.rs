@@ -50,8 +50,13 @@ pub(super) fn touched(
         let Some(Act::Alert(decision)) = live::act(entry, hook, current, next, 0) else {
             return;
         };
-        if crate::policy::decide(&current.index, &entry.filtered(), hook)
-            .is_some_and(|now| now.action() == decision.action())
+        if crate::policy::decide(
+            &current.index,
+            &entry.filtered(),
+            hook,
+            &crate::policy::Endpoint::default(),
+        )
+        .is_some_and(|now| now.action() == decision.action())
         {
             return;
         }

@@ -29,7 +29,7 @@ use crate::{
     feed::{Action, Direction},
     host::{addresses, wires::Wires},
     packet::{Flow, Protocol},
-    policy::{Decision, decide},
+    policy::{Decision, Endpoint, decide},
     snapshot::Snapshot,
 };
 
@@ -377,7 +377,7 @@ pub(super) fn act(
 ) -> Option<Act> {
     let flow = entry.filtered();
     let is_cut = entry.mark & cut_mask != 0;
-    let now = decide(&current.index, &flow, hook);
+    let now = decide(&current.index, &flow, hook, &Endpoint::default());
     let denied = now.as_ref().map(Decision::action) == Some(Action::Deny);
     if is_cut && !denied {
         return Some(Act::Release);
@@ -387,7 +387,7 @@ pub(super) fn act(
         return None;
     }
     let now = now?;
-    let is_news = decide(&known.index, &flow, hook).is_none();
+    let is_news = decide(&known.index, &flow, hook, &Endpoint::default()).is_none();
     (denied || is_news).then_some(Act::Alert(now))
 }
 

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use crate::{
     config::Hook,
     packet::Flow,
-    policy::{Decision, decide},
+    policy::{Decision, Endpoint, decide},
     snapshot::Snapshot,
 };
 
@@ -54,12 +54,12 @@ impl View {
     }
 
     /// Decides about a flow.
-    pub(super) fn decide(&self, flow: &Flow, hook: Hook) -> Option<Decision> {
+    pub(super) fn decide(&self, flow: &Flow, hook: Hook, endpoint: &Endpoint) -> Option<Decision> {
         let pair = self.0.load();
-        decide(&pair.current.index, flow, hook).or_else(|| {
+        decide(&pair.current.index, flow, hook, endpoint).or_else(|| {
             pair.previous
                 .as_ref()
-                .and_then(|snapshot| decide(&snapshot.index, flow, hook))
+                .and_then(|snapshot| decide(&snapshot.index, flow, hook, endpoint))
         })
     }
 }

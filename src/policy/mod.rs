@@ -1,5 +1,20 @@
 //! What becomes of a flow: a pure function of the index, the flow and the hook.
 
+mod endpoint;
+mod model;
+mod policies;
+mod selector;
+
+pub use endpoint::Endpoint;
+pub use model::{
+    DEFAULT_TIER, DEFAULT_TIER_ORDER, Entity, Labels, NetworkSet, Order, Policy, Rule, RuleAction,
+    Tier,
+};
+pub use policies::{Fact, Policies, PortRegion, Question, Reach, Ruling};
+pub use selector::{Selector, SelectorError};
+
+use std::sync::Arc;
+
 use crate::{
     config::Hook,
     feed::{Action, Direction},
@@ -7,7 +22,7 @@ use crate::{
     snapshot::{Hit, Index},
 };
 
-/// The answer for a flow that some feed lists.
+/// The answer for a flow that touches a feed or a network set.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
@@ -15,29 +30,47 @@ pub struct Decision {
     pub direction: Direction,
     /// What the feeds say about it.
     pub hit: Hit,
+    /// Let it pass or deny it.
+    pub action: Action,
+    /// The policy that decided; `None`: the feeds did.
+    pub policy: Option<Arc<str>>,
+    /// The verdict hangs on labels that are not known; `action` is what `on-daemon-down` says.
+    pub depends: bool,
+    /// It passes and touches no feed, only network sets: nothing to alert.
+    pub is_quiet: bool,
+    /// What staged policies would have done, in words: `staged POLICY would deny`.
+    pub staged: Option<String>,
 }
 
 impl Decision {
     /// Let it pass or deny it.
     pub fn action(&self) -> Action {
-        self.hit.action
+        self.action
     }
 }
 
-/// Decides about a flow; `None` when no feed lists it.
+/// Decides about a flow; `None` when nothing lists it.
 ///
 /// Output looks at the destination, input at the source, forward at both: there, deny wins, and
 /// else the destination is named.
-pub fn decide(index: &Index, flow: &Flow, hook: Hook) -> Option<Decision> {
+pub fn decide(index: &Index, flow: &Flow, hook: Hook, endpoint: &Endpoint) -> Option<Decision> {
     let ask = |direction| {
         let (far_end, port) = match direction {
             Direction::Egress => (flow.dst, flow.dst_port()),
             Direction::Ingress => (flow.src, flow.src_port()),
         };
         let port = port.map(|port| (flow.proto, port));
-        index
-            .lookup(far_end, port, direction)
-            .map(|hit| Decision { direction, hit })
+        let hit = index.lookup(far_end, port, direction)?;
+        let _ = endpoint;
+        Some(Decision {
+            direction,
+            action: hit.action,
+            hit,
+            policy: None,
+            depends: false,
+            is_quiet: false,
+            staged: None,
+        })
     };
     match hook {
         Hook::Output => ask(Direction::Egress),
@@ -101,7 +134,8 @@ mod tests {
     fn the_hook_selects_the_address() {
         let index = index();
         let seen = |hook, src, dst| {
-            decide(&index, &flow(src, dst), hook).map(|d| (d.direction, d.action()))
+            decide(&index, &flow(src, dst), hook, &Endpoint::default())
+                .map(|d| (d.direction, d.action()))
         };
         let (watched, denied, other) = ("203.0.113.1", "198.51.100.1", "192.0.2.1");
         assert_eq!(
@@ -133,7 +167,8 @@ mod tests {
         let index = index();
         let mut flow = flow("192.0.2.1", "203.0.113.1");
         let seen = |flow: &Flow| {
-            decide(&index, flow, Hook::Output).map(|d| (d.action(), d.hit.indicator.to_string()))
+            decide(&index, flow, Hook::Output, &Endpoint::default())
+                .map(|d| (d.action(), d.hit.indicator.to_string()))
         };
         assert_eq!(seen(&flow), Some((Action::Alert, "203.0.113.1".into())));
         flow.transport = Transport::Ports { src: 80, dst: 2 };

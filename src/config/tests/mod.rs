@@ -19,6 +19,7 @@ const FULL: &str = r#"
 state-dir = "/srv/feedgate"
 control-socket = "/run/fg.sock"
 on-daemon-down = "deny"
+selftest = true
 [nftables]
 mode = "own"
 family = "inet"
@@ -118,7 +119,8 @@ address = "udp:log.example.org:514"
 [metrics]
 listen = "127.0.0.1:9797"
 [manifests]
-dir = "/etc/feedgate/manifests.d"
+dir = "/etc/feedgate/m"
+secrets-dir = "/etc/feedgate/s"
 "#;
 
 fn good(text: &str) -> Config {

@@ -231,11 +231,15 @@ prop_compose! {
         mac in "([0-9a-f]{2}:){5}[0-9a-f]{2}",
         alerts in alerts(),
         listen in prop::option::of(any::<IpAddr>()),
+        host in labels(),
+        arm in duration(0),
+        manifests in (prop::option::of(path()), path()),
     ) -> Config {
         Config {
             daemon: Daemon {
                 state_dir,
                 on_daemon_down: if deny { OnDaemonDown::Deny } else { OnDaemonDown::Allow },
+                selftest: own_addresses,
                 ..Daemon::default()
             },
             nftables,
@@ -259,6 +263,9 @@ prop_compose! {
             attribution: Attribution { timeout, clients: [(mac, "a \"b\"".to_owned())].into() },
             alerts,
             metrics: Metrics { listen: listen.map(|addr| SocketAddr::new(addr, 9797)) },
+            host: HostLabels { labels: host },
+            arm: Arm { after: arm },
+            manifests: Manifests { dir: manifests.0, secrets_dir: manifests.1 },
         }
     }
 }
