@@ -328,5 +328,5 @@ pub fn all_classes(hosts: &[Prefix], nets: &[Prefix]) -> Snapshot {
         let prefixes = [part(hosts), part(nets)].concat();
         inputs.push(data::input(&format!("bench{i}"), action, scope, &prefixes));
     }
-    feedgate::snapshot::build(&inputs, &[], data::KEEP)
+    feedgate::snapshot::build(&inputs, &[], data::keep())
 }

@@ -168,11 +168,12 @@ pub fn ipsum_hosts(count: usize) -> Vec<Prefix> {
 }
 
 /// Networks of private space count as well.
-pub const KEEP: Options = Options {
-    private: PrivateNetworks::Keep,
-    deny_at: 1,
-    every_set: false,
-};
+pub fn keep() -> Options {
+    Options {
+        private: PrivateNetworks::Keep,
+        ..Options::default()
+    }
+}
 
 /// One feed.
 pub fn input(name: &str, action: Action, scope: Scope, prefixes: &[Prefix]) -> Input {
@@ -196,5 +197,5 @@ pub fn input(name: &str, action: Action, scope: Scope, prefixes: &[Prefix]) -> I
 /// The snapshot of one deny feed.
 pub fn snapshot(prefixes: &[Prefix]) -> Snapshot {
     let input = input("bench", Action::Deny, Scope::Both, prefixes);
-    build(&[input], &[], KEEP)
+    build(&[input], &[], keep())
 }

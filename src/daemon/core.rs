@@ -13,8 +13,9 @@ use crate::{
     fetch::Validators,
     host::{addresses::Files, clock::Uptime},
     nft::{Applied, Kernel, NftError},
+    policy::{NetworkSet, Policies},
     ruleset::Counter,
-    snapshot::{Delta, Exception, Input, Options, Report, Sets, Snapshot, build, steps},
+    snapshot::{Delta, Exception, Input, Options, Regime, Report, Sets, Snapshot, build, steps},
     store::Store,
 };
 
@@ -104,6 +105,10 @@ pub(super) struct Core {
     pub(super) kernel: Kernel,
     pub(super) feeds: BTreeMap<FeedName, FeedState>,
     pub(super) exceptions: Vec<Exception>,
+    /// Tiers and policies.
+    pub(super) policies: Arc<Policies>,
+    /// Network sets written by hand.
+    pub(super) network_sets: Vec<Arc<NetworkSet>>,
     pub(super) path: Arc<Path>,
     /// Where a copy for the client commands lies during long work.
     pub(super) desk: Arc<Desk>,
@@ -146,6 +151,8 @@ impl Core {
             kernel,
             feeds: BTreeMap::new(),
             exceptions: Vec::new(),
+            policies: Arc::default(),
+            network_sets: Vec::new(),
             path,
             desk: Arc::default(),
             applied: None,
@@ -247,6 +254,12 @@ impl Core {
             private: self.config.exceptions.private_networks,
             deny_at: self.config.consensus.deny_at,
             every_set: self.config.nftables.mode == Mode::Include,
+            network_sets: self.network_sets.clone(),
+            regime: Regime::new(
+                Arc::clone(&self.policies),
+                &self.config.host.labels,
+                self.config.daemon.on_daemon_down,
+            ),
         };
         build(&inputs, &self.exceptions, options)
     }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    Exception, Index, Report, Snapshot, classes, coarse,
+    Exception, Index, Regime, Report, Snapshot, classes, coarse,
     index::{BoundTag, Items, Meta, Rules, Tag},
     report::feed_reports,
 };
@@ -11,6 +11,7 @@ use crate::{
     config,
     config::PrivateNetworks,
     feed::{Action, FeedData, FeedName, Scope, Severity, Span, bound_size},
+    policy::{Labels, NetworkSet},
     prefix::RangeSet,
 };
 
@@ -29,6 +30,8 @@ pub struct Input {
     pub severity: Severity,
     /// Feeds of one origin count once in a consensus.
     pub origin: String,
+    /// Labels of the network set that it keeps, `threatfeed.NAME`; `None`: it keeps none.
+    pub network_set: Option<Labels>,
     /// Its entries.
     pub data: Arc<FeedData>,
 }
@@ -43,6 +46,7 @@ impl Input {
             scope: feed.scope,
             severity: feed.severity,
             origin: feed.origin().to_owned(),
+            network_set: Some(feed.labels.clone()),
             data,
         }
     }
@@ -57,7 +61,7 @@ impl Input {
 }
 
 /// How feeds are weighed together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// What happens to networks of private space.
     pub private: PrivateNetworks,
@@ -65,6 +69,10 @@ pub struct Options {
     pub deny_at: usize,
     /// The rules are the admin's and ask every set that there can be, also those that hold nothing.
     pub every_set: bool,
+    /// Network sets written by hand.
+    pub network_sets: Vec<Arc<NetworkSet>>,
+    /// The policies in force.
+    pub regime: Regime,
 }
 
 impl Default for Options {
@@ -73,13 +81,15 @@ impl Default for Options {
             private: PrivateNetworks::Refuse,
             deny_at: 1,
             every_set: false,
+            network_sets: Vec::new(),
+            regime: Regime::default(),
         }
     }
 }
 
 /// Merges the feeds, subtracts the exceptions, and builds sets, index and report.
 pub fn build(inputs: &[Input], exceptions: &[Exception], options: Options) -> Snapshot {
-    // Listings number their feeds with 16 bits.
+    // Listings number their feeds and network sets with 16 bits.
     let inputs = inputs.get(..usize::from(u16::MAX)).unwrap_or(inputs);
     let except = (
         RangeSet::<u32>::of(exceptions.iter().map(|e| &e.prefix)),
@@ -93,7 +103,7 @@ pub fn build(inputs: &[Input], exceptions: &[Exception], options: Options) -> Sn
     let report = Report {
         feeds: feed_reports(inputs, exceptions, &rules),
     };
-    let index = index(inputs, rules.clone());
+    let index = index(inputs, &options, rules.clone());
     let mut sets = classes::sets(inputs, &index, &rules);
     coarse::add(&mut sets, options.every_set);
     Snapshot {
@@ -103,7 +113,7 @@ pub fn build(inputs: &[Input], exceptions: &[Exception], options: Options) -> Sn
     }
 }
 
-fn index(inputs: &[Input], rules: Rules) -> Index {
+fn index(inputs: &[Input], options: &Options, rules: Rules) -> Index {
     let mut origins: HashMap<&str, u32> = HashMap::new();
     let mut written = Written::default();
     let (mut whole, mut bound) = (Items::default(), Items::default());
@@ -116,6 +126,8 @@ fn index(inputs: &[Input], rules: Rules) -> Index {
             scope: input.scope,
             severity: input.severity,
             origin,
+            labels: input.network_set.clone().map(Arc::new),
+            is_feed: true,
         });
         for item in input.data.parsed.items() {
             let range = item.note.and_then(|note| note.written.as_deref());
@@ -133,7 +145,27 @@ fn index(inputs: &[Input], rules: Rules) -> Index {
             }
         }
     }
-    Index::new(metas, whole, bound, written.list, rules)
+    let first = u16::try_from(inputs.len()).unwrap_or(u16::MAX);
+    for (number, set) in (first..u16::MAX).zip(&options.network_sets) {
+        metas.push(Meta {
+            name: set.name.clone(),
+            scope: Scope::Both,
+            severity: Severity::Medium,
+            origin: u32::MAX,
+            labels: Some(Arc::new(set.labels.clone())),
+            is_feed: false,
+        });
+        for net in &set.nets {
+            let tag = Tag {
+                feed: number,
+                action: Action::Alert,
+                written: 0,
+            };
+            whole.push(net, tag);
+        }
+    }
+    let regime = options.regime.clone();
+    Index::new(metas, whole, bound, written.list, rules, regime)
 }
 
 /// Ranges that entries are pieces of, each once, numbered from 1.

@@ -4,16 +4,21 @@
 //! last node that starts at or before an address, or one of its ancestors, is the most specific
 //! match. An IPv4 lookup starts from a table of the first 16 bits.
 
-use std::{net::IpAddr, sync::LazyLock};
+use std::{
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+};
 
+use super::Regime;
 use crate::{
     config::PrivateNetworks,
     feed::{Action, Direction, FeedName, Indicator, PortMatch, Scope, Severity, Span},
     packet::Protocol,
+    policy::Labels,
     prefix::{Address, Family, MULTICAST, PRIVATE, Prefix, RangeSet},
 };
 
-/// A feed as the index knows it.
+/// A feed, or a network set written by hand, as the index knows it.
 #[derive(Clone, Debug)]
 pub(super) struct Meta {
     pub(super) name: FeedName,
@@ -21,6 +26,10 @@ pub(super) struct Meta {
     pub(super) severity: Severity,
     /// Feeds with the same number count once in a consensus.
     pub(super) origin: u32,
+    /// Labels of the network set that it is or keeps.
+    pub(super) labels: Option<Arc<Labels>>,
+    /// Its entries alert and deny by themselves; those of a network set written by hand do not.
+    pub(super) is_feed: bool,
 }
 
 /// What the feeds say about the far end of a flow.
@@ -82,6 +91,27 @@ pub struct Index {
     /// Ranges that entries are pieces of; a tag's number counts from 1.
     written: Vec<Span>,
     rules: Rules,
+    regime: Regime,
+}
+
+/// An entry that covers an address.
+pub(super) struct Seen<'a> {
+    pub(super) meta: &'a Meta,
+    pub(super) action: Action,
+    /// Why it does not count, if so.
+    pub(super) ignored: Option<&'static str>,
+    pub(super) indicator: Indicator,
+    /// The address is in the network set there.
+    pub(super) is_member: bool,
+}
+
+impl Seen<'_> {
+    /// True for an entry of all ports, and for one of this port.
+    pub(super) fn is_at(&self, port: Port) -> bool {
+        self.indicator
+            .port
+            .is_none_or(|bound| port.is_some_and(|(proto, port)| meets(bound, proto, port)))
+    }
 }
 
 /// Entries of all feeds on their way into an index.
@@ -131,6 +161,7 @@ impl Index {
         bound: Items<BoundTag>,
         written: Vec<Span>,
         rules: Rules,
+        regime: Regime,
     ) -> Self {
         Self {
             feeds,
@@ -138,7 +169,13 @@ impl Index {
             bound: bound.into_forests(),
             written,
             rules,
+            regime,
         }
+    }
+
+    /// The policies in force, and what they are asked with.
+    pub fn regime(&self) -> &Regime {
+        &self.regime
     }
 
     /// What the feeds say about `addr`, with `port` there, as the far end of a flow in `direction`.
@@ -147,16 +184,15 @@ impl Index {
         let mut severity = Severity::Low;
         let mut origins = Vec::new();
         let mut feeds: Vec<FeedName> = Vec::new();
-        self.visit(addr, |meta, action, ignored, entry| {
-            let here = entry
-                .port
-                .is_none_or(|bound| port.is_some_and(|(proto, port)| meets(bound, proto, port)));
-            if ignored.is_some() || !here || !meta.scope.covers(direction) {
+        self.visit(addr, |seen| {
+            let (meta, action) = (seen.meta, seen.action);
+            let counts = seen.ignored.is_none() && seen.is_at(port);
+            if !counts || !meta.is_feed || !meta.scope.covers(direction) {
                 return;
             }
             // The most specific entry comes first, so it only gives way to a stronger action.
             if best.is_none_or(|(strongest, _)| action > strongest) {
-                best = Some((action, entry));
+                best = Some((action, seen.indicator));
             }
             severity = severity.max(meta.severity);
             feeds.push(meta.name.clone());
@@ -183,24 +219,22 @@ impl Index {
     /// Every entry that covers `addr`, also those for one port and those that do not count.
     pub fn listings(&self, addr: IpAddr) -> Vec<Listing> {
         let mut out = Vec::new();
-        self.visit(addr, |meta, action, ignored, indicator| {
-            out.push(Listing {
-                feed: meta.name.clone(),
-                indicator,
-                action,
-                scope: meta.scope,
-                ignored,
-            });
+        self.visit(addr, |seen| {
+            if seen.meta.is_feed {
+                out.push(Listing {
+                    feed: seen.meta.name.clone(),
+                    indicator: seen.indicator,
+                    action: seen.action,
+                    scope: seen.meta.scope,
+                    ignored: seen.ignored,
+                });
+            }
         });
         out
     }
 
     /// Calls `each` for every entry that covers `addr`: those for one port first, each kind most specific first.
-    fn visit<'a>(
-        &'a self,
-        addr: IpAddr,
-        mut each: impl FnMut(&'a Meta, Action, Option<&'static str>, Indicator),
-    ) {
+    pub(super) fn visit<'a>(&'a self, addr: IpAddr, mut each: impl FnMut(Seen<'a>)) {
         let mut place = None;
         let mut visit = |tag: Tag, port: Option<PortMatch>, prefix: Prefix| {
             let Some(meta) = self.feeds.get(usize::from(tag.feed)) else {
@@ -208,19 +242,26 @@ impl Index {
             };
             // Most addresses are in no feed: only those that are pay for this.
             let (excepted, private) = *place.get_or_insert_with(|| self.place(addr));
+            let refused = private && meta.is_feed && !prefix.is_host();
             let (action, ignored) = match self.rules.private {
                 _ if excepted => (tag.action, Some("exception")),
-                PrivateNetworks::Refuse if private && !prefix.is_host() => {
-                    (tag.action, Some("private network"))
-                }
-                PrivateNetworks::AlertOnly if private && !prefix.is_host() => (Action::Alert, None),
+                PrivateNetworks::Refuse if refused => (tag.action, Some("private network")),
+                PrivateNetworks::AlertOnly if refused => (Action::Alert, None),
                 _ => (tag.action, None),
             };
+            // What may only alert is no reason for a policy to deny.
+            let only_alerts = refused && self.rules.private == PrivateNetworks::AlertOnly;
             let written = usize::try_from(tag.written)
                 .ok()
                 .and_then(|n| self.written.get(n.checked_sub(1)?));
             let span = written.copied().unwrap_or(Span::from(prefix));
-            each(meta, action, ignored, Indicator { span, port });
+            each(Seen {
+                meta,
+                action,
+                ignored,
+                indicator: Indicator { span, port },
+                is_member: meta.labels.is_some() && ignored.is_none() && !only_alerts,
+            });
         };
         match addr {
             IpAddr::V4(addr) => {

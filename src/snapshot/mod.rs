@@ -9,6 +9,7 @@ mod coarse;
 mod cost;
 mod delta;
 mod index;
+mod members;
 mod report;
 mod sets;
 mod steps;
@@ -21,6 +22,8 @@ pub use build::{Input, Options, build};
 pub use coarse::{BLOCK4, BLOCK6};
 pub use delta::{Delta, Elements, SetDelta};
 pub use index::{Hit, Index, Listing, Port};
+pub(crate) use members::hit_of;
+pub use members::{Member, Regime};
 pub use sets::{Class, Content, Kind, PortElement, SetName, Sets};
 pub use steps::{Steps, steps};
 

@@ -35,6 +35,7 @@ fn input(name: &str, action: Action, scope: Scope, prefixes: &[&str]) -> Input {
         scope,
         severity,
         origin,
+        network_set: Some(crate::policy::Labels::new()),
         data,
     }
 }
@@ -51,6 +52,7 @@ fn options(private: PrivateNetworks, deny_at: usize) -> Options {
         private,
         deny_at,
         every_set: true,
+        ..Options::default()
     }
 }
 
