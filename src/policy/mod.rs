@@ -7,7 +7,7 @@ mod policies;
 mod selector;
 
 pub use decide::{Decision, decide, decide_toward, stronger};
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, RESERVED};
 pub use model::{
     DEFAULT_TIER, DEFAULT_TIER_ORDER, Entity, Labels, NetworkSet, Order, Policy, Rule, RuleAction,
     Tier,
