@@ -1,9 +1,12 @@
 //! What becomes of a flow: a pure function of the index, the flow and the hook.
 
 mod endpoint;
+mod facts;
 mod model;
 mod policies;
+mod regions;
 mod selector;
+mod walk;
 
 pub use endpoint::Endpoint;
 pub use model::{
