@@ -18,8 +18,12 @@ use feedgate::{
     config::{self, Config},
     feed::{Action, FeedData, Limits, Scope, parse_plain},
     nft::{Kernel, QueueKind, TableState},
-    ruleset::Options,
-    snapshot::{self, Delta, Input, Snapshot, build},
+    prefix::{Family, Range},
+    ruleset::{self, Options, Shape, TableFamily},
+    snapshot::{
+        self, Class, Content, Delta, FlowElement, Input, Kind, PortBox, SetName, Sets, Snapshot,
+        build,
+    },
 };
 
 /// Runs `test` on a thread in a network namespace of its own.
@@ -113,6 +117,55 @@ fn mixed() -> Snapshot {
     ])
 }
 
+fn flows(class: Class, scope: Scope, family: Family) -> SetName {
+    SetName::Class {
+        class,
+        scope,
+        kind: Kind::Flows,
+        family,
+    }
+}
+
+/// Addresses `first..=last` at these protocols and ports.
+fn flow<A>(addr: (A, A), protos: (u8, u8), ports: (u16, u16)) -> FlowElement<A> {
+    FlowElement {
+        addr: Range {
+            first: addr.0,
+            last: addr.1,
+        },
+        at: PortBox { protos, ports },
+    }
+}
+
+const NET4: (u32, u32) = (0xc633_6400, 0xc633_6409);
+const NET6: (u128, u128) = (0x2001_0db8 << 96, (0x2001_0db8 << 96) + 0xffff);
+
+/// Sets of address ranges with protocols and ports, also all of them and the last ones.
+fn with_flows(sets: &Sets) -> Sets {
+    let host = (0xc633_6509, 0xc633_6509);
+    let list4 = vec![
+        flow(NET4, (6, 6), (0, 79)),
+        flow(NET4, (6, 6), (81, u16::MAX)),
+        flow(NET4, (7, u8::MAX), (0, u16::MAX)),
+        flow(host, (17, 17), (53, 53)),
+    ];
+    let list6 = vec![flow(NET6, (6, 6), (443, 443))];
+    sets.with(&Sets::from_iter([
+        (
+            flows(Class::Deny, Scope::Out, Family::V4),
+            Content::Flows4(list4.clone()),
+        ),
+        (
+            flows(Class::Watch, Scope::In, Family::V4),
+            Content::Flows4(list4),
+        ),
+        (
+            flows(Class::Deny, Scope::In, Family::V6),
+            Content::Flows6(list6),
+        ),
+    ]))
+}
+
 fn kernel() -> Kernel {
     Kernel::open(Options::new(&Config::default().nftables)).unwrap()
 }
@@ -181,14 +234,14 @@ fn same_notation(line: &str) -> String {
 #[test]
 fn netlink_and_text_say_the_same() {
     in_namespace(|| {
-        let snapshot = mixed();
+        let sets = with_flows(&mixed().sets);
         let kernel = kernel();
-        kernel.install(&snapshot.sets).unwrap();
+        kernel.install(&sets).unwrap();
         let (ok, by_netlink) = nft(&["list", "table", "inet", "feedgate"], "");
         assert!(ok, "{by_netlink}");
         assert!(kernel.remove().unwrap());
 
-        let text = kernel.ruleset(&snapshot.sets).to_string();
+        let text = kernel.ruleset(&sets).to_string();
         let text: String = text
             .lines()
             .filter(|l| !l.trim().starts_with("queue num"))
@@ -252,6 +305,65 @@ fn elements_arrive_whole_and_deltas_change_them() {
         let (_, fresh) = nft(&["list", "table", "inet", "feedgate"], "");
         assert_eq!(names(&by_delta), names(&fresh));
         assert_eq!(normal(&by_delta).len(), normal(&fresh).len());
+    });
+}
+
+/// Ranges of addresses, protocols and ports: loaded, read back, changed, and printed.
+#[test]
+fn flows_are_loaded_read_back_and_changed() {
+    in_namespace(|| {
+        let old = with_flows(&mixed().sets);
+        let kernel = kernel();
+        kernel.install(&old).unwrap();
+        assert!(kernel.is_whole(&old).unwrap());
+        let holds = |set: &str, element: &str| {
+            let element = format!("{{ {element} }}");
+            nft(&["get", "element", "inet", "feedgate", set, &element], "").0
+        };
+        for (element, expect) in [
+            ("198.51.100.0 . 6 . 79", true),
+            ("198.51.100.9 . 6 . 81", true),
+            ("198.51.100.9 . 6 . 80", false),
+            ("198.51.100.10 . 6 . 81", false),
+            ("198.51.100.5 . 5 . 81", false),
+            ("198.51.100.5 . 255 . 65535", true),
+            ("198.51.101.9 . 17 . 53", true),
+        ] {
+            assert_eq!(holds("deny_out_flows4", element), expect, "{element}");
+        }
+        assert!(holds("deny_in_flows6", "2001:db8::ffff . 6 . 443"));
+        assert!(!holds("deny_in_flows6", "2001:db8::1:0 . 6 . 443"));
+
+        // The same addresses at other ports: what is removed and what is added overlap.
+        let list = vec![
+            flow(NET4, (6, 6), (0, 442)),
+            flow(NET4, (6, 6), (444, u16::MAX)),
+            flow(NET4, (7, u8::MAX), (0, u16::MAX)),
+        ];
+        let name = flows(Class::Deny, Scope::Out, Family::V4);
+        let new = mixed()
+            .sets
+            .with(&Sets::from_iter([(name, Content::Flows4(list))]));
+        let delta = Delta::between(&old, &new).unwrap();
+        assert_eq!(delta.changed.len(), 1);
+        kernel.apply(&delta, &new).unwrap();
+        assert!(kernel.is_whole(&new).unwrap());
+        assert!(holds("deny_out_flows4", "198.51.100.9 . 6 . 80"));
+        assert!(!holds("deny_out_flows4", "198.51.100.9 . 6 . 443"));
+        assert!(!holds("deny_out_flows4", "198.51.101.9 . 17 . 53"));
+        assert!(kernel.remove().unwrap());
+
+        let shapes = old
+            .names()
+            .map(|name| (name, Shape::usual(name)))
+            .collect::<BTreeMap<_, _>>();
+        let table = (TableFamily::Inet, "feedgate");
+        let text = ruleset::elements(table, &old, &shapes, true, usize::MAX);
+        let (ok, out) = nft(&["-f", "-"], &text);
+        assert!(ok, "{out}\n{text}");
+        assert!(holds("deny_out_flows4", "198.51.100.9 . 6 . 81"));
+        assert!(holds("watch_in_flows4", "198.51.101.9 . 17 . 53"));
+        assert!(!holds("deny_out_flows4", "198.51.100.9 . 6 . 80"));
     });
 }
 
@@ -496,7 +608,18 @@ fn the_shipped_files_are_what_the_daemon_installs() {
             .collect();
         let kernel = shared_kernel();
         assert_eq!(kernel.queue_kind() == QueueKind::Native, native);
-        kernel.install(&snapshot(&feeds).sets).unwrap();
+        let few4 = || Content::Flows4(vec![flow(NET4, (6, 6), (25, 25))]);
+        let few6 = || Content::Flows6(vec![flow(NET6, (6, 6), (25, 25))]);
+        let ports = [Class::Deny, Class::Watch].into_iter().flat_map(|class| {
+            [Scope::Out, Scope::In].into_iter().flat_map(move |scope| {
+                [
+                    (flows(class, scope, Family::V4), few4()),
+                    (flows(class, scope, Family::V6), few6()),
+                ]
+            })
+        });
+        let sets = snapshot(&feeds).sets.with(&ports.collect());
+        kernel.install(&sets).unwrap();
         let daemon = list();
         assert!(kernel.remove().unwrap());
 

@@ -189,7 +189,12 @@ pub(super) fn compile(statement: &Statement, queue: QueueKind) -> Vec<Expr> {
             mask,
             set,
         } => address(*family, *side, *mask, *set),
-        Statement::AddressPort { family, side, set } => address_port(*family, *side, *set),
+        Statement::AddressPort {
+            family,
+            side,
+            port,
+            set,
+        } => address_port(*family, *side, *port, *set),
         Statement::InRecent(set) => recent(*set, lookup(*set)),
         Statement::UpdateRecent(set) => recent(*set, update(*set)),
         Statement::Mark { mask, value } => {
@@ -335,11 +340,15 @@ fn address(family: Family, side: Side, mask: Option<u8>, set: Set) -> Vec<Expr> 
     all
 }
 
-fn address_port(family: Family, side: Side, set: Set) -> Vec<Expr> {
+fn address_port(family: Family, side: Side, port: Side, set: Set) -> Vec<Expr> {
     let (source, destination, len) = layout(family);
-    let (offset, port) = match side {
-        Side::Source => (source, 0),
-        Side::Destination => (destination, 2),
+    let offset = match side {
+        Side::Source => source,
+        Side::Destination => destination,
+    };
+    let port = match port {
+        Side::Source => 0,
+        Side::Destination => 2,
     };
     let next = REG32 + len / 4;
     let mut all = nfproto(family);

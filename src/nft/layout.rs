@@ -40,6 +40,7 @@ const SET_HANDLE: u16 = 16;
 const FLAG_INTERVAL: u32 = 0x4;
 const FLAG_TIMEOUT: u32 = 0x10;
 const FLAG_DYNAMIC: u32 = 0x20;
+const FLAG_CONCAT: u32 = 0x80;
 /// Flags of a set that can be filled; constant sets, maps and the like cannot.
 const FLAGS: u32 = FLAG_INTERVAL | FLAG_TIMEOUT | FLAG_DYNAMIC;
 
@@ -212,7 +213,7 @@ fn shape(name: SetName, set: Attributes<'_>, flags: u32) -> Result<Shape, String
         Family::V6 => (8, 16),
     };
     let (number, bytes, more) = match name.kind() {
-        Kind::Ports => (
+        Kind::Ports | Kind::Flows => (
             number << 12 | 12 << 6 | 13,
             bytes + 8,
             " . inet_proto . inet_service",
@@ -224,7 +225,12 @@ fn shape(name: SetName, set: Attributes<'_>, flags: u32) -> Result<Shape, String
         let family = digit(name.family());
         return Err(format!("its type must be ipv{family}_addr{more}"));
     }
-    if flags & !FLAGS != 0 {
+    // The kernel's word for an interval set of several parts.
+    let concat = match name.kind() {
+        Kind::Flows => FLAG_CONCAT,
+        _ => 0,
+    };
+    if flags & !(FLAGS | concat) != 0 {
         return Err("it is a map, constant, or has flags that feedgate does not know".into());
     }
     if set.get(SET_TIMEOUT).and_then(be64).is_some_and(|t| t > 0) {

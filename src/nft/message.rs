@@ -13,7 +13,7 @@ use super::wire;
 use crate::{
     prefix::{Address, Family, Range},
     ruleset::{Counter, FlowKey, Set, TABLE_COMMENT},
-    snapshot::{Content, Kind},
+    snapshot::{Content, FlowElement, Kind, PortBox},
 };
 
 /// `inet`
@@ -34,8 +34,11 @@ const TABLE_PERSIST: u32 = 0x4;
 const SET_INTERVAL: u32 = 0x4;
 const SET_TIMEOUT: u32 = 0x10;
 const SET_EVAL: u32 = 0x20;
+const SET_CONCAT: u32 = 0x80;
 const OBJECT_COUNTER: u32 = 1;
 const ELEM_INTERVAL_END: u32 = 1;
+const ELEM_KEY: u16 = 1;
+const ELEM_KEY_END: u16 = 10;
 const NLM_CREATE: u16 = 0x400;
 const NLM_EXCL: u16 = 0x200;
 const NLM_ACK: u16 = 4;
@@ -100,7 +103,7 @@ impl RawMessage {
     pub(super) fn constants(table: &CStr, set: Set) -> Self {
         let mut list = Vec::new();
         for value in set.constants() {
-            element(&mut list, &[*value], false);
+            element(&mut list, &[*value], Closed::No);
         }
         Self::elements(table, set, &list)
     }
@@ -152,6 +155,12 @@ impl RawMessage {
                     element.proto,
                     element.port,
                 );
+            }),
+            Content::Flows4(elements) => chunks(table, set, elements, emit, |list, element| {
+                flow_element(list, element, u32::to_be_bytes);
+            }),
+            Content::Flows6(elements) => chunks(table, set, elements, emit, |list, element| {
+                flow_element(list, element, u128::to_be_bytes);
             }),
         }
     }
@@ -232,6 +241,21 @@ impl SetMessage {
             sys::nftnl_set_set_u32(raw, attribute(sys::NFTNL_SET_FLAGS), shape.flags);
             sys::nftnl_set_set_u32(raw, attribute(sys::NFTNL_SET_KEY_TYPE), shape.key_type);
             sys::nftnl_set_set_u32(raw, attribute(sys::NFTNL_SET_KEY_LEN), shape.key_len);
+            if let Set::Addresses(name) = set
+                && name.kind() == Kind::Flows
+            {
+                // Bytes of each part, before padding (NFTA_SET_DESC_CONCAT, kernel 5.6).
+                let parts: [u8; 3] = match name.family() {
+                    Family::V4 => [4, 1, 2],
+                    Family::V6 => [16, 1, 2],
+                };
+                sys::nftnl_set_set_data(
+                    raw,
+                    attribute(sys::NFTNL_SET_DESC_CONCAT),
+                    parts.as_ptr().cast::<c_void>(),
+                    3,
+                );
+            }
             if let Set::Recent { .. } = set {
                 sys::nftnl_set_set_u32(raw, attribute(sys::NFTNL_SET_DESC_SIZE), Set::RECENT_SIZE);
                 sys::nftnl_set_set_u64(
@@ -283,6 +307,11 @@ impl Shape {
                     Kind::Hosts => (0, vec![address], bytes),
                     Kind::Nets | Kind::Cover => (SET_INTERVAL, vec![address], bytes),
                     Kind::Ports => (0, vec![address, TYPE_PROTO, TYPE_SERVICE], bytes + 8),
+                    Kind::Flows => (
+                        SET_INTERVAL | SET_CONCAT,
+                        vec![address, TYPE_PROTO, TYPE_SERVICE],
+                        bytes + 8,
+                    ),
                 };
                 Self {
                     flags,
@@ -424,15 +453,34 @@ fn range_elements<A: Address, const N: usize>(
     interval: bool,
     bytes: fn(A) -> [u8; N],
 ) {
-    element(list, &bytes(range.first), false);
+    element(list, &bytes(range.first), Closed::No);
     // An interval ends before its end element; the last address of the space has none.
     if interval && let Some(end) = range.last.next() {
-        element(list, &bytes(end), true);
+        element(list, &bytes(end), Closed::Before);
     }
 }
 
 /// Address, protocol and port, each padded to four bytes.
 fn port_element(list: &mut Vec<u8>, addr: &[u8], proto: u8, port: u16) {
+    let (key, len) = port_key(addr, proto, port);
+    element(list, key.get(..len).unwrap_or_default(), Closed::No);
+}
+
+/// The same from a first to a last value of each part.
+fn flow_element<A: Address, const N: usize>(
+    list: &mut Vec<u8>,
+    flow: &FlowElement<A>,
+    bytes: fn(A) -> [u8; N],
+) {
+    let PortBox { protos, ports } = flow.at;
+    let (first, len) = port_key(&bytes(flow.addr.first), protos.0, ports.0);
+    let (last, _) = port_key(&bytes(flow.addr.last), protos.1, ports.1);
+    let last = last.get(..len).unwrap_or_default();
+    element(list, first.get(..len).unwrap_or_default(), Closed::At(last));
+}
+
+/// The key of an address with a port, and its length.
+fn port_key(addr: &[u8], proto: u8, port: u16) -> ([u8; 24], usize) {
     let mut key = [0u8; 24];
     let len = addr.len();
     let [high, low] = port.to_be_bytes();
@@ -442,23 +490,50 @@ fn port_element(list: &mut Vec<u8>, addr: &[u8], proto: u8, port: u16) {
             place.copy_from_slice(part);
         }
     }
-    element(list, key.get(..len + 8).unwrap_or_default(), false);
+    (key, len + 8)
 }
 
-/// NFTA_LIST_ELEM { [NFTA_SET_ELEM_FLAGS], NFTA_SET_ELEM_KEY { NFTA_DATA_VALUE } }, written without temporaries.
-fn element(out: &mut Vec<u8>, key: &[u8], end: bool) {
-    let value = 4 + key.len();
-    let padded = value.div_ceil(4) * 4;
-    let total = 4 + if end { 8 } else { 0 } + 4 + padded;
-    header(out, total, 1 | 0x8000);
-    if end {
+/// How the range that an element begins ends.
+#[derive(Clone, Copy)]
+enum Closed<'a> {
+    /// Not with this element.
+    No,
+    /// The element is the end: the range ends before it.
+    Before,
+    /// With this key (kernel 5.6).
+    At(&'a [u8]),
+}
+
+/// NFTA_LIST_ELEM { [NFTA_SET_ELEM_FLAGS], NFTA_SET_ELEM_KEY { NFTA_DATA_VALUE }, [NFTA_SET_ELEM_KEY_END] },
+/// written without temporaries.
+fn element(out: &mut Vec<u8>, key: &[u8], closed: Closed<'_>) {
+    let more = match closed {
+        Closed::No => 0,
+        Closed::Before => 8,
+        Closed::At(last) => key_len(last),
+    };
+    header(out, 4 + more + key_len(key), 1 | 0x8000);
+    if let Closed::Before = closed {
         header(out, 8, 3);
         out.extend_from_slice(&ELEM_INTERVAL_END.to_be_bytes());
     }
-    header(out, 4 + padded, 1 | 0x8000);
-    header(out, value, 1);
+    put_key(out, key, ELEM_KEY);
+    if let Closed::At(last) = closed {
+        put_key(out, last, ELEM_KEY_END);
+    }
+}
+
+/// Bytes of a key with its two headers.
+fn key_len(key: &[u8]) -> usize {
+    8 + key.len().div_ceil(4) * 4
+}
+
+fn put_key(out: &mut Vec<u8>, key: &[u8], kind: u16) {
+    let end = out.len() + key_len(key);
+    header(out, key_len(key), kind | 0x8000);
+    header(out, 4 + key.len(), 1);
     out.extend_from_slice(key);
-    out.resize(out.len() + padded - value, 0);
+    out.resize(end, 0);
 }
 
 fn header(out: &mut Vec<u8>, len: usize, kind: u16) {

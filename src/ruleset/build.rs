@@ -438,7 +438,18 @@ fn end_denied_repeat() -> Chain {
 fn address(name: SetName, family: Ip, direction: Direction) -> Statement {
     let (side, set) = (side(direction), Set::Addresses(name));
     match name.kind() {
-        Kind::Ports => AddressPort { family, side, set },
+        Kind::Ports => AddressPort {
+            family,
+            side,
+            port: side,
+            set,
+        },
+        Kind::Flows => AddressPort {
+            family,
+            side,
+            port: Side::Destination,
+            set,
+        },
         Kind::Hosts | Kind::Nets | Kind::Cover => Address {
             family,
             side,

@@ -11,7 +11,7 @@ use std::{
 use super::{Shape, TABLE_COMMENT, TableFamily, include::open_prefilter};
 use crate::{
     prefix::{Address, Family, Prefix, Range},
-    snapshot::{Class, Content, Kind, PortElement, SetName, Sets},
+    snapshot::{Class, Content, FlowElement, Kind, PortBox, PortElement, SetName, Sets},
 };
 
 /// Elements of feeds written at most. nft needs 0.4 KB (hosts) to 1.3 KB (networks)
@@ -67,10 +67,9 @@ fn write(
             Family::V4 => "ipv4_addr",
             Family::V6 => "ipv6_addr",
         };
-        let more = if name.kind() == Kind::Ports {
-            " . inet_proto . inet_service"
-        } else {
-            ""
+        let more = match name.kind() {
+            Kind::Ports | Kind::Flows => " . inet_proto . inet_service",
+            Kind::Hosts | Kind::Nets | Kind::Cover => "",
         };
         let flags = shape.to_string();
         let flags = if flags.is_empty() {
@@ -106,6 +105,8 @@ fn write(
                 Content::V6(ranges) => write_ranges(out, ranges.iter().take(most))?,
                 Content::Ports4(list) => write_ports(out, list.iter().take(most))?,
                 Content::Ports6(list) => write_ports(out, list.iter().take(most))?,
+                Content::Flows4(list) => write_flows(out, list.iter().take(most))?,
+                Content::Flows6(list) => write_flows(out, list.iter().take(most))?,
             }
             writeln!(out, "}}")?;
         }
@@ -156,6 +157,29 @@ fn write_ports<'a, A: Address>(
     }
     out.push('\n');
     Ok(())
+}
+
+fn write_flows<'a, A: Address>(
+    out: &mut String,
+    elements: impl Iterator<Item = &'a FlowElement<A>>,
+) -> fmt::Result {
+    for (i, element) in elements.enumerate() {
+        out.push_str(between(i));
+        write_range(out, &element.addr)?;
+        let PortBox { protos, ports } = element.at;
+        write_numbers(out, protos)?;
+        write_numbers(out, ports)?;
+    }
+    out.push('\n');
+    Ok(())
+}
+
+fn write_numbers<T: Eq + fmt::Display>(out: &mut String, (first, last): (T, T)) -> fmt::Result {
+    if first == last {
+        write!(out, " . {first}")
+    } else {
+        write!(out, " . {first}-{last}")
+    }
 }
 
 /// What stands before the element with this number.

@@ -60,12 +60,22 @@ impl fmt::Display for Shape {
 pub fn full() -> BTreeSet<SetName> {
     let mut names = BTreeSet::new();
     for family in [Family::V4, Family::V6] {
-        for kind in [Kind::Hosts, Kind::Nets, Kind::Ports] {
-            if kind != Kind::Ports {
-                names.insert(SetName::Coarse { kind, family });
-            }
+        names.insert(SetName::Coarse {
+            kind: Kind::Hosts,
+            family,
+        });
+        names.insert(SetName::Coarse {
+            kind: Kind::Nets,
+            family,
+        });
+        for kind in [Kind::Hosts, Kind::Nets, Kind::Ports, Kind::Flows] {
+            // The receiver's ports are of one direction.
+            let scopes: &[Scope] = match kind {
+                Kind::Flows => &[Scope::Out, Scope::In],
+                _ => &[Scope::Both, Scope::Out, Scope::In],
+            };
             for class in [Class::Deny, Class::Watch] {
-                for scope in [Scope::Both, Scope::Out, Scope::In] {
+                for scope in scopes.iter().copied() {
                     names.insert(SetName::Class {
                         class,
                         scope,

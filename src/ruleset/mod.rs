@@ -272,6 +272,10 @@ fn write_set(f: &mut impl fmt::Write, set: Set) -> fmt::Result {
                 Kind::Hosts => writeln!(f, "\t\ttype {family}"),
                 Kind::Nets | Kind::Cover => writeln!(f, "\t\ttype {family}\n\t\tflags interval"),
                 Kind::Ports => writeln!(f, "\t\ttype {family} . inet_proto . inet_service"),
+                Kind::Flows => writeln!(
+                    f,
+                    "\t\ttype {family} . inet_proto . inet_service\n\t\tflags interval"
+                ),
             }
         }
         Set::PortProtocols => {

@@ -67,12 +67,14 @@ pub enum Statement {
         /// A set of addresses.
         set: Set,
     },
-    /// `ip daddr . meta l4proto . th dport @SET`: the address with the port at it.
+    /// `ip daddr . meta l4proto . th dport @SET`: the address with a port.
     AddressPort {
         /// IP version.
         family: Family,
         /// Source or destination.
         side: Side,
+        /// Whose port: at the address, or the receiver's.
+        port: Side,
         /// A set of addresses with ports.
         set: Set,
     },
@@ -157,10 +159,18 @@ impl fmt::Display for Statement {
                 mask,
                 set,
             } => address(f, *family, *side, *mask, *set),
-            Self::AddressPort { family, side, set } => {
+            Self::AddressPort {
+                family,
+                side,
+                port,
+                set,
+            } => {
                 let (ip, side) = words(*family, *side);
-                let port = &side.get(..1).unwrap_or_default();
-                write!(f, "{ip} {side} . meta l4proto . th {port}port @{set}")
+                let port = match port {
+                    Side::Source => "sport",
+                    Side::Destination => "dport",
+                };
+                write!(f, "{ip} {side} . meta l4proto . th {port} @{set}")
             }
             Self::InRecent(set) => match set {
                 Set::Recent { key, family, .. } => {

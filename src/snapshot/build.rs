@@ -104,7 +104,7 @@ pub fn build(inputs: &[Input], exceptions: &[Exception], options: Options) -> Sn
         feeds: feed_reports(inputs, exceptions, &rules),
     };
     let index = index(inputs, &options, rules.clone());
-    let mut sets = classes::sets(inputs, &index, &rules);
+    let mut sets = classes::sets(inputs, &options, &index, &rules);
     coarse::add(&mut sets, options.every_set);
     Snapshot {
         sets,

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Class, Content, Index, Input, Kind, PortElement, SetName, Sets,
+    Class, Content, FlowElement, Index, Input, Kind, Options, PortElement, SetName, Sets,
     index::{Rules, private4, private6},
+    ruled,
 };
 use crate::{
     config::PrivateNetworks,
@@ -14,30 +15,38 @@ use crate::{
 };
 
 /// All class sets.
-pub(super) fn sets(inputs: &[Input], index: &Index, rules: &Rules) -> Sets {
+pub(super) fn sets(inputs: &[Input], options: &Options, index: &Index, rules: &Rules) -> Sets {
     let mut sets = Sets::default();
     let v4 = Family {
         except: &rules.except.0,
         reserved: private4(),
         wrap: Content::V4,
         ports: Content::Ports4,
+        flows: Content::Flows4,
     };
     let v6 = Family {
         except: &rules.except.1,
         reserved: private6(),
         wrap: Content::V6,
         ports: Content::Ports6,
+        flows: Content::Flows6,
     };
-    v4.add(&mut sets, inputs, index, rules);
-    v6.add(&mut sets, inputs, index, rules);
+    if options.regime.policies.is_empty() {
+        v4.add(&mut sets, inputs, index, rules);
+        v6.add(&mut sets, inputs, index, rules);
+    } else {
+        v4.put(&mut sets, ruled::pools(&v4, inputs, options, rules));
+        v6.put(&mut sets, ruled::pools(&v6, inputs, options, rules));
+    }
     sets
 }
 
 /// Entries of one class and scope, before merging.
-struct Pool<A> {
-    hosts: Vec<Range<A>>,
-    nets: Vec<Range<A>>,
-    ports: Vec<PortElement<A>>,
+pub(super) struct Pool<A> {
+    pub(super) hosts: Vec<Range<A>>,
+    pub(super) nets: Vec<Range<A>>,
+    pub(super) ports: Vec<PortElement<A>>,
+    pub(super) flows: Vec<FlowElement<A>>,
 }
 
 impl<A> Default for Pool<A> {
@@ -46,18 +55,20 @@ impl<A> Default for Pool<A> {
             hosts: Vec::new(),
             nets: Vec::new(),
             ports: Vec::new(),
+            flows: Vec::new(),
         }
     }
 }
 
-type Pools<A> = BTreeMap<(Class, Scope), Pool<A>>;
+pub(super) type Pools<A> = BTreeMap<(Class, Scope), Pool<A>>;
 
 /// What differs between IPv4 and IPv6.
-struct Family<'a, A> {
-    except: &'a RangeSet<A>,
-    reserved: &'a RangeSet<A>,
+pub(super) struct Family<'a, A> {
+    pub(super) except: &'a RangeSet<A>,
+    pub(super) reserved: &'a RangeSet<A>,
     wrap: fn(Vec<Range<A>>) -> Content,
     ports: fn(Vec<PortElement<A>>) -> Content,
+    flows: fn(Vec<FlowElement<A>>) -> Content,
 }
 
 impl<A: Address> Family<'_, A> {
@@ -69,31 +80,40 @@ impl<A: Address> Family<'_, A> {
         if rules.deny_at > 1 {
             pools = split_by_consensus(pools, &self.boundaries(inputs), index);
         }
-        for ((class, scope), pool) in pools {
-            let nets = RangeSet::new(pool.nets);
+        for pool in pools.values_mut() {
+            let nets = RangeSet::new(std::mem::take(&mut pool.nets));
             let nets = if rules.private == PrivateNetworks::Refuse {
                 nets.subtract(self.reserved)
             } else {
                 nets
             };
             let nets = nets.subtract(self.except);
-            let mut hosts = pool.hosts;
-            hosts.sort_unstable();
-            hosts.dedup();
-            hosts.retain(|host| !nets.contains(host.first) && !self.except.contains(host.first));
-            let mut ports = pool.ports;
-            ports.sort_unstable();
-            ports.dedup();
-            ports.retain(|element| !self.except.contains(element.addr));
+            pool.hosts
+                .retain(|host| !nets.contains(host.first) && !self.except.contains(host.first));
+            pool.ports
+                .retain(|element| !self.except.contains(element.addr));
+            pool.nets = nets.ranges().to_vec();
+        }
+        self.put(sets, pools);
+    }
+
+    /// Makes sets of what is in the pools; hosts are in no net of the same pool.
+    fn put(&self, sets: &mut Sets, pools: Pools<A>) {
+        for ((class, scope), mut pool) in pools {
+            let nets = RangeSet::new(pool.nets);
+            sort(&mut pool.hosts);
+            sort(&mut pool.ports);
+            sort(&mut pool.flows);
             let name = |kind| SetName::Class {
                 class,
                 scope,
                 kind,
                 family: A::FAMILY,
             };
-            sets.put(name(Kind::Hosts), (self.wrap)(hosts));
+            sets.put(name(Kind::Hosts), (self.wrap)(pool.hosts));
             sets.put(name(Kind::Nets), (self.wrap)(nets.ranges().to_vec()));
-            sets.put(name(Kind::Ports), (self.ports)(ports));
+            sets.put(name(Kind::Ports), (self.ports)(pool.ports));
+            sets.put(name(Kind::Flows), (self.flows)(pool.flows));
         }
     }
 
@@ -154,15 +174,12 @@ impl<A: Address> Family<'_, A> {
                 _ => class,
             };
             let pool = pools.entry((class, scope)).or_default();
-            let protocols: &[Protocol] = match &port.proto {
-                Some(proto) => std::slice::from_ref(proto),
-                None => &[Protocol::TCP, Protocol::UDP],
-            };
-            pool.ports.extend(protocols.iter().map(|proto| PortElement {
+            let elements = protocols(&port).iter().map(|proto| PortElement {
                 addr,
                 proto: proto.0,
                 port: port.port,
-            }));
+            });
+            pool.ports.extend(elements);
         }
     }
 
@@ -199,6 +216,19 @@ impl<A: Address> Family<'_, A> {
             }
         }
     }
+}
+
+/// The protocols that an entry with a port is for.
+pub(super) fn protocols(port: &PortMatch) -> &[Protocol] {
+    match &port.proto {
+        Some(proto) => std::slice::from_ref(proto),
+        None => &[Protocol::TCP, Protocol::UDP],
+    }
+}
+
+fn sort<T: Ord>(list: &mut Vec<T>) {
+    list.sort_unstable();
+    list.dedup();
 }
 
 /// Denied is only what enough origins list; the rest of the deny pools is watched. How many agree

@@ -22,7 +22,7 @@ const NARROW: u128 = 16;
 const MAX_BLOCKS: usize = 1 << 18;
 
 /// Class sets that `nft/base.nft` asks for a packet of one direction.
-const EVERY_SET: u64 = 12;
+const EVERY_SET: u64 = 14;
 
 /// Adds the prefilter sets for what `sets` holds, for each IP version for which one pays; with `every_set`
 /// a packet is looked up in sets that hold nothing too.
@@ -34,6 +34,8 @@ pub(super) fn add(sets: &mut Sets, every_set: bool) {
             Content::V6(ranges) => ranges.iter().for_each(|range| v6.add(*range)),
             Content::Ports4(list) => list.iter().for_each(|e| v4.add(Range::host(e.addr))),
             Content::Ports6(list) => list.iter().for_each(|e| v6.add(Range::host(e.addr))),
+            Content::Flows4(list) => list.iter().for_each(|e| v4.add(e.addr)),
+            Content::Flows6(list) => list.iter().for_each(|e| v6.add(e.addr)),
         }
     }
     v4.finish().put(sets, every_set, Content::V4);

@@ -104,6 +104,14 @@ fn diff(old: &Content, new: &Content) -> Option<SetDelta> {
             let (removed, added) = merge(old, new);
             (Content::Ports6(removed), Content::Ports6(added))
         }
+        (Content::Flows4(old), Content::Flows4(new)) => {
+            let (removed, added) = merge(old, new);
+            (Content::Flows4(removed), Content::Flows4(added))
+        }
+        (Content::Flows6(old), Content::Flows6(new)) => {
+            let (removed, added) = merge(old, new);
+            (Content::Flows6(removed), Content::Flows6(added))
+        }
         // A set's name fixes its family and kind.
         _ => return None,
     };

@@ -10,9 +10,12 @@ mod cost;
 mod delta;
 mod index;
 mod members;
+mod regions;
 mod report;
+mod ruled;
 mod sets;
 mod steps;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -24,7 +27,7 @@ pub use delta::{Delta, Elements, SetDelta};
 pub use index::{Hit, Index, Listing, Port};
 pub(crate) use members::hit_of;
 pub use members::{Member, Regime};
-pub use sets::{Class, Content, Kind, PortElement, SetName, Sets};
+pub use sets::{Class, Content, FlowElement, Kind, PortBox, PortElement, SetName, Sets};
 pub use steps::{Steps, steps};
 
 use crate::{feed::FeedName, prefix::Prefix};

@@ -25,6 +25,8 @@ pub enum Kind {
     Nets,
     /// Single addresses with a protocol and a port, in a hash set.
     Ports,
+    /// Ranges of addresses, of protocols and of receiver's ports, in a concatenated interval set.
+    Flows,
     /// Ranges that change their elements in a transaction, for as long as that takes (see [`super::Steps`]).
     Cover,
 }
@@ -32,7 +34,7 @@ pub enum Kind {
 impl Kind {
     /// True for sets of ranges.
     pub fn is_interval(self) -> bool {
-        matches!(self, Self::Nets | Self::Cover)
+        matches!(self, Self::Nets | Self::Flows | Self::Cover)
     }
 }
 
@@ -99,6 +101,7 @@ impl fmt::Display for SetName {
                     Kind::Hosts => "hosts",
                     Kind::Nets => "nets",
                     Kind::Ports => "ports",
+                    Kind::Flows => "flows",
                     Kind::Cover => "cover",
                 };
                 write!(f, "{class}{scope}_{kind}{family}")
@@ -122,6 +125,28 @@ pub enum Content {
     Ports4(Vec<PortElement<u32>>),
     /// IPv6 addresses with a port.
     Ports6(Vec<PortElement<u128>>),
+    /// IPv4 addresses with protocols and receiver's ports.
+    Flows4(Vec<FlowElement<u32>>),
+    /// IPv6 addresses with protocols and receiver's ports.
+    Flows6(Vec<FlowElement<u128>>),
+}
+
+/// A range of protocols with a range of receiver's ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortBox {
+    /// First and last IP protocol number.
+    pub protos: (u8, u8),
+    /// First and last port of the receiver; all of them for protocols without ports.
+    pub ports: (u16, u16),
+}
+
+/// Addresses with protocols and receiver's ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowElement<A> {
+    /// The addresses.
+    pub addr: Range<A>,
+    /// The protocols and ports.
+    pub at: PortBox,
 }
 
 /// An address with a protocol and the port at that address.
@@ -143,6 +168,8 @@ impl Content {
             Self::V6(ranges) => ranges.len(),
             Self::Ports4(elements) => elements.len(),
             Self::Ports6(elements) => elements.len(),
+            Self::Flows4(elements) => elements.len(),
+            Self::Flows6(elements) => elements.len(),
         }
     }
 
@@ -261,5 +288,16 @@ impl Sets {
         if !content.is_empty() {
             self.0.insert(name, content);
         }
+    }
+}
+
+/// From contents that are sorted and disjoint.
+impl FromIterator<(SetName, Content)> for Sets {
+    fn from_iter<I: IntoIterator<Item = (SetName, Content)>>(contents: I) -> Self {
+        let mut sets = Self::default();
+        for (name, content) in contents {
+            sets.put(name, content);
+        }
+        sets
     }
 }

@@ -120,6 +120,8 @@ fn moves<K: Ord>(
             Content::V6(ranges) => put(&mut v6, key, ranges, leaves),
             // An address with a port is an element of its own in one hash set: it never moves.
             Content::Ports4(_) | Content::Ports6(_) => {}
+            // A cover would deny all ports.
+            Content::Flows4(_) | Content::Flows6(_) => {}
         }
     };
     for (name, change) in &delta.changed {
