@@ -229,10 +229,6 @@ impl Engine {
             .connection
             .and_then(Entry::from_attributes)
             .filter(|entry| is_of(entry, &flow));
-        if first.is_quiet() {
-            counts.quiet.fetch_add(1, Ordering::Relaxed);
-            return Answer::Allow;
-        }
         let (pressure, attributor) = (&mut self.pressure, &mut self.attributor);
         let folds = !first.depends()
             && pressure.folds(
