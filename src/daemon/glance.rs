@@ -13,6 +13,7 @@ use super::{
     core::Core,
     engine::lock,
     include,
+    policing::Policing,
     status::{self, FeedStatus, Table},
 };
 use crate::{
@@ -38,6 +39,7 @@ pub(super) struct Glance {
     pub(super) table: Table,
     pub(super) counters: serde_json::Map<String, serde_json::Value>,
     pub(super) feeds: Vec<FeedStatus>,
+    pub(super) policing: Policing,
     pub(super) exceptions: Vec<Exception>,
     pub(super) broken: Option<String>,
     pub(super) file_problems: Vec<String>,
@@ -63,6 +65,7 @@ impl Glance {
             snapshot: core.path.view.current(),
             counters: status::counters(core),
             feeds: status::feeds(core),
+            policing: Policing::of(core),
             exceptions: core.exceptions.clone(),
             broken: core.broken.clone(),
             file_problems: core.file_problems.clone(),

@@ -18,6 +18,7 @@ use super::{
     flow_log::FlowLogStatus,
     glance::{Glance, glance},
     include,
+    policing::Policing,
     tally::LastHour,
 };
 use crate::{
@@ -66,6 +67,8 @@ pub struct Status {
     pub queue: Queue,
     /// The feeds.
     pub feeds: Vec<FeedStatus>,
+    /// Tiers, policies and network sets.
+    pub policies: Policing,
     /// The table's counters.
     pub counters: serde_json::Map<String, serde_json::Value>,
     /// What became of the packets that reached the daemon.
@@ -319,6 +322,7 @@ pub(super) fn status(shared: &Shared) -> Status {
         table: glance.table.clone(),
         queue,
         feeds: glance.feeds.clone(),
+        policies: glance.policing.clone(),
         counters: glance.counters.clone(),
         packets: Packets {
             received: counts.packets.load(Ordering::Relaxed),
