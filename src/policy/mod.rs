@@ -2,9 +2,12 @@
 
 mod decide;
 mod endpoint;
+mod facts;
 mod model;
 mod policies;
+mod regions;
 mod selector;
+mod walk;
 
 pub use decide::{Decision, decide, decide_toward, stronger};
 pub use endpoint::Endpoint;

@@ -3,7 +3,11 @@
 use std::{cmp::Ordering, collections::BTreeMap, fmt, sync::Arc};
 
 use super::Selector;
-use crate::{feed::FeedName, packet::Protocol, prefix::Prefix};
+use crate::{
+    feed::{Direction, FeedName},
+    packet::Protocol,
+    prefix::Prefix,
+};
 
 /// Labels of an endpoint or of a network set.
 pub type Labels = BTreeMap<String, String>;
@@ -64,6 +68,17 @@ pub struct Policy {
     pub egress: Vec<Rule>,
     /// It is only reported, not enforced.
     pub is_staged: bool,
+}
+
+impl Policy {
+    /// Its rules for a direction, in sequence; `None`: it has no say there.
+    pub fn rules(&self, direction: Direction) -> Option<&[Rule]> {
+        match direction {
+            Direction::Ingress => self.has_ingress.then_some(&self.ingress),
+            Direction::Egress => self.has_egress.then_some(&self.egress),
+        }
+        .map(Vec::as_slice)
+    }
 }
 
 /// A GlobalNetworkSet: written by hand, or kept by a feed.

@@ -2,8 +2,18 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::{Endpoint, Labels, Policy, RuleAction, Tier};
-use crate::{feed::Direction, packet::Protocol, prefix::Prefix};
+use super::{
+    DEFAULT_TIER, DEFAULT_TIER_ORDER, Endpoint, Labels, Order, Policy, RuleAction, Tier,
+    walk::{Index, Leaf, Scope, Walk},
+};
+use crate::{feed::Direction, packet::Protocol};
+
+/// Most ways through the policies that [`Policies::explore`] looks at.
+const MAX_LEAVES: usize = 4096;
+/// Most conditions on unknown facts that it compares: some 50 ms.
+const MAX_WORK: usize = 1 << 22;
+/// Most ways on which a ruling's details have to agree.
+const MAX_DETAILS: usize = 256;
 
 /// A fact of a flow, or that it may be anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -79,11 +89,28 @@ pub struct Policies {
 }
 
 impl Policies {
-    /// Sorts them as they are asked. The default tier need not be among `tiers`; a policy of a tier
-    /// that is not there is left out.
-    pub fn new(tiers: Vec<Tier>, policies: Vec<Policy>) -> Self {
-        let _ = (tiers, policies);
-        Self::default()
+    /// Sorts them as they are asked. The default tier need not be among `tiers`, and its order is
+    /// always the same; a policy of a tier that is not there is left out.
+    pub fn new(mut tiers: Vec<Tier>, policies: Vec<Policy>) -> Self {
+        tiers.retain(|tier| tier.name != DEFAULT_TIER);
+        tiers.push(Tier {
+            name: DEFAULT_TIER.to_owned(),
+            order: Order(Some(DEFAULT_TIER_ORDER)),
+        });
+        tiers.sort_by(|a, b| (a.order, &a.name).cmp(&(b.order, &b.name)));
+        tiers.dedup_by(|a, b| a.name == b.name);
+        let mut tiers: Vec<_> = tiers.into_iter().map(|tier| (tier, Vec::new())).collect();
+        for policy in policies {
+            let home = tiers.iter_mut().find(|(tier, _)| tier.name == policy.tier);
+            if let Some((_, home)) = home {
+                home.push(policy);
+            }
+        }
+        for (_, policies) in &mut tiers {
+            policies.sort_by(|a, b| (a.order, &a.name).cmp(&(b.order, &b.name)));
+        }
+        tiers.retain(|(_, policies)| !policies.is_empty());
+        Self { tiers }
     }
 
     /// True when there is no policy, staged ones included.
@@ -91,40 +118,119 @@ impl Policies {
         self.tiers.is_empty()
     }
 
-    /// Prefixes that rules name for the far end: within the pieces that they, and the network sets,
-    /// cut the address space into, the answer is the same for every address.
-    pub fn far_nets(&self, direction: Direction) -> Vec<Prefix> {
-        let _ = direction;
-        Vec::new()
-    }
-
-    /// The regions of a direction; one of any protocol where no rule names protocols or receiver's ports.
-    pub fn port_regions(&self, direction: Direction) -> Vec<PortRegion> {
-        let _ = direction;
-        vec![PortRegion {
-            proto: None,
-            ports: None,
-        }]
+    /// Tiers with policies, as they are asked.
+    pub fn tiers(&self) -> &[(Tier, Vec<Policy>)] {
+        &self.tiers
     }
 
     /// Every answer that some endpoint and flow can get that agrees with what is known.
+    ///
+    /// Exact, unless there are too many ways through the policies: then everything is reported.
     pub fn explore(&self, question: &Question<'_>) -> Reach {
-        let _ = question;
-        Reach {
-            fall: true,
-            ..Reach::default()
+        let mut reach = Reach::default();
+        let mut walk = Walk::new(self, question, Scope::Verdict);
+        let mut leaves = 0;
+        while let Some(leaf) = walk.next() {
+            reach.add(&leaf);
+            leaves += 1;
+            if reach.is_all() {
+                break;
+            }
+            if leaves >= MAX_LEAVES || walk.work() > MAX_WORK {
+                return Reach::ALL;
+            }
         }
+        reach
     }
 
     /// The answer, or `None` when it depends on what is not known.
+    ///
+    /// Where the verdict is the same whatever is unknown, but not who decides it, `policy` and `rule`
+    /// are `None`; `logged_by` is a policy that may log it, and `staged` what is certain.
     pub fn rule(&self, question: &Question<'_>) -> Option<Ruling> {
-        let _ = question;
-        Some(Ruling {
-            verdict: None,
-            policy: None,
-            rule: None,
-            logged_by: None,
-            staged: Vec::new(),
-        })
+        let mut walk = Walk::new(self, question, Scope::Details);
+        let leaf = walk.next()?;
+        let mut ruling = self.ruling(leaf, &walk);
+        if walk.is_certain() {
+            return Some(ruling);
+        }
+        if !self.explore(question).is_single() {
+            return None;
+        }
+        let mut leaves = 1;
+        while let Some(leaf) = walk.next() {
+            let other = self.ruling(leaf, &walk);
+            ruling.agree(&other);
+            leaves += 1;
+            if leaves >= MAX_DETAILS || walk.work() > MAX_WORK {
+                ruling.policy = None;
+                ruling.rule = None;
+                ruling.staged.clear();
+                break;
+            }
+        }
+        Some(ruling)
+    }
+
+    fn ruling(&self, leaf: Leaf, walk: &Walk<'_>) -> Ruling {
+        let staged = walk.staged();
+        Ruling {
+            verdict: leaf.verdict,
+            policy: leaf.policy.and_then(|index| self.name(index)),
+            rule: leaf.rule,
+            logged_by: leaf.logged_by.and_then(|index| self.name(index)),
+            staged: staged
+                .filter_map(|(index, action)| Some((self.name(index)?, action)))
+                .collect(),
+        }
+    }
+
+    fn name(&self, (tier, policy): Index) -> Option<Arc<str>> {
+        let (_, policies) = self.tiers.get(tier)?;
+        policies.get(policy).map(|policy| policy.name.clone())
+    }
+}
+
+impl Reach {
+    /// Anything is possible.
+    pub const ALL: Self = Self {
+        allow: true,
+        deny: true,
+        fall: true,
+        log: true,
+    };
+
+    /// True when only one of allow, deny and fall is possible.
+    pub fn is_single(&self) -> bool {
+        u8::from(self.allow) + u8::from(self.deny) + u8::from(self.fall) == 1
+    }
+
+    fn is_all(&self) -> bool {
+        *self == Self::ALL
+    }
+
+    fn add(&mut self, leaf: &Leaf) {
+        match leaf.verdict {
+            Some(RuleAction::Allow) => self.allow = true,
+            Some(_) => self.deny = true,
+            None => self.fall = true,
+        }
+        self.log |= leaf.logged_by.is_some();
+    }
+}
+
+impl Ruling {
+    /// Keeps what `other` says as well, and who may log.
+    fn agree(&mut self, other: &Self) {
+        if (&self.policy, self.rule) != (&other.policy, other.rule) {
+            if self.policy != other.policy {
+                self.policy = None;
+            }
+            self.rule = None;
+        }
+        if self.logged_by.is_none() {
+            self.logged_by.clone_from(&other.logged_by);
+        }
+        self.staged.retain(|found| other.staged.contains(found));
     }
 }
