@@ -733,3 +733,32 @@ fn a_listener_does_not_slow_own_loads() {
         drop(watch);
     });
 }
+
+/// The numbers of docs/ruleset.md.
+#[test]
+#[ignore = "a measurement: needs a quiet machine"]
+fn what_loading_flows_costs() {
+    in_namespace(|| {
+        let kernel = kernel();
+        let name = flows(Class::Deny, Scope::Out, Family::V4);
+        for count in [1_000, 10_000, 30_000, 100_000, 300_000u32] {
+            for spread in [false, true] {
+                let host = |i: u32| {
+                    let addr = match spread {
+                        true => 0x0b00_0000 + i.wrapping_mul(2_654_435_769) % 0xc000_0000,
+                        false => 0x2000_0000 + 2 * i,
+                    };
+                    flow((addr, addr), (6, 6), (1_024, u16::MAX))
+                };
+                let mut list: Vec<FlowElement<u32>> = (0..count).map(host).collect();
+                list.sort_unstable();
+                list.dedup_by_key(|flow| flow.addr);
+                let elements = list.len();
+                let sets = Sets::from_iter([(name, Content::Flows4(list))]);
+                let elapsed = kernel.install(&sets).unwrap().elapsed;
+                println!("{elements} flows, spread {spread}: {elapsed:?}");
+                assert!(kernel.remove().unwrap());
+            }
+        }
+    });
+}

@@ -15,7 +15,9 @@ use crate::{
     nft::{Applied, Kernel, NftError},
     policy::{NetworkSet, Policies},
     ruleset::Counter,
-    snapshot::{Delta, Exception, Input, Options, Regime, Report, Sets, Snapshot, build, steps},
+    snapshot::{
+        Delta, Exception, FlowReport, Input, Options, Regime, Report, Sets, Snapshot, build, steps,
+    },
     store::Store,
 };
 
@@ -142,6 +144,8 @@ pub(super) struct Core {
     unattributed: (u64, u64),
     /// What full queues dropped, as last reported.
     queue_drops: u64,
+    /// What policies by port cost, as last told.
+    flows: FlowReport,
 }
 
 impl Core {
@@ -170,6 +174,7 @@ impl Core {
             told: Vec::new(),
             unattributed: (0, 0),
             queue_drops: 0,
+            flows: FlowReport::default(),
         };
         core.take_config(config);
         core
@@ -366,6 +371,7 @@ impl Core {
     ) -> Result<(), NftError> {
         match done {
             Ok(applied) => {
+                self.warn_of_flows(&next.report.flows);
                 self.path.view.settle(next);
                 self.path.meters.sync.observe(applied.elapsed);
                 self.applied = Some(applied);
@@ -385,6 +391,16 @@ impl Core {
                 Err(error)
             }
         }
+    }
+
+    /// Says what policies by port cost, once for each change that makes them cost more.
+    fn warn_of_flows(&mut self, now: &FlowReport) {
+        let warning = now.warning();
+        if warning.is_some() != self.flows.warning().is_some() || now.too_many > self.flows.too_many
+        {
+            warning.iter().for_each(|text| tracing::warn!("{text}"));
+        }
+        self.flows = *now;
     }
 
     /// Takes a feed's new good data into the kernel.

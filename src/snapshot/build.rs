@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    Exception, Index, Regime, Report, Snapshot, classes, coarse,
+    Exception, FlowReport, Index, Regime, Report, Snapshot, classes, coarse,
     index::{BoundTag, Items, Meta, Rules, Tag},
     report::feed_reports,
 };
@@ -100,11 +100,15 @@ pub fn build(inputs: &[Input], exceptions: &[Exception], options: Options) -> Sn
         private: options.private,
         deny_at: options.deny_at,
     };
+    let index = index(inputs, &options, rules.clone());
+    let (mut sets, too_many) = classes::sets(inputs, &options, &index, &rules);
     let report = Report {
         feeds: feed_reports(inputs, exceptions, &rules),
+        flows: FlowReport {
+            elements: sets.flows(),
+            too_many,
+        },
     };
-    let index = index(inputs, &options, rules.clone());
-    let mut sets = classes::sets(inputs, &options, &index, &rules);
     coarse::add(&mut sets, options.every_set);
     Snapshot {
         sets,

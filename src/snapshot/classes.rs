@@ -14,8 +14,13 @@ use crate::{
     prefix::{Address, Prefix, Range, RangeSet},
 };
 
-/// All class sets.
-pub(super) fn sets(inputs: &[Input], options: &Options, index: &Index, rules: &Rules) -> Sets {
+/// All class sets, and how many ranges with ports were too many for them.
+pub(super) fn sets(
+    inputs: &[Input],
+    options: &Options,
+    index: &Index,
+    rules: &Rules,
+) -> (Sets, usize) {
     let mut sets = Sets::default();
     let v4 = Family {
         except: &rules.except.0,
@@ -34,11 +39,13 @@ pub(super) fn sets(inputs: &[Input], options: &Options, index: &Index, rules: &R
     if options.regime.policies.is_empty() {
         v4.add(&mut sets, inputs, index, rules);
         v6.add(&mut sets, inputs, index, rules);
-    } else {
-        v4.put(&mut sets, ruled::pools(&v4, inputs, options, rules));
-        v6.put(&mut sets, ruled::pools(&v6, inputs, options, rules));
+        return (sets, 0);
     }
-    sets
+    let (pools4, more4) = ruled::pools(&v4, inputs, options, rules);
+    v4.put(&mut sets, pools4);
+    let (pools6, more6) = ruled::pools(&v6, inputs, options, rules);
+    v6.put(&mut sets, pools6);
+    (sets, more4 + more6)
 }
 
 /// Entries of one class and scope, before merging.

@@ -24,17 +24,20 @@ use crate::{
 };
 use facts::{Facts, Judge, Mark};
 
+/// More ranges than this, for one direction and IP version, load for too long: 100,000 take 4 seconds,
+/// 300,000 take 45 (Linux 6.18). The answer for each port is then left to the daemon.
+pub(super) const MAX_FLOWS: usize = 100_000;
 /// A single address denied at no more ports than this goes into a hash set, port by port.
 const FEW_PORTS: u32 = 8;
 const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 
-/// What is in each class.
+/// What is in each class, and how many ranges with ports were too many.
 pub(super) fn pools<A: Address>(
     family: &Family<'_, A>,
     inputs: &[Input],
     options: &Options,
     rules: &Rules,
-) -> Pools<A> {
+) -> (Pools<A>, usize) {
     let mut judge = Judge::new(inputs, options, rules);
     let bound = bound(family, inputs, &judge, rules.private);
     let items = items(family, inputs, options, &judge, &bound);
@@ -364,8 +367,9 @@ impl<A: Address> Work<'_, '_, A> {
         Some(self.layouts.number(Layout::spelled(parts.collect())))
     }
 
-    /// The port of the far end is the sender's, which the sets of receiver's ports do not tell. A class
-    /// that is stronger for all receiver's ports is an element; else it depends.
+    /// The port of the far end is the sender's, which the sets of receiver's ports do not tell. Where
+    /// the class at it is not the same for all receiver's ports, or not as strong as around it, the
+    /// daemon has to tell.
     fn bound_ingress(
         &mut self,
         addr: A,
@@ -388,22 +392,19 @@ impl<A: Address> Work<'_, '_, A> {
                     .collect()
             };
             let (here, around) = (pick(&classes), pick(&whole));
-            let first = here.first().copied().flatten();
             if here == around {
                 continue;
             }
-            if here.iter().all(|class| *class == first)
-                && around
-                    .iter()
-                    .all(|class| strength(*class) <= strength(first))
-            {
-                stronger.extend(first.map(|class| (class, direction, *proto, *port)));
-                continue;
-            }
+            let first = here.first().copied().flatten();
+            let class = match here.iter().all(|class| *class == first) {
+                true => first,
+                false if here.contains(&Some(Class::Deny)) => Some(self.judge.when_unknown()),
+                false => Some(Class::Watch),
+            };
+            stronger.extend(class.map(|class| (class, direction, *proto, *port)));
             for ((at, here), around) in of.iter().zip(&here).zip(&around) {
-                if here != around
-                    && let Some(place) = mixed.get_mut(*at)
-                {
+                let spares = *around == Some(Class::Deny) && *here != *around;
+                if spares && let Some(place) = mixed.get_mut(*at) {
                     *place = Some(self.judge.when_unknown());
                 }
             }
@@ -415,17 +416,30 @@ impl<A: Address> Work<'_, '_, A> {
         Some(self.layouts.number(Layout::of(parts)))
     }
 
-    fn finish(mut self) -> Pools<A> {
+    fn finish(mut self) -> (Pools<A>, usize) {
+        let when_unknown = self.judge.when_unknown();
+        let mut too_many = 0;
         for (scope, flows) in [Scope::Out, Scope::In].into_iter().zip(&self.flows) {
-            for (addr, layout) in flows {
-                for (class, at) in self.layouts.list.get(*layout).map_or(&[][..], |l| &l.boxes) {
+            let layout = |number: &usize| self.layouts.list.get(*number);
+            let layouts = flows
+                .iter()
+                .filter_map(|(addr, number)| Some((*addr, layout(number)?)));
+            let count: usize = layouts.clone().map(|(_, layout)| layout.boxes.len()).sum();
+            if count > MAX_FLOWS {
+                too_many += count;
+                let all = self.pools.entry((when_unknown, scope)).or_default();
+                let rest = layouts.filter(|(_, layout)| layout.base != Some(when_unknown));
+                all.nets.extend(rest.map(|(addr, _)| addr));
+                continue;
+            }
+            for (addr, layout) in layouts {
+                for (class, at) in &layout.boxes {
                     let pool = self.pools.entry((*class, scope)).or_default();
-                    let (addr, at) = (*addr, *at);
-                    pool.flows.push(FlowElement { addr, at });
+                    pool.flows.push(FlowElement { addr, at: *at });
                 }
             }
         }
-        self.pools
+        (self.pools, too_many)
     }
 }
 

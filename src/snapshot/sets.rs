@@ -208,6 +208,12 @@ impl Sets {
             .sum()
     }
 
+    /// Address ranges with protocols and ports.
+    pub fn flows(&self) -> usize {
+        let flows = self.0.iter().filter(|(name, _)| name.kind() == Kind::Flows);
+        flows.map(|(_, content)| content.len()).sum()
+    }
+
     /// True when a prefilter stands in front of the class sets of `family`.
     pub fn has_prefilter(&self, family: Family) -> bool {
         [Kind::Hosts, Kind::Nets]
