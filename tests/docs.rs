@@ -342,7 +342,7 @@ fn single() -> Alert {
         indicator: "203.0.113.7".parse().unwrap(),
         scan: None,
         severity: Severity::Medium,
-        policy: text("policy"),
+        policy: text("policy").map(Into::into),
         iface: text("eth0"),
         source: Source {
             labels: Default::default(),
@@ -372,6 +372,7 @@ fn single() -> Alert {
             mac: text("00:00:5e:00:53:01"),
             client: text("printer"),
             meant: None,
+            is_complete: true,
         },
         nat_dst: Some(("198.51.100.7".parse().unwrap(), Some(8443))),
         count: 1,

@@ -108,8 +108,12 @@ pub struct Page {
 pub struct GraphEdge {
     /// The source in a few words.
     pub source: String,
+    /// The container or pod that it is in, by name; `source` where there is none.
+    pub node: String,
     /// The feeds that list the indicator.
     pub feeds: Vec<String>,
+    /// The same by their network sets: `threatfeed.FEED` for a feed that keeps one.
+    pub network_sets: Vec<String>,
     /// What was touched.
     pub indicator: String,
     /// `alert` or `deny`.
@@ -124,6 +128,17 @@ pub struct GraphEdge {
     pub first: String,
     /// The last of them.
     pub last: String,
+}
+
+impl GraphEdge {
+    /// Names the network sets; `keeps_set` tells of a feed whether it keeps one.
+    pub fn name_sets(&mut self, keeps_set: impl Fn(&str) -> bool) {
+        let name = |feed: &String| match keeps_set(feed) {
+            true => format!("threatfeed.{feed}"),
+            false => feed.clone(),
+        };
+        self.network_sets = self.feeds.iter().map(name).collect();
+    }
 }
 
 /// Which alerts are dismissed.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{
     Anchor, GraphEdge, Known, Page, ReadError,
     open::connect_to_read,
-    record::{Hash, Link, NOTHING},
+    record::{Hash, Link, NOTHING, workload},
 };
 use crate::alert::filter::{Filter, Query, State};
 
@@ -81,8 +81,14 @@ impl Reader {
         self.read(|db| graph(db, filter))
     }
 
-    /// Answers a question; `head` is the newest record that the running daemon wrote.
-    pub fn answer(&self, query: &Query, head: Option<Anchor>) -> Result<Value, ReadError> {
+    /// Answers a question; `head` is the newest record that the running daemon wrote, and `keeps_set`
+    /// tells which feeds keep a network set.
+    pub fn answer(
+        &self,
+        query: &Query,
+        head: Option<Anchor>,
+        keeps_set: impl Fn(&str) -> bool,
+    ) -> Result<Value, ReadError> {
         match query {
             Query::List {
                 filter,
@@ -98,7 +104,8 @@ impl Reader {
             }
             Query::Show { id } => self.show(id),
             Query::Graph { filter } => {
-                let (edges, more) = self.graph(filter)?;
+                let (mut edges, more) = self.graph(filter)?;
+                edges.iter_mut().for_each(|edge| edge.name_sets(&keeps_set));
                 Ok(json!({ "edges": edges, "more": more }))
             }
             Query::Verify { anchor } => {
@@ -341,7 +348,8 @@ fn graph(db: &Connection, filter: &Filter) -> rusqlite::Result<(Vec<GraphEdge>, 
     );
     let mut ask = db.prepare(&format!(
         "SELECT a.source, a.feeds, a.indicator, a.action, a.direction, \
-                total(a.flows), count(*), min(a.time), max(a.time) \
+                total(a.flows), count(*), min(a.time), max(a.time), \
+                (SELECT body FROM record r WHERE r.seq = max(a.seq)) \
          FROM alert a WHERE {conditions} \
          GROUP BY a.source, a.feeds, a.indicator, a.action, a.direction \
          ORDER BY 6 DESC, 1, 3 LIMIT ?"
@@ -350,8 +358,14 @@ fn graph(db: &Connection, filter: &Filter) -> rusqlite::Result<(Vec<GraphEdge>, 
         let feeds: String = row.get(1)?;
         // total() is a float: sums of counts that are not ours may be above 64 bits.
         let flows: f64 = row.get(5)?;
+        let source: String = row.get(0)?;
+        // A name in `source` may be anything; in the event each has its place.
+        let body: String = row.get(9).unwrap_or_default();
+        let event: Value = serde_json::from_str(&body).unwrap_or_default();
         Ok(GraphEdge {
-            source: row.get(0)?,
+            node: workload(&event).unwrap_or_else(|| source.clone()),
+            source,
+            network_sets: Vec::new(),
             feeds: feeds
                 .split(',')
                 .filter(|f| !f.is_empty())

@@ -179,6 +179,18 @@ fn source(event: &Value) -> String {
     words.join(", ")
 }
 
+/// The pod or container of an ECS event, by name.
+#[allow(clippy::indexing_slicing)] // as above
+pub(super) fn workload(event: &Value) -> Option<String> {
+    let (pod, container) = (&event["orchestrator"], &event["container"]);
+    if let Some(name) = pod["resource"]["name"].as_str() {
+        let namespace = pod["namespace"].as_str().unwrap_or("-");
+        return Some(format!("{namespace}/{name}"));
+    }
+    let name = container["name"].as_str().or(container["id"].as_str())?;
+    Some(name.to_owned())
+}
+
 #[allow(clippy::indexing_slicing)] // as above
 fn names(event: &Value) -> String {
     let (process, container) = (&event["process"], &event["container"]);

@@ -400,6 +400,7 @@ fn a_graph_sums_the_flows() {
     summary.window = Some((summary.time, summary.time));
     let mut other = alert();
     other.source.comm = Some("wget".into());
+    other.source.container = Some("red".into());
     for alert in [&alert(), &summary, &other] {
         db.submit(alert);
     }
@@ -410,7 +411,13 @@ fn a_graph_sums_the_flows() {
     assert_eq!((edges[0].flows, edges[0].alerts), (42, 2));
     assert_eq!(edges[0].source, "curl, unit cron.service, user red");
     assert_eq!(edges[0].feeds, ["ipsum"]);
+    assert_eq!(edges[0].node, edges[0].source);
     assert_eq!((edges[1].flows, edges[1].action.as_str()), (1, "deny"));
+    assert_eq!(edges[1].node, "red");
+    let mut edge = edges[0].clone();
+    edge.feeds.push("by-hand".into());
+    edge.name_sets(|feed| feed == "ipsum");
+    assert_eq!(edge.network_sets, ["threatfeed.ipsum", "by-hand"]);
 }
 
 /// The files of a store together.

@@ -58,7 +58,10 @@ pub(super) fn ask(config: &Path, query: Query) -> Result<Value, Failure> {
         return Err(ask::failure(not_running));
     };
     let path = settings.daemon.state_dir.join(name);
-    let read = Reader::open(&path).and_then(|reader| reader.answer(&query, None));
+    // Feeds of the configuration keep a network set; of others that is not known here.
+    let feeds = &settings.feeds;
+    let keeps_set = |name: &str| feeds.iter().any(|feed| feed.name.as_str() == name);
+    let read = Reader::open(&path).and_then(|reader| reader.answer(&query, None, keeps_set));
     read.map_err(|error| match error {
         ReadError::Open { ref source, .. }
             if source.kind() == std::io::ErrorKind::PermissionDenied =>

@@ -18,7 +18,10 @@ pub(super) fn answer(shared: &Shared, query: &Query) -> Result<Value, String> {
     // Before the database is read: it must hold at least what was written by now.
     let head = db.head();
     let reader = db.reader().map_err(|e| e.to_string())?;
-    reader.answer(query, head).map_err(|e| e.to_string())
+    let snapshot = shared.path.view.current();
+    let keeps_set = |feed: &str| snapshot.index.keeps_set(feed);
+    let answer = reader.answer(query, head, keeps_set);
+    answer.map_err(|e| e.to_string())
 }
 
 /// Dismisses in the name of the client's user; blocks until it is on disk.

@@ -173,6 +173,11 @@ impl Index {
         }
     }
 
+    /// The feeds and network sets.
+    pub(super) fn metas(&self) -> &[Meta] {
+        &self.feeds
+    }
+
     /// The policies in force, and what they are asked with.
     pub fn regime(&self) -> &Regime {
         &self.regime

@@ -76,6 +76,12 @@ impl Member<'_> {
 }
 
 impl Index {
+    /// True when a feed with this name keeps a network set.
+    pub fn keeps_set(&self, feed: &str) -> bool {
+        let mut metas = self.metas().iter();
+        metas.any(|meta| meta.is_feed && meta.labels.is_some() && meta.name.as_str() == feed)
+    }
+
     /// The network sets that hold `addr` with `port` there, whatever the directions of their feeds.
     ///
     /// Exceptions are in none, and neither is what a feed may only alert about.

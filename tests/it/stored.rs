@@ -159,10 +159,12 @@ fn alerts_are_listed_shown_dismissed_and_verified() {
     let graph = json(&daemon.ok(&["graph", "--json"]));
     let edges = graph["edges"].as_array().unwrap();
     assert_eq!((edges.len(), &edges[0]["flows"]), (2, &Value::from(2)));
+    assert_eq!(edges[0]["feeds"][0], "watch");
+    assert_eq!(edges[0]["network_sets"][0], "threatfeed.watch");
+    let text = daemon.ok(&["graph"]);
     assert!(
-        daemon
-            .ok(&["graph"])
-            .contains("2 x alerted egress 203.0.113.1 (watch)")
+        text.contains(" -> threatfeed.watch\n  2 x allowed egress 203.0.113.1, "),
+        "{text}"
     );
     assert!(
         daemon
