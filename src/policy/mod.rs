@@ -3,9 +3,17 @@
 mod endpoint;
 mod facts;
 mod model;
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod naive_tests;
 mod policies;
 mod regions;
 mod selector;
+#[cfg(test)]
+mod spec_tests;
+#[cfg(test)]
+mod tree_tests;
 mod walk;
 
 pub use endpoint::Endpoint;
