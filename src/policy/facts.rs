@@ -108,6 +108,11 @@ impl<'a, P: Copy> Facts<'a, P> {
         None
     }
 
+    /// The conditions that the answers so far hang on.
+    pub(super) fn asked(&self) -> impl Iterator<Item = Ask<'a>> {
+        self.trail.iter().map(|assumed| assumed.ask)
+    }
+
     /// A policy of these selectors is for the endpoint.
     pub(super) fn selects(
         &mut self,
@@ -168,6 +173,11 @@ impl<'a, P: Copy> Facts<'a, P> {
     /// The IP version of the flow.
     pub(super) fn version(&self) -> u8 {
         if self.far.is_ipv4() { 4 } else { 6 }
+    }
+
+    /// The far end is in one of `nets`.
+    pub(super) fn is_far_in(&self, nets: &[Prefix]) -> bool {
+        holds(nets, self.far)
     }
 
     /// The far end is in a network set with such labels.
@@ -404,7 +414,7 @@ fn some_port<'t, I: Iterator<Item = (&'t [(u16, u16)], bool)>>(ranges: impl Fn()
 }
 
 /// In one of them.
-pub(super) fn holds(nets: &[Prefix], addr: IpAddr) -> bool {
+fn holds(nets: &[Prefix], addr: IpAddr) -> bool {
     nets.iter().any(|net| net.contains(addr))
 }
 

@@ -1,6 +1,7 @@
 //! What becomes of a flow: a pure function of the index, the flow and the hook.
 
 mod endpoint;
+mod explain;
 mod facts;
 mod model;
 #[cfg(test)]
@@ -8,6 +9,8 @@ mod model_tests;
 #[cfg(test)]
 mod naive_tests;
 mod policies;
+#[cfg(test)]
+mod policies_tests;
 mod regions;
 mod selector;
 #[cfg(test)]
@@ -17,6 +20,7 @@ mod tree_tests;
 mod walk;
 
 pub use endpoint::Endpoint;
+pub use explain::{Finding, Step, Truth};
 pub use model::{
     DEFAULT_TIER, DEFAULT_TIER_ORDER, Entity, Labels, NetworkSet, Order, Policy, Rule, RuleAction,
     Tier,

@@ -11,7 +11,7 @@ use super::{
     spec_tests::{ADDRESSES, Case, KEYS, PORTS, PROTOCOLS, Spec, SpecEnd, cases, specs},
     tree_tests::{NAMESPACE, Tree, universe},
 };
-use crate::{feed::Direction, packet::Protocol};
+use crate::packet::Protocol;
 
 /// Most complete flows that an incomplete one is compared with; more of it is made known.
 const MOST: usize = 3000;
@@ -413,6 +413,7 @@ fn union(answers: impl IntoIterator<Item = Answer>) -> Reach {
     let mut reach = Reach::default();
     for answer in answers {
         reach.log |= answer.logged_by.is_some();
+        reach.staged |= !answer.staged.is_empty();
         match answer.verdict {
             Some(RuleAction::Allow) => reach.allow = true,
             Some(RuleAction::Deny) => reach.deny = true,

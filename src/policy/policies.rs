@@ -56,6 +56,8 @@ pub struct Reach {
     pub fall: bool,
     /// A rule logs it.
     pub log: bool,
+    /// A staged policy has something to report.
+    pub staged: bool,
 }
 
 /// Which policy decided.
@@ -140,7 +142,25 @@ impl Policies {
                 return Reach::ALL;
             }
         }
+        reach.staged = self.has_staged(question.direction) && self.may_be_staged(question);
         reach
+    }
+
+    fn has_staged(&self, direction: Direction) -> bool {
+        let mut policies = self.tiers.iter().flat_map(|(_, policies)| policies);
+        policies.any(|policy| policy.is_staged && policy.rules(direction).is_some())
+    }
+
+    fn may_be_staged(&self, question: &Question<'_>) -> bool {
+        let mut walk = Walk::new(self, question, Scope::Details);
+        let mut leaves = 0;
+        while walk.next().is_some() {
+            leaves += 1;
+            if walk.staged().next().is_some() || leaves >= MAX_LEAVES || walk.work() > MAX_WORK {
+                return true;
+            }
+        }
+        false
     }
 
     /// The answer, or `None` when it depends on what is not known.
@@ -198,6 +218,7 @@ impl Reach {
         deny: true,
         fall: true,
         log: true,
+        staged: true,
     };
 
     /// True when only one of allow, deny and fall is possible.
@@ -206,7 +227,7 @@ impl Reach {
     }
 
     fn is_all(&self) -> bool {
-        *self == Self::ALL
+        self.allow && self.deny && self.fall && self.log
     }
 
     fn add(&mut self, leaf: &Leaf) {
