@@ -131,11 +131,12 @@ impl Policies {
     pub fn explore(&self, question: &Question<'_>) -> Reach {
         let mut reach = Reach::default();
         let mut walk = Walk::new(self, question, Scope::Verdict);
+        let most = walk.most();
         let mut leaves = 0;
         while let Some(leaf) = walk.next() {
             reach.add(&leaf);
             leaves += 1;
-            if reach.is_all() {
+            if reach == most {
                 break;
             }
             if leaves >= MAX_LEAVES || walk.work() > MAX_WORK {
@@ -224,10 +225,6 @@ impl Reach {
     /// True when only one of allow, deny and fall is possible.
     pub fn is_single(&self) -> bool {
         u8::from(self.allow) + u8::from(self.deny) + u8::from(self.fall) == 1
-    }
-
-    fn is_all(&self) -> bool {
-        self.allow && self.deny && self.fall && self.log
     }
 
     fn add(&mut self, leaf: &Leaf) {

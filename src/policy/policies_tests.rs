@@ -232,7 +232,6 @@ fn speed() {
             )
         })
         .collect();
-    let policies = Policies::new(vec![security()], far);
     let known = |unit: &str| {
         complete(&[
             ("app", "web"),
@@ -244,14 +243,29 @@ fn speed() {
         ])
     };
     let any = Endpoint::any(&Labels::new());
-    for (what, endpoint, rounds) in [
-        ("rule, none of 100 policies", known("nginx.service"), 20_000),
+    let mut denied = far.clone();
+    for policy in &mut denied {
+        policy.egress[1].action = RuleAction::Deny;
+    }
+    denied.push(policy("security.z", 1e6, "all()", vec![]));
+    let mixed = &Policies::new(vec![security()], far);
+    let denied = &Policies::new(vec![security()], denied);
+    let (nginx, last) = (known("nginx.service"), known("unit099.service"));
+    for (what, policies, endpoint, rounds) in [
+        ("rule, none of 100 policies", mixed, nginx, 20_000),
+        ("rule, the last of 100 policies", mixed, last, 20_000),
         (
-            "rule, the last of 100 policies",
-            known("unit099.service"),
-            20_000,
+            "explore, any endpoint, many answers",
+            mixed,
+            any.clone(),
+            200,
         ),
-        ("explore, any endpoint, 100 policies", any, 200),
+        (
+            "explore, any endpoint, one answer on all ways",
+            denied,
+            any,
+            200,
+        ),
     ] {
         let is_complete = endpoint.is_complete;
         with(&endpoint, &[&set], Fact::Known(Some(443)), |question| {

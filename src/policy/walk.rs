@@ -4,7 +4,7 @@
 //! Allow and Deny end it, Log is noted, Pass leaves the tier; the end of a tier in which an enforced
 //! policy took part denies.
 
-use super::{Policies, Policy, Question, RuleAction, facts::Facts};
+use super::{Policies, Policy, Question, Reach, RuleAction, facts::Facts};
 use crate::feed::Direction;
 
 /// Which policies are asked, and how closely.
@@ -77,6 +77,27 @@ impl<'a> Walk<'a> {
             place: Some(Place::default()),
             staged: Vec::new(),
         }
+    }
+
+    /// What rules and tiers could say at most of this far end, with no look at the rest.
+    pub(super) fn most(&self) -> Reach {
+        let policies = self.policies.tiers().iter().flat_map(|(_, all)| all);
+        let mut most = Reach {
+            fall: true,
+            ..Reach::default()
+        };
+        for policy in policies.filter(|policy| !policy.is_staged) {
+            let Some(rules) = policy.rules(self.direction) else {
+                continue;
+            };
+            // The end of its tier.
+            most.deny = true;
+            for rule in rules.iter().filter(|rule| self.facts.far_matches(rule)) {
+                most.allow |= rule.action == RuleAction::Allow;
+                most.log |= rule.action == RuleAction::Log;
+            }
+        }
+        most
     }
 
     /// True when the ends so far were reached without an assumption.
