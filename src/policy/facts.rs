@@ -392,7 +392,7 @@ fn least_value<'t, I: Iterator<Item = (&'t Test, bool)>>(tests: &impl Fn() -> I)
 
 /// Some address of the family of `far` meets all conditions. Between the first addresses of the
 /// prefixes, and those behind their last ones, the answers do not change.
-fn some_address<'t, I: Iterator<Item = (&'t [Prefix], bool)>>(
+pub(super) fn some_address<'t, I: Iterator<Item = (&'t [Prefix], bool)>>(
     far: IpAddr,
     nets: impl Fn() -> I,
 ) -> bool {
@@ -416,7 +416,9 @@ fn behind(addr: IpAddr) -> Option<IpAddr> {
 }
 
 /// Some port meets all conditions.
-fn some_port<'t, I: Iterator<Item = (&'t [(u16, u16)], bool)>>(ranges: impl Fn() -> I) -> bool {
+pub(super) fn some_port<'t, I: Iterator<Item = (&'t [(u16, u16)], bool)>>(
+    ranges: impl Fn() -> I,
+) -> bool {
     let meets = |port| ranges().all(|(ranges, is_true)| in_ranges(ranges, port) == is_true);
     meets(0)
         || ranges()

@@ -3,6 +3,8 @@
 mod endpoint;
 mod explain;
 mod facts;
+#[cfg(test)]
+mod facts_tests;
 mod model;
 #[cfg(test)]
 mod model_tests;
