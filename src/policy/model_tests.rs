@@ -413,7 +413,6 @@ fn union(answers: impl IntoIterator<Item = Answer>) -> Reach {
     let mut reach = Reach::default();
     for answer in answers {
         reach.log |= answer.logged_by.is_some();
-        reach.staged |= !answer.staged.is_empty();
         match answer.verdict {
             Some(RuleAction::Allow) => reach.allow = true,
             Some(RuleAction::Deny) => reach.deny = true,

@@ -56,8 +56,6 @@ pub struct Reach {
     pub fall: bool,
     /// A rule logs it.
     pub log: bool,
-    /// A staged policy has something to report.
-    pub staged: bool,
 }
 
 /// Which policy decided.
@@ -131,37 +129,18 @@ impl Policies {
     pub fn explore(&self, question: &Question<'_>) -> Reach {
         let mut reach = Reach::default();
         let mut walk = Walk::new(self, question, Scope::Verdict);
-        let most = walk.most();
         let mut leaves = 0;
         while let Some(leaf) = walk.next() {
             reach.add(&leaf);
             leaves += 1;
-            if reach == most {
+            if reach.is_all() {
                 break;
             }
             if leaves >= MAX_LEAVES || walk.work() > MAX_WORK {
                 return Reach::ALL;
             }
         }
-        reach.staged = self.has_staged(question.direction) && self.may_be_staged(question);
         reach
-    }
-
-    fn has_staged(&self, direction: Direction) -> bool {
-        let mut policies = self.tiers.iter().flat_map(|(_, policies)| policies);
-        policies.any(|policy| policy.is_staged && policy.rules(direction).is_some())
-    }
-
-    fn may_be_staged(&self, question: &Question<'_>) -> bool {
-        let mut walk = Walk::new(self, question, Scope::Details);
-        let mut leaves = 0;
-        while walk.next().is_some() {
-            leaves += 1;
-            if walk.staged().next().is_some() || leaves >= MAX_LEAVES || walk.work() > MAX_WORK {
-                return true;
-            }
-        }
-        false
     }
 
     /// The answer, or `None` when it depends on what is not known.
@@ -219,7 +198,6 @@ impl Reach {
         deny: true,
         fall: true,
         log: true,
-        staged: true,
     };
 
     /// True when only one of allow, deny and fall is possible.
@@ -227,7 +205,11 @@ impl Reach {
         u8::from(self.allow) + u8::from(self.deny) + u8::from(self.fall) == 1
     }
 
-    fn add(&mut self, leaf: &Leaf) {
+    fn is_all(&self) -> bool {
+        *self == Self::ALL
+    }
+
+    pub(super) fn add(&mut self, leaf: &Leaf) {
         match leaf.verdict {
             Some(RuleAction::Allow) => self.allow = true,
             Some(_) => self.deny = true,
