@@ -1,6 +1,6 @@
 //! What a question knows, and what was assumed of the rest.
 //!
-//! A condition on an unknown fact is first assumed to be true, later to be false, where both agree
+//! A condition on an unknown fact is first assumed to be false, later to be true, where both agree
 //! with what is assumed already: the trail. Whether it agrees is exact: the trail's conditions on
 //! one fact are tried on candidates, of which one meets them if anything does.
 
@@ -50,7 +50,7 @@ pub(super) enum End {
 struct Assumed<'a, P> {
     ask: Ask<'a>,
     is_true: bool,
-    /// Where to go on when it is assumed to be false instead.
+    /// Where to go on when it is assumed to be true instead.
     place: P,
 }
 
@@ -61,6 +61,8 @@ pub(super) struct Facts<'a, P> {
     near: Fact<IpAddr>,
     far: IpAddr,
     trail: Vec<Assumed<'a, P>>,
+    /// Labels whose value the trail says: key, value, and where in the trail.
+    values: Vec<(&'a str, &'a str, usize)>,
     place: P,
     work: usize,
 }
@@ -75,6 +77,7 @@ impl<'a, P: Copy> Facts<'a, P> {
             },
             far: question.far.to_canonical(),
             trail: Vec::new(),
+            values: Vec::new(),
             place,
             work: 0,
         }
@@ -95,17 +98,27 @@ impl<'a, P: Copy> Facts<'a, P> {
         self.work
     }
 
-    /// Takes the last assumption of truth back, and all after it: now it is false. Where it was
+    /// Takes the last assumption of falsehood back, and all after it: now it is true. Where it was
     /// made; `None` when everything has been assumed.
     pub(super) fn next(&mut self) -> Option<P> {
         while let Some(last) = self.trail.pop() {
-            if last.is_true {
-                let is_true = false;
+            let length = self.trail.len();
+            while self.values.pop_if(|(.., at)| *at >= length).is_some() {}
+            if !last.is_true {
+                if let Ask::Label(key, Test::Equals(value)) = last.ask {
+                    self.values.push((key, value, length));
+                }
+                let is_true = true;
                 self.trail.push(Assumed { is_true, ..last });
                 return Some(last.place);
             }
         }
         None
+    }
+
+    /// The conditions that the answers so far hang on.
+    pub(super) fn asked(&self) -> impl Iterator<Item = Ask<'a>> {
+        self.trail.iter().map(|assumed| assumed.ask)
     }
 
     /// A policy of these selectors is for the endpoint.
@@ -168,6 +181,11 @@ impl<'a, P: Copy> Facts<'a, P> {
     /// The IP version of the flow.
     pub(super) fn version(&self) -> u8 {
         if self.far.is_ipv4() { 4 } else { 6 }
+    }
+
+    /// The far end is in one of `nets`.
+    pub(super) fn is_far_in(&self, nets: &[Prefix]) -> bool {
+        holds(nets, self.far)
     }
 
     /// The far end is in a network set with such labels.
@@ -263,18 +281,21 @@ impl<'a, P: Copy> Facts<'a, P> {
         match endpoint.labels.get(key) {
             Some(value) => test.holds(Some(value)),
             None if endpoint.is_complete => false,
-            None => self.assume(Ask::Label(key, test)),
+            None => match self.values.iter().find(|(known, ..)| *known == key) {
+                Some((_, value, _)) => test.holds(Some(value)),
+                None => self.assume(Ask::Label(key, test)),
+            },
         }
     }
 
-    /// What the trail says, or else true.
+    /// What the trail says, or else false.
     fn assume(&mut self, ask: Ask<'a>) -> bool {
         self.work += 2 * self.trail.len() + 1;
         if let Some(found) = self.trail.iter().find(|assumed| assumed.ask == ask) {
             return found.is_true;
         }
-        let is_true = self.agrees(ask, true);
-        if is_true && self.agrees(ask, false) {
+        let is_true = !self.agrees(ask, false);
+        if !is_true && self.agrees(ask, true) {
             let place = self.place;
             self.trail.push(Assumed {
                 ask,
@@ -371,7 +392,7 @@ fn least_value<'t, I: Iterator<Item = (&'t Test, bool)>>(tests: &impl Fn() -> I)
 
 /// Some address of the family of `far` meets all conditions. Between the first addresses of the
 /// prefixes, and those behind their last ones, the answers do not change.
-fn some_address<'t, I: Iterator<Item = (&'t [Prefix], bool)>>(
+pub(super) fn some_address<'t, I: Iterator<Item = (&'t [Prefix], bool)>>(
     far: IpAddr,
     nets: impl Fn() -> I,
 ) -> bool {
@@ -395,7 +416,9 @@ fn behind(addr: IpAddr) -> Option<IpAddr> {
 }
 
 /// Some port meets all conditions.
-fn some_port<'t, I: Iterator<Item = (&'t [(u16, u16)], bool)>>(ranges: impl Fn() -> I) -> bool {
+pub(super) fn some_port<'t, I: Iterator<Item = (&'t [(u16, u16)], bool)>>(
+    ranges: impl Fn() -> I,
+) -> bool {
     let meets = |port| ranges().all(|(ranges, is_true)| in_ranges(ranges, port) == is_true);
     meets(0)
         || ranges()
@@ -404,7 +427,7 @@ fn some_port<'t, I: Iterator<Item = (&'t [(u16, u16)], bool)>>(ranges: impl Fn()
 }
 
 /// In one of them.
-pub(super) fn holds(nets: &[Prefix], addr: IpAddr) -> bool {
+fn holds(nets: &[Prefix], addr: IpAddr) -> bool {
     nets.iter().any(|net| net.contains(addr))
 }
 

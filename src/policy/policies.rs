@@ -238,7 +238,7 @@ impl Reach {
         *self == Self::ALL
     }
 
-    fn add(&mut self, leaf: &Leaf) {
+    pub(super) fn add(&mut self, leaf: &Leaf) {
         match leaf.verdict {
             Some(RuleAction::Allow) => self.allow = true,
             Some(_) => self.deny = true,

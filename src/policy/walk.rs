@@ -4,7 +4,7 @@
 //! Allow and Deny end it, Log is noted, Pass leaves the tier; the end of a tier in which an enforced
 //! policy took part denies.
 
-use super::{Policies, Policy, Question, RuleAction, facts::Facts};
+use super::{Policies, Policy, Question, Reach, RuleAction, facts::Facts};
 use crate::feed::Direction;
 
 /// Which policies are asked, and how closely.
@@ -56,7 +56,8 @@ pub(super) struct Leaf {
     pub logged_by: Option<Index>,
 }
 
-/// A walk: an iterator over the ends of all ways that agree with what is known.
+/// A walk: an iterator over the ends of all ways that agree with what is known; for the verdict, until
+/// nothing new can come.
 #[derive(Debug)]
 pub(super) struct Walk<'a> {
     policies: &'a Policies,
@@ -65,6 +66,9 @@ pub(super) struct Walk<'a> {
     facts: Facts<'a, Place>,
     place: Option<Place>,
     staged: Vec<Staged>,
+    /// What came out so far.
+    seen: Reach,
+    most: Option<Reach>,
 }
 
 impl<'a> Walk<'a> {
@@ -76,6 +80,8 @@ impl<'a> Walk<'a> {
             facts: Facts::new(question, Place::default()),
             place: Some(Place::default()),
             staged: Vec::new(),
+            seen: Reach::default(),
+            most: None,
         }
     }
 
@@ -100,6 +106,37 @@ impl<'a> Walk<'a> {
             Staged::Unmatched(index) => is_skipped(index.0).then_some((index, RuleAction::Deny)),
             Staged::Skipped(_) => None,
         })
+    }
+
+    /// What rules and tiers could say at most of this far end, with no look at the rest.
+    fn most(&self) -> Reach {
+        let policies = self.policies.tiers().iter().flat_map(|(_, all)| all);
+        let mut most = Reach {
+            fall: true,
+            ..Reach::default()
+        };
+        for policy in policies.filter(|policy| !policy.is_staged) {
+            let Some(rules) = policy.rules(self.direction) else {
+                continue;
+            };
+            // The end of its tier.
+            most.deny = true;
+            for rule in rules.iter().filter(|rule| self.facts.far_matches(rule)) {
+                most.allow |= rule.action == RuleAction::Allow;
+                most.log |= rule.action == RuleAction::Log;
+            }
+        }
+        most
+    }
+
+    /// True when nothing can come out that did not before.
+    fn is_done(&mut self) -> bool {
+        if self.scope == Scope::Details {
+            return false;
+        }
+        let most = self.most.unwrap_or_else(|| self.most());
+        self.most = Some(most);
+        self.seen == most
     }
 
     /// Goes on from a place to the end.
@@ -206,10 +243,13 @@ impl Iterator for Walk<'_> {
     fn next(&mut self) -> Option<Leaf> {
         let at = match self.place.take() {
             Some(start) => start,
+            None if self.facts.is_certain() || self.is_done() => return None,
             None => self.facts.next()?,
         };
         self.staged.truncate(at.staged);
-        Some(self.run(at))
+        let leaf = self.run(at);
+        self.seen.add(&leaf);
+        Some(leaf)
     }
 }
 

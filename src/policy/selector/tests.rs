@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
+use crate::policy::tree_tests::{VALUES, trees};
 
 fn labels(pairs: &[(&str, &str)]) -> Labels {
     pairs
@@ -184,89 +185,7 @@ fn there_are_limits() {
     assert_eq!(negated.parse(), "has(a)".parse::<Selector>());
 }
 
-/// A selector as a tree that knows nothing of the parser: its text, and its meaning.
-#[derive(Clone, Debug)]
-enum Tree {
-    All,
-    Global,
-    Has(&'static str),
-    Is(&'static str, &'static str, bool),
-    In(&'static str, Vec<&'static str>, bool),
-    Part(&'static str, &'static str, &'static str),
-    Not(Box<Tree>),
-    And(Vec<Tree>),
-    Or(Vec<Tree>),
-}
-
-impl Tree {
-    fn text(&self) -> String {
-        let list = |parts: &[Self], word: &str| {
-            let parts: Vec<String> = parts
-                .iter()
-                .map(|part| format!("({})", part.text()))
-                .collect();
-            parts.join(word)
-        };
-        match self {
-            Self::All => "all()".to_owned(),
-            Self::Global => "global()".to_owned(),
-            Self::Has(key) => format!("has( {key} )"),
-            Self::Is(key, value, true) => format!("{key} =='{value}'"),
-            Self::Is(key, value, false) => format!("{key}!= \"{value}\""),
-            Self::In(key, values, is) => {
-                let not = if *is { "" } else { "not " };
-                format!("{key} {not}in {{'{}'}}", values.join("', '"))
-            }
-            Self::Part(key, word, value) => format!("{key} {word} '{value}'"),
-            Self::Not(tree) => format!("!({})", tree.text()),
-            Self::And(parts) => list(parts, "&&"),
-            Self::Or(parts) => list(parts, " || "),
-        }
-    }
-
-    fn is_true(&self, labels: &Labels) -> bool {
-        let value = |key: &str| labels.get(key).map(String::as_str);
-        match self {
-            Self::All => true,
-            Self::Global => value(NAMESPACE).is_none(),
-            Self::Has(key) => value(key).is_some(),
-            Self::Is(key, wanted, is) => (value(key) == Some(wanted)) == *is,
-            Self::In(key, wanted, is) => value(key).is_some_and(|v| wanted.contains(&v)) == *is,
-            Self::Part(key, word, part) => value(key).is_some_and(|value| match *word {
-                "contains" => value.contains(part),
-                "starts with" => value.starts_with(part),
-                _ => value.ends_with(part),
-            }),
-            Self::Not(tree) => !tree.is_true(labels),
-            Self::And(parts) => parts.iter().all(|part| part.is_true(labels)),
-            Self::Or(parts) => parts.iter().any(|part| part.is_true(labels)),
-        }
-    }
-}
-
 const KEYS: [&str; 3] = ["a", "x/y.z", NAMESPACE];
-const VALUES: [&str; 5] = ["", "a", "ab", "ba", "aba"];
-
-fn trees() -> impl Strategy<Value = Tree> {
-    let key = || prop::sample::select(&KEYS[..]);
-    let value = || prop::sample::select(&VALUES[..]);
-    let word = prop::sample::select(&["contains", "starts with", "ends with"][..]);
-    let leaf = prop_oneof![
-        1 => Just(Tree::All),
-        1 => Just(Tree::Global),
-        2 => key().prop_map(Tree::Has),
-        3 => (key(), value(), any::<bool>()).prop_map(|(k, v, is)| Tree::Is(k, v, is)),
-        2 => (key(), vec(value(), 1..4), any::<bool>()).prop_map(|(k, v, is)| Tree::In(k, v, is)),
-        3 => (key(), word, value()).prop_map(|(k, w, v)| Tree::Part(k, w, v)),
-    ];
-    leaf.prop_recursive(4, 24, 3, |tree| {
-        prop_oneof![
-            tree.clone().prop_map(|tree| Tree::Not(Box::new(tree))),
-            vec(tree.clone(), 1..4).prop_map(Tree::And),
-            vec(tree, 1..4).prop_map(Tree::Or),
-        ]
-    })
-}
 
 fn some_labels() -> impl Strategy<Value = Labels> {
     let value = prop::option::of(prop::sample::select(&VALUES[..]));
@@ -307,7 +226,7 @@ proptest! {
     }
 
     #[test]
-    fn it_means_what_the_tree_means(tree in trees(), labels in some_labels()) {
+    fn it_means_what_the_tree_means(tree in trees(&KEYS), labels in some_labels()) {
         let selector: Selector = tree.text().parse().unwrap();
         prop_assert_eq!(selector.eval(&labels), tree.is_true(&labels));
         prop_assert_eq!(selector.to_string().parse(), Ok(selector));
