@@ -453,6 +453,58 @@ fn denies_all(rule: &str, ports: Vec<(u16, u16)>) -> Regime {
 }
 
 #[test]
+fn too_many_ranges_with_ports_are_left_to_the_daemon() {
+    let lines: Vec<String> = (0..100_001u32)
+        .map(|i| std::net::Ipv4Addr::from(0x2000_0000 + 2 * i).to_string())
+        .collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let built = |count: usize, on_daemon_down| {
+        let inputs = [input(
+            "f",
+            Action::Alert,
+            crate::feed::Scope::Both,
+            &lines[..count],
+        )];
+        let regime = Regime {
+            on_daemon_down,
+            ..denies_all("all()", vec![(1_024, 65_535)])
+        };
+        let options = Options {
+            regime,
+            ..Options::default()
+        };
+        build(&inputs, &[], options)
+    };
+    let class = |snapshot: &Snapshot, port| {
+        let addr = "32.0.0.2".parse().unwrap();
+        kernel(
+            &snapshot.sets,
+            addr,
+            Protocol::TCP,
+            (port, port),
+            Direction::Egress,
+        )
+    };
+    let fits = built(100_000, OnDaemonDown::Deny);
+    assert_eq!(fits.report.flows.elements, 100_000);
+    assert!(fits.report.flows.warning().unwrap().contains("need 100000"));
+    assert_eq!(class(&fits, 80), Some(Action::Alert));
+    assert_eq!(class(&fits, 8_080), Some(Action::Deny));
+    for (on_down, action) in [
+        (OnDaemonDown::Deny, Action::Deny),
+        (OnDaemonDown::Allow, Action::Alert),
+    ] {
+        let snapshot = built(100_001, on_down);
+        let report = snapshot.report.flows;
+        assert_eq!((report.elements, report.too_many), (0, 100_001));
+        assert!(report.warning().unwrap().contains("would need 100001"));
+        assert_eq!(class(&snapshot, 80), Some(action));
+        assert_eq!(class(&snapshot, 8_080), Some(action));
+    }
+    assert_eq!(built(10, OnDaemonDown::Deny).report.flows.warning(), None);
+}
+
+#[test]
 #[ignore = "a measurement: needs a quiet machine"]
 fn what_policies_cost_a_large_build() {
     let mut lines: Vec<String> = (0..1_000_000u32)
