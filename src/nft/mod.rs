@@ -2,6 +2,7 @@
 //!
 //! Every change is one transaction. Knows nothing of feeds beyond the sets it is given.
 
+mod element;
 mod expression;
 mod include;
 mod install;

@@ -1,5 +1,7 @@
 //! What becomes of a flow: a pure function of the index, the flow and the hook.
 
+#[cfg(test)]
+mod class_tests;
 mod decide;
 mod endpoint;
 mod explain;

@@ -200,6 +200,21 @@ fn ask(
     })
 }
 
+/// The answers for all endpoints and sender's ports; `None`: they are too many to ask one by one.
+pub fn everybody(spec: &Spec, case: &Case) -> Option<Vec<Answer>> {
+    let mut case = case.clone();
+    case.labels.clear();
+    let hidden = Hidden {
+        labels: [true; 3],
+        is_complete: false,
+        near: true,
+        src_port: true,
+        ..all_known()
+    };
+    let universe = Universe::new(spec, &case, &hidden);
+    (universe.size() <= MOST).then(|| universe.answers(spec, &case))
+}
+
 fn hidden_keys(hidden: &Hidden) -> impl Iterator<Item = &'static str> {
     let pairs = KEYS.into_iter().zip(hidden.labels);
     pairs.filter_map(|(key, hidden)| hidden.then_some(key))

@@ -19,7 +19,7 @@ mod sets;
 mod steps;
 mod sweep;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 

@@ -415,3 +415,132 @@ proptest! {
         }
     }
 }
+
+/// A policy that denies a network set of a million hosts to everybody, by all ports or by one.
+fn denies_all(rule: &str, ports: Vec<(u16, u16)>) -> Regime {
+    let rule = Rule {
+        action: RuleAction::Deny,
+        protocol: (!ports.is_empty()).then_some(Protocol::TCP),
+        not_protocol: None,
+        ip_version: None,
+        source: Entity::default(),
+        destination: Entity {
+            selector: Some(rule.parse().unwrap()),
+            ports,
+            ..Entity::default()
+        },
+    };
+    let pass = Rule {
+        action: RuleAction::Pass,
+        protocol: None,
+        destination: Entity::default(),
+        ..rule.clone()
+    };
+    let policy = Policy {
+        name: "default.deny".into(),
+        tier: DEFAULT_TIER.into(),
+        order: Order(None),
+        selector: "all()".parse().unwrap(),
+        namespace_selector: None,
+        has_ingress: false,
+        has_egress: true,
+        ingress: vec![],
+        egress: vec![rule, pass],
+        is_staged: false,
+    };
+    let policies = Policies::new(vec![], vec![policy]);
+    Regime::new(Arc::new(policies), &Labels::new(), OnDaemonDown::Allow)
+}
+
+#[test]
+fn too_many_ranges_with_ports_are_left_to_the_daemon() {
+    let lines: Vec<String> = (0..100_001u32)
+        .map(|i| std::net::Ipv4Addr::from(0x2000_0000 + 2 * i).to_string())
+        .collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let built = |count: usize, on_daemon_down| {
+        let inputs = [input(
+            "f",
+            Action::Alert,
+            crate::feed::Scope::Both,
+            &lines[..count],
+        )];
+        let regime = Regime {
+            on_daemon_down,
+            ..denies_all("all()", vec![(1_024, 65_535)])
+        };
+        let options = Options {
+            regime,
+            ..Options::default()
+        };
+        build(&inputs, &[], options)
+    };
+    let class = |snapshot: &Snapshot, port| {
+        let addr = "32.0.0.2".parse().unwrap();
+        kernel(
+            &snapshot.sets,
+            addr,
+            Protocol::TCP,
+            (port, port),
+            Direction::Egress,
+        )
+    };
+    let fits = built(100_000, OnDaemonDown::Deny);
+    assert_eq!(fits.report.flows.elements, 100_000);
+    assert!(fits.report.flows.warning().unwrap().contains("need 100000"));
+    assert_eq!(class(&fits, 80), Some(Action::Alert));
+    assert_eq!(class(&fits, 8_080), Some(Action::Deny));
+    for (on_down, action) in [
+        (OnDaemonDown::Deny, Action::Deny),
+        (OnDaemonDown::Allow, Action::Alert),
+    ] {
+        let snapshot = built(100_001, on_down);
+        let report = snapshot.report.flows;
+        assert_eq!((report.elements, report.too_many), (0, 100_001));
+        assert!(report.warning().unwrap().contains("would need 100001"));
+        assert_eq!(class(&snapshot, 80), Some(action));
+        assert_eq!(class(&snapshot, 8_080), Some(action));
+    }
+    assert_eq!(built(10, OnDaemonDown::Deny).report.flows.warning(), None);
+}
+
+#[test]
+#[ignore = "a measurement: needs a quiet machine"]
+fn what_policies_cost_a_large_build() {
+    let mut lines: Vec<String> = (0..1_000_000u32)
+        .map(|i| {
+            std::net::Ipv4Addr::from(0x0b00_0000 + i.wrapping_mul(2_654_435_769) % 0xc000_0000)
+        })
+        .map(|addr| addr.to_string())
+        .collect();
+    lines.extend(
+        (0..20_000u32).map(|i| format!("{}/24", std::net::Ipv4Addr::from(0xd000_0000 + 512 * i))),
+    );
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let inputs = [input("f", Action::Alert, crate::feed::Scope::Both, &lines)];
+    let cases = [
+        ("no policies", Regime::default()),
+        ("all ports", denies_all("all()", vec![])),
+        ("one port", denies_all("all()", vec![(25, 25)])),
+        ("many ports", denies_all("all()", vec![(1_024, 65_535)])),
+    ];
+    for (name, regime) in cases {
+        let options = Options {
+            regime,
+            ..Options::default()
+        };
+        let times = (0..3).map(|_| {
+            let start = std::time::Instant::now();
+            let snapshot = build(&inputs, &[], options.clone());
+            (
+                start.elapsed(),
+                snapshot.sets.elements(),
+                snapshot.report.flows,
+            )
+        });
+        println!(
+            "{name}: {:?}",
+            times.min_by_key(|(time, ..)| *time).unwrap()
+        );
+    }
+}

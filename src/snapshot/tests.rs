@@ -57,7 +57,7 @@ pub(super) fn options(private: PrivateNetworks, deny_at: usize) -> Options {
 }
 
 /// What the kernel would do, from its sets alone: with the port at the address, and the receiver's.
-pub(super) fn kernel(
+pub(crate) fn kernel(
     sets: &Sets,
     addr: IpAddr,
     proto: Protocol,

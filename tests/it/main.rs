@@ -11,6 +11,7 @@
 
 mod attribution;
 mod busy;
+mod classes;
 mod cli;
 mod coexist;
 mod containers;

@@ -16,8 +16,11 @@ use feedgate::{
     config::{self, Config},
     demo::Netns,
     feed::{Action, FeedData, Limits, Scope, parse_plain},
+    prefix::{Family, Range},
     ruleset::Options,
-    snapshot::{self, Input, Snapshot, build},
+    snapshot::{
+        self, Class, Content, FlowElement, Input, Kind, PortBox, SetName, Sets, Snapshot, build,
+    },
 };
 
 use crate::support::{Conf, Daemon, Lab, load_with, nft};
@@ -97,7 +100,39 @@ pub(super) fn everything() -> Snapshot {
             feeds.push((action, scope, list.map(str::to_owned).to_vec()));
         }
     }
-    snapshot(&feeds)
+    let mut all = snapshot(&feeds);
+    all.sets = all.sets.with(&flows());
+    all
+}
+
+/// Every set of addresses with protocols and ports, as policies fill them.
+fn flows() -> Sets {
+    let at = PortBox {
+        protos: (6, 6),
+        ports: (25, 30),
+    };
+    let mut sets = Vec::new();
+    for class in [Class::Deny, Class::Watch] {
+        for scope in [Scope::Out, Scope::In] {
+            let name = |family| SetName::Class {
+                class,
+                scope,
+                kind: Kind::Flows,
+                family,
+            };
+            let four = FlowElement {
+                addr: Range::host(0xc633_6401),
+                at,
+            };
+            let six = FlowElement {
+                addr: Range::host(1),
+                at,
+            };
+            sets.push((name(Family::V4), Content::Flows4(vec![four])));
+            sets.push((name(Family::V6), Content::Flows6(vec![six])));
+        }
+    }
+    sets.into_iter().collect()
 }
 
 /// Without an owner: nft could not replace a table that was owned.
