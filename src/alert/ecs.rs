@@ -46,7 +46,7 @@ pub fn ecs(alert: &Alert, observer: &Observer) -> Value {
         ("service", object([("name", text(&alert.source.unit))])),
         ("container", container(alert)),
         ("orchestrator", orchestrator(alert)),
-        ("rule", object([("name", text(&alert.policy))])),
+        ("rule", object([("name", policy(alert))])),
     ] {
         if let Some(value) = value {
             doc.insert(name.into(), value);
@@ -449,6 +449,10 @@ fn mac(text: &str) -> Option<Value> {
             .split(':')
             .all(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()));
     good.then(|| text.replace(':', "-").to_ascii_uppercase().into())
+}
+
+pub(super) fn policy(alert: &Alert) -> Option<Value> {
+    alert.policy.as_deref().map(Value::from)
 }
 
 pub(super) fn text(value: &Option<String>) -> Option<Value> {

@@ -153,7 +153,7 @@ fn metadata(alert: &Alert) -> Value {
     let window = |pick: fn(&(_, _)) -> _| alert.window.as_ref().map(|window| time(pick(window)));
     add("alert_id", Some(alert.id.hyphenated().to_string()));
     add("signature_severity", Some(alert.severity.to_string()));
-    add("policy", alert.policy.clone());
+    add("policy", alert.policy.as_deref().map(str::to_owned));
     add("attribution", Some(source.grade.to_string()));
     add("attribution_method", source.method.map(str::to_owned));
     add("attribution_cause", source.cause.clone());

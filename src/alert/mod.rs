@@ -23,6 +23,7 @@ pub(crate) use text::is_hidden;
 
 use std::{
     net::IpAddr,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -54,7 +55,7 @@ pub struct Alert {
     /// Highest severity of the feeds.
     pub severity: Severity,
     /// The policy that decided, if one did.
-    pub policy: Option<String>,
+    pub policy: Option<Arc<str>>,
     /// Interface: outgoing for output, incoming for input and forward.
     pub iface: Option<String>,
     /// Who did it.
@@ -223,7 +224,7 @@ pub(crate) mod example {
                 flow,
                 feeds: feeds.iter().map(|feed| feed.parse().unwrap()).collect(),
                 severity,
-                policy,
+                policy: policy.map(Into::into),
                 iface,
                 source,
                 nat_dst: nat,

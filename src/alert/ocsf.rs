@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{
     Alert, community_id,
-    ecs::{Observer, container_id_or_name, object, text},
+    ecs::{Observer, container_id_or_name, object, policy, text},
     line::{Loss, LossKind, loss_message, message},
 };
 use crate::{
@@ -31,7 +31,7 @@ pub fn ocsf(alert: &Alert, observer: &Observer) -> Value {
         Action::Alert => (1, "Allowed", 19, "Alert"),
         Action::Deny => (2, "Denied", 2, "Blocked"),
     };
-    let policy = object([("name", text(&alert.policy))]);
+    let policy = object([("name", policy(alert))]);
     object([
         ("category_uid", Some(CATEGORY_FINDINGS.into())),
         ("category_name", Some("Findings".into())),

@@ -196,6 +196,9 @@ impl Attributor {
             } else {
                 source.container.clone_from(&identity.container);
                 source.image.clone_from(&identity.image);
+                if source.pid.is_none() {
+                    source.labels = Arc::clone(&identity.labels);
+                }
             }
             let known = source.pod.is_some() || source.container.is_some();
             if known && source.grade == Grade::Unknown {
@@ -277,6 +280,10 @@ impl Attributor {
         }
         let identity = self.identity(cgroup.as_deref(), deadline);
         set_identity(&mut source, &identity);
+        source.is_complete = source.pid.is_some()
+            && source.exe.is_some()
+            && cgroup.is_some()
+            && identity.is_complete;
         if let Some(queue) = question.uid.filter(|&uid| uid != socket.uid) {
             source.grade = source.grade.min(Grade::Likely);
             let differs = format!(
@@ -294,6 +301,8 @@ impl Attributor {
 
     fn add_user(&mut self, source: &mut Source, deadline: Instant) {
         source.user = source.uid.and_then(|uid| self.users.name(uid, deadline));
+        let answered = |uid| self.users.has_answered(uid);
+        source.is_complete = source.is_complete && source.uid.is_some_and(answered);
         source.session_user = match (source.session_uid, source.uid) {
             (session, uid) if session == uid => source.user.clone(),
             (session, _) => session.and_then(|uid| self.users.name(uid, deadline)),
@@ -303,6 +312,11 @@ impl Attributor {
     fn add_client(&mut self, source: &mut Source, mac: Option<Mac>, deadline: Instant) {
         source.mac = mac.map(format_mac);
         source.client = mac.and_then(|mac| self.clients.name(mac, deadline));
+        // A machine of the LAN has no more than a name. Without one, a container whose place behind a
+        // bridge is not known looks the same.
+        if source.method == Some("forward") && source.client.is_some() {
+            source.is_complete = true;
+        }
     }
 }
 

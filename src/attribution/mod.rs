@@ -181,4 +181,6 @@ pub struct Source {
     pub client: Option<String>,
     /// Where its socket is connected to, when the packet goes elsewhere: NAT has changed that.
     pub meant: Option<SocketAddr>,
+    /// Nothing is left to be found: what is absent above is not there, and `labels` are all.
+    pub is_complete: bool,
 }

@@ -58,6 +58,11 @@ impl Users {
         }
     }
 
+    /// True when the name service has answered for `uid`, also that it has no name.
+    pub(super) fn has_answered(&self, uid: u32) -> bool {
+        matches!(self.names.get(&uid), Some(Name::Known(_)))
+    }
+
     fn take_answers(&mut self) {
         if let Some(worker) = &self.worker {
             for (uid, name) in worker.answers.try_iter() {

@@ -123,7 +123,9 @@ pub(super) fn preview(config: &Path, feed: Option<String>, json: bool) -> Result
             println!("  lint: {}", ask::text(&finding["text"]));
         }
         for flow in row["flows"]["examples"].as_array().into_iter().flatten() {
-            let action = if flow["action"] == "deny" {
+            let action = if flow["depends"] == true {
+                "would be cut if policies deny its source"
+            } else if flow["action"] == "deny" {
                 "would be cut"
             } else {
                 "would be alerted"

@@ -316,8 +316,14 @@ impl Core {
         let next = Arc::new(self.build());
         let current = self.path.view.current();
         let Some(delta) = Delta::between(&current.sets, &next.sets) else {
-            self.path.view.settle(next);
-            return Ok(());
+            if !answers_anew(&current, &next) {
+                self.path.view.settle(next);
+                return Ok(());
+            }
+            // An empty change still makes the kernel forget the verdicts that it remembers.
+            self.path.view.announce(Arc::clone(&next));
+            let done = self.kernel.apply(&Delta::default(), &next.sets);
+            return self.finish(next, done);
         };
         self.path.view.announce(Arc::clone(&next));
         let (added, removed) = delta.changed_elements();
@@ -500,6 +506,12 @@ impl Core {
     pub(super) fn report(&self) -> Report {
         self.path.view.current().report.clone()
     }
+}
+
+/// True when verdicts by source may be others although the sets stay what they are.
+fn answers_anew(old: &Snapshot, new: &Snapshot) -> bool {
+    let (old, new) = (old.index.regime(), new.index.regime());
+    old != new || !new.policies.is_empty()
 }
 
 /// True when the text of `new` would be read as that of `old` was.

@@ -13,6 +13,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::{
     flow_log::FlowLog,
+    judge::{self, Judged},
     meters::Meters,
     pressure::{self, Kind, Pressure},
     tally::Tally,
@@ -30,7 +31,7 @@ use crate::{
     feed::{Action, Direction},
     host::{links, wires::Wires},
     packet::{Flow, decode},
-    policy::{Decision, Endpoint},
+    policy::Decision,
     queue::{Answer, Held, Judge},
     sink::Sinks,
 };
@@ -69,6 +70,8 @@ pub(super) struct Counts {
     pub(super) malformed: AtomicU64,
     /// Flows of the daemon itself.
     pub(super) own: AtomicU64,
+    /// Flows that pass and touch network sets only: nothing is said of them.
+    pub(super) quiet: AtomicU64,
     /// Established flows found to be listed only later.
     pub(super) live: AtomicU64,
     /// Those of them that were cut.
@@ -217,7 +220,8 @@ impl Engine {
             counts.malformed.fetch_add(1, Ordering::Relaxed);
             return Answer::Pass;
         };
-        let Some(decision) = path.view.decide(&flow, packet.hook, &Endpoint::default()) else {
+        let snapshots = path.view.load();
+        let Some((index, first)) = snapshots.first(&flow, packet.hook) else {
             counts.unmatched.fetch_add(1, Ordering::Relaxed);
             return Answer::Pass;
         };
@@ -225,24 +229,40 @@ impl Engine {
             .connection
             .and_then(Entry::from_attributes)
             .filter(|entry| is_of(entry, &flow));
-        // The sender's socket knows where it was connected to, not what NAT made of it.
-        let sent = match decision.direction {
-            Direction::Egress => connection.map_or(flow, |entry| Flow {
-                fragment: flow.fragment,
-                ..entry.sent()
-            }),
-            Direction::Ingress => flow,
-        };
-        let kind = || Kind::of(packet, &flow, &decision);
-        let source = if self.pressure.folds(kind, start) {
+        let (pressure, attributor) = (&mut self.pressure, &mut self.attributor);
+        let folds = !first.depends()
+            && pressure.folds(
+                || first.leading().map(|d| Kind::of(packet, &flow, d)),
+                start,
+            );
+        let judged = if folds {
             counts.folded.fetch_add(1, Ordering::Relaxed);
-            self.attributor.unasked(&clues(packet), pressure::CAUSE)
+            let source = attributor.unasked(&clues(packet), pressure::CAUSE);
+            let decision = first.leading().cloned();
+            decision.map(|decision| judge::annotated(decision, source))
         } else {
-            self.attribute(packet, &sent, decision.direction)
+            judge::judge(index, &flow, &first, |direction| {
+                // The sender's socket knows where it was connected to, not what NAT made of it.
+                let sent = match direction {
+                    Direction::Egress => connection.map_or(flow, |entry| Flow {
+                        fragment: flow.fragment,
+                        ..entry.sent()
+                    }),
+                    Direction::Ingress => flow,
+                };
+                self.attribute(packet, &sent, direction)
+            })
+        };
+        let Some(Judged { decision, source }) = judged else {
+            return Answer::Pass;
         };
         // The daemon must reach its feeds and logs whatever they list.
         if source.pid == Some(path.own_pid) && packet.hook == Hook::Output {
             counts.own.fetch_add(1, Ordering::Relaxed);
+            return Answer::Allow;
+        }
+        if decision.is_quiet {
+            counts.quiet.fetch_add(1, Ordering::Relaxed);
             return Answer::Allow;
         }
         let action = decision.action();
@@ -341,14 +361,14 @@ fn alert(
     Alert {
         id: uuid::Uuid::now_v7(),
         time: SystemTime::now(),
-        action: decision.hit.action,
+        action: decision.action,
         direction: decision.direction,
         flow,
         feeds: decision.hit.feeds,
         indicator: decision.hit.indicator,
         scan: None,
         severity: decision.hit.severity,
-        policy: None,
+        policy: decision.policy,
         iface: index.and_then(links::name),
         source,
         nat_dst: None,

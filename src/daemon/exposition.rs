@@ -224,6 +224,7 @@ impl Numbers {
             ("unmatched", packets.unmatched),
             ("malformed", packets.malformed),
             ("own", packets.own),
+            ("quiet", packets.quiet),
             ("folded", packets.folded),
         ];
         out.counters(

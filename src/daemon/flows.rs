@@ -4,7 +4,10 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::live::{self, Act};
+use super::{
+    judge::First,
+    live::{self, Act, Change},
+};
 use crate::{
     config::Hook,
     conntrack::{Conntrack, ConntrackError},
@@ -31,6 +34,9 @@ struct Example {
     flow: String,
     direction: Direction,
     action: Action,
+    /// Its source, which is not looked up here, decides.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    depends: bool,
     indicator: Indicator,
 }
 
@@ -42,22 +48,23 @@ pub(super) fn touched(
 ) -> Result<Touched, ConntrackError> {
     let own = addresses::local();
     let mut touched = Touched::default();
+    let change = Change::new(current, current, next);
     Conntrack::open()?.list(None, Instant::now() + live::SEARCH, |entry| {
         let Some(hook) = live::hook(entry, &own).filter(|hook| hooks.contains(hook)) else {
             return;
         };
         // No bit of a mark: a flow that is cut already is not touched again.
-        let Some(Act::Alert(decision)) = live::act(entry, hook, current, next, 0) else {
-            return;
+        let (decision, depends) = match change.act(entry, hook, 0) {
+            Some(Act::Alert(decision)) => (decision, false),
+            Some(Act::Judge(first)) => match first.leading() {
+                Some(decision) => (decision.clone(), true),
+                None => return,
+            },
+            Some(Act::Release) | None => return,
         };
-        if crate::policy::decide(
-            &current.index,
-            &entry.filtered(),
-            hook,
-            &crate::policy::Endpoint::default(),
-        )
-        .is_some_and(|now| now.action() == decision.action())
-        {
+        let now = First::of(&current.index, &entry.filtered(), hook);
+        let now = now.as_ref().and_then(First::leading);
+        if !depends && now.is_some_and(|now| now.action() == decision.action()) {
             return;
         }
         touched.count += 1;
@@ -66,6 +73,7 @@ pub(super) fn touched(
                 flow: text(&entry.filtered()),
                 direction: decision.direction,
                 action: decision.action(),
+                depends,
                 indicator: decision.hit.indicator,
             });
         }

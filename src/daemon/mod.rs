@@ -15,6 +15,7 @@ mod handler;
 mod heal;
 mod include;
 mod intake;
+mod judge;
 mod lastgood;
 mod live;
 mod meters;

@@ -92,8 +92,9 @@ impl Pressure {
         }
     }
 
-    /// True when the packet's source is not to be looked up.
-    pub(super) fn folds(&mut self, kind: impl FnOnce() -> Kind, now: Instant) -> bool {
+    /// True when the packet's source is not to be looked up. Never to be asked where the verdict hangs
+    /// on the source.
+    pub(super) fn folds(&mut self, kind: impl FnOnce() -> Option<Kind>, now: Instant) -> bool {
         if self.packets.is_multiple_of(EVERY) {
             self.look();
         }
@@ -106,7 +107,9 @@ impl Pressure {
             self.since = Some(now);
             self.kinds.clear();
         }
-        let kind = kind();
+        let Some(kind) = kind() else {
+            return false;
+        };
         if self.kinds.len() >= KINDS && !self.kinds.contains_key(&kind) {
             return false;
         }
@@ -144,7 +147,7 @@ mod tests {
     /// How many of so many flows are folded.
     fn folded(pressure: &mut Pressure, flows: u32, uid: u32, now: Instant) -> usize {
         (0..flows)
-            .filter(|_| pressure.folds(|| kind(uid), now))
+            .filter(|_| pressure.folds(|| Some(kind(uid)), now))
             .count()
     }
 

@@ -171,6 +171,8 @@ pub struct Packets {
     pub malformed: u64,
     /// The daemon's own: let pass.
     pub own: u64,
+    /// Let pass without an alert: they touch network sets only, and no rule logs them.
+    pub quiet: u64,
     /// Judged without looking their source up, because the queue filled up.
     pub folded: u64,
     /// Denied by the kernel without the daemon, as reported; also before this daemon's start.
@@ -323,6 +325,7 @@ pub(super) fn status(shared: &Shared) -> Status {
             unmatched: counts.unmatched.load(Ordering::Relaxed),
             malformed: counts.malformed.load(Ordering::Relaxed),
             own: counts.own.load(Ordering::Relaxed),
+            quiet: counts.quiet.load(Ordering::Relaxed),
             folded: counts.folded.load(Ordering::Relaxed),
             unattributed_denied: counts.unnamed_denied.load(Ordering::Relaxed),
             unattributed_passed: counts.unnamed_passed.load(Ordering::Relaxed),

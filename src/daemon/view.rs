@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 
+use super::judge::First;
 use crate::{
     config::Hook,
     packet::Flow,
-    policy::{Decision, Endpoint, decide},
-    snapshot::Snapshot,
+    snapshot::{Index, Snapshot},
 };
 
 /// The snapshot in force, and the one before while a change is on its way into the kernel.
@@ -18,8 +18,9 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct View(ArcSwap<Pair>);
 
+/// What a packet is judged by, all of it by the same.
 #[derive(Debug, Default)]
-struct Pair {
+pub(super) struct Pair {
     current: Arc<Snapshot>,
     previous: Option<Arc<Snapshot>>,
 }
@@ -53,13 +54,19 @@ impl View {
         }));
     }
 
-    /// Decides about a flow.
-    pub(super) fn decide(&self, flow: &Flow, hook: Hook, endpoint: &Endpoint) -> Option<Decision> {
-        let pair = self.0.load();
-        decide(&pair.current.index, flow, hook, endpoint).or_else(|| {
-            pair.previous
-                .as_ref()
-                .and_then(|snapshot| decide(&snapshot.index, flow, hook, endpoint))
+    /// What a packet is judged by.
+    pub(super) fn load(&self) -> Guard<Arc<Pair>> {
+        self.0.load()
+    }
+}
+
+impl Pair {
+    /// The index that lists a flow, and what it says whoever it is.
+    pub(super) fn first(&self, flow: &Flow, hook: Hook) -> Option<(&Index, First)> {
+        let snapshots = [Some(&self.current), self.previous.as_ref()];
+        snapshots.into_iter().flatten().find_map(|snapshot| {
+            let index = &snapshot.index;
+            Some((index, First::of(index, flow, hook)?))
         })
     }
 }

@@ -38,6 +38,11 @@ impl Decision {
         self.action
     }
 
+    /// It is about the end of a forwarded flow that counts more.
+    pub fn outranks(&self, other: &Self) -> bool {
+        self.rank() > other.rank()
+    }
+
     /// Denied for sure first, then what more must be known of, then what alerts.
     fn rank(&self) -> (bool, bool, bool, bool) {
         let denies = self.action == Action::Deny;
@@ -68,7 +73,7 @@ pub fn decide(index: &Index, flow: &Flow, hook: Hook, endpoint: &Endpoint) -> Op
 /// depends on the endpoint, then what alerts; the first one of two that are alike.
 pub fn stronger(out: Option<Decision>, back: Option<Decision>) -> Option<Decision> {
     match (out, back) {
-        (Some(out), Some(back)) if back.rank() > out.rank() => Some(back),
+        (Some(out), Some(back)) if back.outranks(&out) => Some(back),
         (out, back) => out.or(back),
     }
 }

@@ -10,7 +10,7 @@ mod selector;
 mod walk;
 
 pub use decide::{Decision, decide, decide_toward, stronger};
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, RESERVED};
 pub use model::{
     DEFAULT_TIER, DEFAULT_TIER_ORDER, Entity, Labels, NetworkSet, Order, Policy, Rule, RuleAction,
     Tier,

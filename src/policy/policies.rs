@@ -127,13 +127,18 @@ impl Policies {
     ///
     /// Exact, unless there are too many ways through the policies: then everything is reported.
     pub fn explore(&self, question: &Question<'_>) -> Reach {
+        self.explore_until(question, Reach::is_all)
+    }
+
+    /// The same, at most until `enough` is known.
+    fn explore_until(&self, question: &Question<'_>, enough: fn(&Reach) -> bool) -> Reach {
         let mut reach = Reach::default();
         let mut walk = Walk::new(self, question, Scope::Verdict);
         let mut leaves = 0;
         while let Some(leaf) = walk.next() {
             reach.add(&leaf);
             leaves += 1;
-            if reach.is_all() {
+            if enough(&reach) {
                 break;
             }
             if leaves >= MAX_LEAVES || walk.work() > MAX_WORK {
@@ -154,7 +159,9 @@ impl Policies {
         if walk.is_certain() {
             return Some(ruling);
         }
-        if !self.explore(question).is_single() {
+        // Packets wait for this: the second answer that is possible ends it.
+        let reach = self.explore_until(question, |reach| !reach.is_single());
+        if !reach.is_single() {
             return None;
         }
         let mut leaves = 1;

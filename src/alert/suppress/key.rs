@@ -1,6 +1,6 @@
 //! Who an alert is about, for telling repeats from news.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     alert::Alert,
@@ -8,7 +8,8 @@ use crate::{
     feed::{Action, Direction, Indicator},
 };
 
-/// What makes two alerts the same: who, which indicator, which way, which verdict. Not the ports.
+/// What makes two alerts the same: who, which indicator, which way, which verdict, by which policy.
+/// Not the ports.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) origin: Origin,
@@ -23,6 +24,7 @@ pub(super) struct Origin {
     addr: Option<IpAddr>,
     direction: Direction,
     action: Action,
+    policy: Option<Arc<str>>,
 }
 
 /// The source, by the best identity that is known.
@@ -63,6 +65,7 @@ impl Key {
             addr: by_addr.then_some(alert.flow.src),
             direction: alert.direction,
             action: alert.action,
+            policy: alert.policy.clone(),
         };
         Self {
             origin,
@@ -111,6 +114,7 @@ mod tests {
             Key::of(&base) != Key::of(&other)
         };
         assert!(differs(|a| a.action = Action::Alert));
+        assert!(differs(|a| a.policy = Some("default.deny".into())));
         assert!(differs(|a| a.direction = Direction::Ingress));
         assert!(differs(|a| a.indicator = "10.48.0.0/16".parse().unwrap()));
         assert!(differs(|a| a.source.pid = Some(99)));

@@ -82,6 +82,8 @@ pub struct Identity {
     pub namespace: Option<String>,
     /// Labels of the container, at most 64.
     pub labels: Arc<BTreeMap<String, String>>,
+    /// All that there is was read: its runtime's files, where it has any.
+    pub is_complete: bool,
 }
 
 /// What a runtime's file says of a container.
@@ -137,6 +139,8 @@ impl Containers {
             (Some(_), None) => Duration::ZERO,
             _ => FRESH,
         };
+        let has_files = container.as_ref().is_some_and(|id| has_files(id.runtime()));
+        let is_complete = !has_files || metadata.is_some();
         let metadata = metadata.unwrap_or_default();
         let identity = Arc::new(Identity {
             unit: found.unit,
@@ -149,6 +153,7 @@ impl Containers {
             pod: metadata.pod.or(found.pod_uid),
             namespace: metadata.namespace,
             labels: Arc::new(metadata.labels),
+            is_complete,
         });
         if self.known.len() >= CAPACITY {
             self.known.clear();
@@ -191,6 +196,11 @@ impl Containers {
             Runtime::Lxc | Runtime::Machine | Runtime::Runc => None,
         }
     }
+}
+
+/// True for a runtime whose files hold names, images and labels.
+fn has_files(runtime: Runtime) -> bool {
+    !matches!(runtime, Runtime::Lxc | Runtime::Machine | Runtime::Runc)
 }
 
 /// True when `id` cannot lead out of the folder it is looked for in.
