@@ -4,6 +4,7 @@
 //! free again, so the copy is as good as the state itself.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, TryLockError},
     time::{Duration, Instant},
 };
@@ -16,7 +17,8 @@ use super::{
     status::{self, FeedStatus, Table},
 };
 use crate::{
-    config,
+    config::{self, Config},
+    feed::{FeedData, FeedName},
     nft::{Included, QueueKind},
     ruleset::Options,
     snapshot::{Exception, Snapshot},
@@ -38,6 +40,13 @@ pub(super) struct Glance {
     pub(super) table: Table,
     pub(super) counters: serde_json::Map<String, serde_json::Value>,
     pub(super) feeds: Vec<FeedStatus>,
+    pub(super) config: Config,
+    /// The good data of each feed.
+    pub(super) data: BTreeMap<FeedName, Arc<FeedData>>,
+    /// What is wrong with manifests.
+    pub(super) manifest_problems: Vec<String>,
+    /// Something is in force that is no feed.
+    pub(super) has_network_sets: bool,
     pub(super) exceptions: Vec<Exception>,
     pub(super) broken: Option<String>,
     pub(super) file_problems: Vec<String>,
@@ -52,6 +61,9 @@ impl Glance {
     fn of(core: &Core) -> Self {
         let mut enabled = core.feeds.values().filter(|state| state.config.enabled);
         let any = enabled.clone().next().is_some();
+        let states = core.feeds.values();
+        let data =
+            states.filter_map(|s| Some((s.config.name.clone(), Arc::clone(s.data.as_ref()?))));
         Self {
             options: core.kernel.options().clone(),
             nftables: core.config.nftables.clone(),
@@ -63,6 +75,10 @@ impl Glance {
             snapshot: core.path.view.current(),
             counters: status::counters(core),
             feeds: status::feeds(core),
+            config: core.config.clone(),
+            data: data.collect(),
+            manifest_problems: core.manifest_problems.clone(),
+            has_network_sets: !core.network_sets.is_empty(),
             exceptions: core.exceptions.clone(),
             broken: core.broken.clone(),
             file_problems: core.file_problems.clone(),
