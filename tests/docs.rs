@@ -342,10 +342,11 @@ fn single() -> Alert {
         indicator: "203.0.113.7".parse().unwrap(),
         scan: None,
         severity: Severity::Medium,
-        policy: text("policy"),
+        policy: Some("policy".into()),
         iface: text("eth0"),
         source: Source {
             labels: Default::default(),
+            is_complete: true,
             grade: Grade::Likely,
             method: Some("local-end"),
             cause: text("cause"),

@@ -91,6 +91,7 @@ fn render_status(status: &Value) -> String {
         }
     }
     out.0.push_str(&spared(&feeds));
+    out.0.push_str(&policies(&status["policies"]));
     let hour = &status["last_hour"];
     out.add(format!(
         "last hour  {} flows denied, {} alerted and passed",
@@ -98,7 +99,7 @@ fn render_status(status: &Value) -> String {
     ));
     for row in items(&hour["top"]).take(5) {
         out.add(format!(
-            "  {} x {} {} {} ({}) by {}",
+            "  {} x {} {} {} ({}{}) by {}",
             row["count"],
             if row["action"] == "deny" {
                 "denied"
@@ -108,8 +109,15 @@ fn render_status(status: &Value) -> String {
             text(&row["direction"]),
             text(&row["indicator"]),
             ask::list(&row["feeds"]),
+            row["policy"]
+                .as_str()
+                .map(|policy| format!("; {policy}"))
+                .unwrap_or_default(),
             text(&row["who"]),
         ));
+    }
+    for (policy, count) in hour["denied_by"].as_object().into_iter().flatten() {
+        out.add(format!("  {count} denied by policy {policy}"));
     }
     let counters = &status["counters"];
     let packets = |name: &str| counters[name]["packets"].as_u64().unwrap_or(0);
@@ -163,6 +171,33 @@ fn render_status(status: &Value) -> String {
         status["conntrack"]["max"].as_u64(),
     ) {
         out.add(format!("conntrack  {count} of {max} entries"));
+    }
+    out.0
+}
+
+/// Tiers, policies and network sets; nothing where there are no policies.
+fn policies(state: &Value) -> String {
+    let number = |key: &str| state[key].as_u64().unwrap_or(0);
+    let (enforced, staged, by_source) = (number("enforced"), number("staged"), number("by_source"));
+    if enforced + staged + number("network_sets") == 0 {
+        return String::new();
+    }
+    let mut out = Lines::default();
+    out.add(format!(
+        "policies   {enforced} enforced, {staged} staged, in {}; {} of feeds, {} by hand",
+        match items(&state["tiers"]).count() {
+            0 => "no tier".to_owned(),
+            _ => format!("tiers {}", ask::list(&state["tiers"])),
+        },
+        plural(&number("feed_sets"), "network set", "network sets"),
+        number("network_sets"),
+    ));
+    if by_source > 0 {
+        out.add(format!(
+            "  {} for the source, which takes the daemon; without it, or with an unknown source: {} (on-daemon-down)",
+            plural(&by_source, "policy asks", "policies ask"),
+            text(&state["on_daemon_down"]),
+        ));
     }
     out.0
 }

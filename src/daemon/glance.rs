@@ -14,6 +14,7 @@ use super::{
     core::Core,
     engine::lock,
     include,
+    policing::Policing,
     status::{self, FeedStatus, Table},
 };
 use crate::{
@@ -45,8 +46,7 @@ pub(super) struct Glance {
     pub(super) data: BTreeMap<FeedName, Arc<FeedData>>,
     /// What is wrong with manifests.
     pub(super) manifest_problems: Vec<String>,
-    /// Something is in force that is no feed.
-    pub(super) has_network_sets: bool,
+    pub(super) policing: Policing,
     pub(super) exceptions: Vec<Exception>,
     pub(super) broken: Option<String>,
     pub(super) file_problems: Vec<String>,
@@ -78,7 +78,7 @@ impl Glance {
             config: core.config.clone(),
             data: data.collect(),
             manifest_problems: core.manifest_problems.clone(),
-            has_network_sets: !core.network_sets.is_empty(),
+            policing: Policing::of(core),
             exceptions: core.exceptions.clone(),
             broken: core.broken.clone(),
             file_problems: core.file_problems.clone(),

@@ -19,6 +19,7 @@ mod judge;
 mod lastgood;
 mod live;
 mod meters;
+mod policing;
 mod pressure;
 mod pulls;
 mod resources;

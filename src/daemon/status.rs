@@ -18,6 +18,7 @@ use super::{
     flow_log::FlowLogStatus,
     glance::{Glance, glance},
     include,
+    policing::Policing,
     tally::LastHour,
 };
 use crate::{
@@ -66,6 +67,8 @@ pub struct Status {
     pub queue: Queue,
     /// The feeds.
     pub feeds: Vec<FeedStatus>,
+    /// Tiers, policies and network sets.
+    pub policies: Policing,
     /// The table's counters.
     pub counters: serde_json::Map<String, serde_json::Value>,
     /// What became of the packets that reached the daemon.
@@ -319,6 +322,7 @@ pub(super) fn status(shared: &Shared) -> Status {
         table: glance.table.clone(),
         queue,
         feeds: glance.feeds.clone(),
+        policies: glance.policing.clone(),
         counters: glance.counters.clone(),
         packets: Packets {
             received: counts.packets.load(Ordering::Relaxed),
@@ -566,7 +570,7 @@ fn problems(
             "conntrack is nearly full: {count} of {max}; raise net.netfilter.nf_conntrack_max"
         ));
     }
-    if feeds.iter().all(|feed| !feed.enabled) && !glance.has_network_sets {
+    if feeds.iter().all(|feed| !feed.enabled) && glance.policing.network_sets == 0 {
         all.push(
             "no feed is enabled: nothing is watched or denied; add a [[feed]], or apply a GlobalThreatFeed"
                 .into(),

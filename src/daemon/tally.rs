@@ -1,7 +1,7 @@
 //! Who did what in the last hour, for status: counts by source, indicator and verdict, minute by minute.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -30,6 +30,9 @@ pub struct Row {
     pub indicator: Indicator,
     /// The feeds that list it.
     pub feeds: Vec<FeedName>,
+    /// The policy that decided, if one did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
 }
 
 /// A row of the last hour with its number of flows.
@@ -49,15 +52,32 @@ pub struct LastHour {
     pub denied: u64,
     /// Flows alerted and let pass.
     pub alerted: u64,
+    /// Those of the denied that a policy denied, by its name.
+    pub denied_by: BTreeMap<String, u64>,
     /// The rows with most flows, denied first.
     pub top: Vec<Counted>,
+}
+
+/// What was decided, and by which policy.
+type Verdict = (Action, Option<String>);
+
+impl LastHour {
+    fn add(&mut self, action: Action, policy: Option<&String>, count: u64) {
+        match action {
+            Action::Deny => self.denied += count,
+            Action::Alert => self.alerted += count,
+        }
+        if let (Action::Deny, Some(policy)) = (action, policy) {
+            *self.denied_by.entry(policy.clone()).or_default() += count;
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Minute {
     start: Instant,
     rows: HashMap<Row, u64>,
-    others: HashMap<Action, u64>,
+    others: HashMap<Verdict, u64>,
 }
 
 /// Counts flows by minute; bounded.
@@ -88,9 +108,10 @@ impl Tally {
             direction: alert.direction,
             indicator: alert.indicator,
             feeds: alert.feeds.clone(),
+            policy: alert.policy.as_deref().map(str::to_owned),
         };
         if minute.rows.len() >= ROWS && !minute.rows.contains_key(&row) {
-            *minute.others.entry(alert.action).or_default() += 1;
+            *minute.others.entry((row.action, row.policy)).or_default() += 1;
         } else {
             *minute.rows.entry(row).or_default() += 1;
         }
@@ -104,15 +125,10 @@ impl Tally {
         for minute in &self.0 {
             for (row, count) in &minute.rows {
                 *rows.entry(row).or_default() += count;
+                out.add(row.action, row.policy.as_ref(), *count);
             }
-            let counts = minute.rows.iter().map(|(row, count)| (row.action, count));
-            for (action, count) in
-                counts.chain(minute.others.iter().map(|(action, count)| (*action, count)))
-            {
-                match action {
-                    Action::Deny => out.denied += count,
-                    Action::Alert => out.alerted += count,
-                }
+            for ((action, policy), count) in &minute.others {
+                out.add(*action, policy.as_ref(), *count);
             }
         }
         let mut rows: Vec<Counted> = rows
@@ -207,12 +223,16 @@ mod tests {
         let now = Instant::now();
         let mut tally = Tally::default();
         let mut alert = example::alert();
+        alert.policy = Some("default.block".into());
         for pid in 0..3_000 {
             alert.source.pid = Some(pid);
             tally.count(&alert, now);
         }
+        alert.policy = None;
+        tally.count(&alert, now);
         let hour = tally.last_hour(now, 5);
-        assert_eq!(hour.denied + hour.alerted, 3_000);
+        assert_eq!(hour.denied + hour.alerted, 3_001);
+        assert_eq!(hour.denied_by, [("default.block".into(), 3_000)].into());
         assert_eq!(hour.top.len(), 5);
     }
 }

@@ -101,13 +101,17 @@ pub fn decide_toward(
     let hit = hit.or_else(|| hit_of(&members))?;
     let labels: Vec<&Labels> = members.iter().map(|member| member.labels).collect();
     let question = question(flow, direction, (near, far), endpoint, &labels);
-    Some(match regime.policies.rule(&question) {
-        Some(ruling) => by_ruling(direction, hit, listed, ruling),
-        None => Decision {
-            depends: true,
-            is_quiet: !listed && regime.when_unknown() == Action::Alert,
-            ..with_action(direction, hit, regime.when_unknown())
-        },
+    if let Some(ruling) = regime.policies.rule(&question) {
+        return Some(by_ruling(direction, hit, listed, ruling));
+    }
+    // Who decides depends on what is not known; the verdict need not: the feeds may deny as well.
+    let reach = regime.policies.explore(&question);
+    let certain = reach.action(Some(hit.action));
+    let action = certain.unwrap_or_else(|| regime.when_unknown());
+    Some(Decision {
+        depends: certain.is_none(),
+        is_quiet: !listed && certain == Some(Action::Alert) && !reach.log,
+        ..with_action(direction, hit, action)
     })
 }
 

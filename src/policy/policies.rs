@@ -6,7 +6,10 @@ use super::{
     DEFAULT_TIER, DEFAULT_TIER_ORDER, Endpoint, Labels, Order, Policy, RuleAction, Tier,
     walk::{Index, Leaf, Scope, Walk},
 };
-use crate::{feed::Direction, packet::Protocol};
+use crate::{
+    feed::{Action, Direction},
+    packet::Protocol,
+};
 
 /// Most ways through the policies that [`Policies::explore`] looks at.
 const MAX_LEAVES: usize = 4096;
@@ -123,6 +126,20 @@ impl Policies {
         &self.tiers
     }
 
+    /// The same policies with one of the staged ones enforced, for each of these.
+    pub fn each_staged(&self) -> Vec<Self> {
+        let all = || self.tiers.iter().flat_map(|(_, policies)| policies);
+        let with = |staged: &Policy| {
+            let enforced = |policy: &Policy| Policy {
+                is_staged: policy.is_staged && policy != staged,
+                ..policy.clone()
+            };
+            let tiers = self.tiers.iter().map(|(tier, _)| tier.clone()).collect();
+            Self::new(tiers, all().map(enforced).collect())
+        };
+        all().filter(|policy| policy.is_staged).map(with).collect()
+    }
+
     /// Every answer that some endpoint and flow can get that agrees with what is known.
     ///
     /// Exact, unless there are too many ways through the policies: then everything is reported.
@@ -210,6 +227,18 @@ impl Reach {
     /// True when only one of allow, deny and fall is possible.
     pub fn is_single(&self) -> bool {
         u8::from(self.allow) + u8::from(self.deny) + u8::from(self.fall) == 1
+    }
+
+    /// What becomes of the flow where the feeds say `by_feeds`; `None`: it depends.
+    pub fn action(&self, by_feeds: Option<Action>) -> Option<Action> {
+        let by_feeds = by_feeds == Some(Action::Deny);
+        let denies = self.deny || (self.fall && by_feeds);
+        let passes = self.allow || (self.fall && !by_feeds);
+        match (denies, passes) {
+            (true, true) => None,
+            (true, false) => Some(Action::Deny),
+            (false, _) => Some(Action::Alert),
+        }
     }
 
     fn is_all(&self) -> bool {

@@ -10,6 +10,8 @@ mod cost;
 mod delta;
 mod index;
 mod members;
+#[cfg(test)]
+mod policy_tests;
 mod regions;
 mod report;
 mod ruled;

@@ -5,8 +5,6 @@ use crate::{packet::Protocol, policy::PortRegion};
 
 /// Every port.
 const ALL_PORTS: (u16, u16) = (0, u16::MAX);
-/// Protocol numbers that IANA keeps unassigned or for experiments, none of them with ports.
-const UNUSUAL: [u8; 4] = [255, 254, 253, 252];
 
 /// The regions of one direction.
 #[derive(Debug)]
@@ -22,13 +20,6 @@ impl Regions {
         named.sort_unstable();
         named.dedup();
         Self { list, named }
-    }
-
-    /// A protocol that stands for every one that has no region of its own.
-    pub(super) fn unnamed(&self) -> Option<Protocol> {
-        let all = UNUSUAL.into_iter().chain(0..=u8::MAX);
-        let mut free = all.filter(|number| self.named.binary_search(number).is_err());
-        free.next().map(Protocol)
     }
 
     /// True when the region at `at` is the one of `proto`, or one of several of it.
@@ -198,7 +189,6 @@ mod tests {
             region(Some(255), None),
         ]);
         assert_eq!(regions.gaps(), [(1, 5), (7, 254)]);
-        assert_eq!(regions.unnamed(), Some(Protocol(254)));
         assert_eq!(regions.holding(Protocol::TCP, 80), Some(3));
         assert_eq!(regions.holding(Protocol::UDP, 80), Some(0));
         assert_eq!(regions.holding(Protocol(0), 80), Some(1));

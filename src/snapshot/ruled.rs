@@ -367,8 +367,9 @@ impl<A: Address> Work<'_, '_, A> {
         Some(self.layouts.number(Layout::spelled(parts.collect())))
     }
 
-    /// The port of the far end is the sender's, which the sets of receiver's ports do not tell. A class
-    /// that is stronger for all receiver's ports is an element; else it depends.
+    /// The port of the far end is the sender's, which the sets of receiver's ports do not tell. Where
+    /// the class at it is not the same for all receiver's ports, or not as strong as around it, the
+    /// daemon has to tell.
     fn bound_ingress(
         &mut self,
         addr: A,
@@ -391,22 +392,19 @@ impl<A: Address> Work<'_, '_, A> {
                     .collect()
             };
             let (here, around) = (pick(&classes), pick(&whole));
-            let first = here.first().copied().flatten();
             if here == around {
                 continue;
             }
-            if here.iter().all(|class| *class == first)
-                && around
-                    .iter()
-                    .all(|class| strength(*class) <= strength(first))
-            {
-                stronger.extend(first.map(|class| (class, direction, *proto, *port)));
-                continue;
-            }
+            let first = here.first().copied().flatten();
+            let class = match here.iter().all(|class| *class == first) {
+                true => first,
+                false if here.contains(&Some(Class::Deny)) => Some(self.judge.when_unknown()),
+                false => Some(Class::Watch),
+            };
+            stronger.extend(class.map(|class| (class, direction, *proto, *port)));
             for ((at, here), around) in of.iter().zip(&here).zip(&around) {
-                if here != around
-                    && let Some(place) = mixed.get_mut(*at)
-                {
+                let spares = *around == Some(Class::Deny) && *here != *around;
+                if spares && let Some(place) = mixed.get_mut(*at) {
                     *place = Some(self.judge.when_unknown());
                 }
             }

@@ -12,7 +12,7 @@ use crate::{
     prefix::{Address, Family, Range},
 };
 
-fn input(name: &str, action: Action, scope: Scope, prefixes: &[&str]) -> Input {
+pub(super) fn input(name: &str, action: Action, scope: Scope, prefixes: &[&str]) -> Input {
     let parsed = parse_plain(
         prefixes.join("\n").as_bytes(),
         &Limits {
@@ -40,14 +40,14 @@ fn input(name: &str, action: Action, scope: Scope, prefixes: &[&str]) -> Input {
     }
 }
 
-fn except(prefix: &str) -> Exception {
+pub(super) fn except(prefix: &str) -> Exception {
     Exception {
         prefix: prefix.parse().unwrap(),
         why: "test".into(),
     }
 }
 
-fn options(private: PrivateNetworks, deny_at: usize) -> Options {
+pub(super) fn options(private: PrivateNetworks, deny_at: usize) -> Options {
     Options {
         private,
         deny_at,
@@ -56,11 +56,12 @@ fn options(private: PrivateNetworks, deny_at: usize) -> Options {
     }
 }
 
-/// What the kernel would do, from its sets alone.
-fn kernel(
+/// What the kernel would do, from its sets alone: with the port at the address, and the receiver's.
+pub(super) fn kernel(
     sets: &Sets,
     addr: IpAddr,
-    (proto, port): (Protocol, u16),
+    proto: Protocol,
+    (port, receiver): (u16, u16),
     direction: Direction,
 ) -> Option<Action> {
     fn holds<A: Address>(ranges: &[Range<A>], addr: A) -> bool {
@@ -79,6 +80,12 @@ fn kernel(
             proto: proto.0,
             port,
         }),
+        (Content::Flows4(list), IpAddr::V4(a)) => list
+            .iter()
+            .any(|flow| is_at(flow, a.into(), proto, receiver)),
+        (Content::Flows6(list), IpAddr::V6(a)) => list
+            .iter()
+            .any(|flow| is_at(flow, a.into(), proto, receiver)),
         _ => false,
     };
     let in_block = |content: &Content| match (content, addr) {
@@ -114,11 +121,18 @@ fn kernel(
     action.filter(|_| passes || !filtered)
 }
 
-fn scope() -> impl Strategy<Value = Scope> {
+fn is_at<A: Address>(flow: &FlowElement<A>, addr: A, proto: Protocol, port: u16) -> bool {
+    let PortBox { protos, ports } = flow.at;
+    (flow.addr.first..=flow.addr.last).contains(&addr)
+        && (protos.0..=protos.1).contains(&proto.0)
+        && (ports.0..=ports.1).contains(&port)
+}
+
+pub(super) fn scope() -> impl Strategy<Value = Scope> {
     prop_oneof![Just(Scope::Both), Just(Scope::Out), Just(Scope::In)]
 }
 
-fn entry() -> impl Strategy<Value = String> {
+pub(super) fn entry() -> impl Strategy<Value = String> {
     prop_oneof![
         (0u8..4, 0u8..4, 14u8..=32).prop_map(|(a, b, len)| format!("10.{a}.0.{b}/{len}")),
         (0u8..4, 0u8..4, 14u8..=32).prop_map(|(a, b, len)| format!("203.{a}.0.{b}/{len}")),
@@ -130,7 +144,7 @@ fn entry() -> impl Strategy<Value = String> {
     ]
 }
 
-fn feeds() -> impl Strategy<Value = Vec<(bool, Scope, Vec<String>)>> {
+pub(super) fn feeds() -> impl Strategy<Value = Vec<(bool, Scope, Vec<String>)>> {
     proptest::collection::vec(
         (
             any::<bool>(),
@@ -141,7 +155,7 @@ fn feeds() -> impl Strategy<Value = Vec<(bool, Scope, Vec<String>)>> {
     )
 }
 
-fn prefix() -> impl Strategy<Value = String> {
+pub(super) fn prefix() -> impl Strategy<Value = String> {
     entry().prop_filter("a prefix", |text| {
         text.parse::<crate::prefix::Prefix>().is_ok()
     })
@@ -170,7 +184,7 @@ proptest! {
             for direction in [Direction::Egress, Direction::Ingress] {
                 for proto in [Protocol::TCP, Protocol::UDP, Protocol::ICMP] {
                     let index = snapshot.index.lookup(addr, Some((proto, port)), direction).map(|hit| hit.action);
-                    let sets = kernel(&snapshot.sets, addr, (proto, port), direction);
+                    let sets = kernel(&snapshot.sets, addr, proto, (port, port), direction);
                     prop_assert_eq!(sets, index, "{} {} {}:{}", addr, direction, proto, port);
                 }
             }
@@ -193,8 +207,13 @@ fn what_is_spared_at_the_start_of_a_network_leaves_the_rest_denied() {
         let options = options(PrivateNetworks::Refuse, 2);
         let snapshot = build(&inputs, &[except(spared)], options);
         let addr = addr.parse().unwrap();
-        let port = (Protocol::TCP, 443);
-        let sets = kernel(&snapshot.sets, addr, port, Direction::Egress);
+        let sets = kernel(
+            &snapshot.sets,
+            addr,
+            Protocol::TCP,
+            (443, 443),
+            Direction::Egress,
+        );
         assert_eq!(sets, Some(Action::Deny), "{addr}");
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     config::PrivateNetworks,
     feed::{Action, Direction, Scope},
-    policy::{Fact, Labels, Question, Reach},
+    policy::{Fact, Labels, Policies, Question, Reach},
     prefix::Prefix,
     snapshot::{Class, Input, Options, PortBox, Regime, index::Rules, regions::Regions},
 };
@@ -75,6 +75,8 @@ pub(super) struct Judge<'a> {
     pub(super) nets: Vec<Prefix>,
     regions: [Regions; 2],
     regime: &'a Regime,
+    /// The policies as they would be with one more of the staged ones enforced.
+    staged: Vec<Policies>,
     private: PrivateNetworks,
     deny_at: usize,
     explored: HashMap<Asked, Vec<Reach>>,
@@ -118,6 +120,7 @@ impl<'a> Judge<'a> {
             nets,
             regions,
             regime: &options.regime,
+            staged: policies.each_staged(),
             private: rules.private,
             deny_at: rules.deny_at,
             explored: HashMap::new(),
@@ -243,21 +246,16 @@ impl<'a> Judge<'a> {
         direction: Direction,
     ) -> Vec<Option<Class>> {
         let count = self.regions(direction).list.len();
-        if facts.is_excepted || (facts.entries.is_empty() && facts.groups.is_empty()) {
+        let built_in = self.built_in(facts, direction);
+        if facts.is_excepted || (built_in.is_none() && facts.groups.is_empty()) {
             return vec![None; count];
         }
-        let built_in = self.built_in(facts, direction);
         let when_unknown = self.when_unknown();
         let reach = self.reach(facts, far, direction);
-        let classes = reach.iter().map(|reach| {
-            let by_feeds = built_in == Some(Action::Deny);
-            let denies = reach.deny || (reach.fall && by_feeds);
-            let passes = reach.allow || (reach.fall && !by_feeds);
-            match (denies, passes) {
-                (true, false) => Some(Class::Deny),
-                (true, true) => Some(when_unknown),
-                (false, _) => (built_in.is_some() || reach.log).then_some(Class::Watch),
-            }
+        let classes = reach.iter().map(|reach| match reach.action(built_in) {
+            Some(Action::Deny) => Some(Class::Deny),
+            Some(Action::Alert) => (built_in.is_some() || reach.log).then_some(Class::Watch),
+            None => Some(when_unknown),
         });
         classes.collect()
     }
@@ -330,30 +328,32 @@ impl<'a> Judge<'a> {
             .iter()
             .filter_map(|group| self.groups.get(*group).copied())
             .collect();
-        let regions = self.regions(direction);
-        let reach = regions.list.iter().map(|region| {
-            let proto = region.proto.or_else(|| regions.unnamed());
-            let has_ports = proto.is_none_or(|proto| proto.has_ports()) || region.proto.is_none();
+        let policies = &self.regime.policies;
+        let regions = &self.regions(direction).list;
+        let reach = regions.iter().map(|region| {
             // Within a region every port gets the same answer.
-            let dst_port = match region.ports {
-                Some((first, _)) => Fact::Known(Some(first)),
-                None if has_ports => Fact::Unknown,
-                None => Fact::Known(None),
-            };
-            self.regime.policies.explore(&Question {
+            let (proto, dst_port) = policies.facts_of(direction, *region);
+            let question = Question {
                 direction,
                 endpoint: &self.regime.anybody,
                 near: Fact::Unknown,
                 far,
                 far_sets: &far_sets,
-                proto: proto.map_or(Fact::Unknown, Fact::Known),
-                src_port: if has_ports {
-                    Fact::Unknown
-                } else {
-                    Fact::Known(None)
+                proto,
+                // What is sent from is as good as random, but for protocols without ports.
+                src_port: match dst_port {
+                    Fact::Known(None) => Fact::Known(None),
+                    _ => Fact::Unknown,
                 },
                 dst_port,
-            })
+            };
+            let mut reach = policies.explore(&question);
+            // What a staged policy would deny is told, and so it must be seen.
+            if !reach.deny && !reach.log {
+                let mut staged = self.staged.iter();
+                reach.log = staged.any(|policies| policies.explore(&question).deny);
+            }
+            reach
         });
         reach.collect()
     }
