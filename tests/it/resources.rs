@@ -645,3 +645,27 @@ fn a_feed_that_cannot_be_pulled_says_so_in_its_status() {
     );
     assert_eq!(object["status"]["errorConditions"], serde_json::json!([]));
 }
+
+#[test]
+fn an_established_flow_is_cut_when_a_policy_comes_that_denies_it() {
+    let Some(lab) = Lab::new() else { return };
+    let _web = web(&lab.server);
+    let (alerts, daemon) = Daemon::alerting(&lab, &lab.host, Conf::new(&lab));
+    apply(&daemon, SET);
+    let _stream = connect(&lab.host, "203.0.113.5:80").expect("nothing denies it yet");
+    apply(&daemon, DENY_SET);
+    let cut = eventually("the flow is cut", || {
+        daemon.status()["packets"]["cut_flows"]
+            .as_u64()
+            .filter(|cut| *cut > 0)
+    });
+    assert_eq!(cut, 1);
+    alerts.wait(&[
+        ("method", "live-flow"),
+        ("action", "deny"),
+        ("policy", "default.partners"),
+        ("feed", "partners"),
+    ]);
+    daemon.ok(&["delete", "gnp/default.partners"]);
+    connect(&lab.host, "203.0.113.5:80").expect("nothing denies it any more");
+}

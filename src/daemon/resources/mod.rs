@@ -25,6 +25,7 @@ use super::{
 use crate::{
     config::Config,
     feed::FeedName,
+    fetch,
     resources::{Applied, LastGoodTexts},
     snapshot::Exception,
     store::StoreError,
@@ -202,7 +203,18 @@ fn carry_out(
         let mut core = lock(&shared.core);
         let _busy = core.busy();
         let resolved = shared.resources.resolve(&core.config);
+        let feeds: Vec<_> = resolved
+            .feeds
+            .iter()
+            .map(|feed| feed.config.clone())
+            .collect();
         let turnover = core.take_resources(resolved);
+        let changed = feeds
+            .into_iter()
+            .filter(|feed| turnover.changed.contains(&feed.name));
+        for warning in fetch::loose_headers(&changed.collect::<Vec<_>>()) {
+            tracing::warn!("{warning}");
+        }
         start::recall_feeds(&mut core, &shared.store);
         if let Some(exceptions) = exceptions {
             core.take_exceptions(exceptions);
