@@ -54,7 +54,9 @@ pub(super) fn get(config: &Path, args: &Get) -> Result<(), Failure> {
             tables(&found, form == Some(Form::Wide), terminal_width())
         ),
     }
-    notes(&found, args.form());
+    if matches!(args.form(), Some(Form::Json | Form::Yaml)) {
+        notes(&found);
+    }
     missing(&value, found.is_empty())
 }
 
@@ -67,7 +69,7 @@ pub(super) fn describe(config: &Path, args: &Describe) -> Result<(), Failure> {
         let texts: Vec<String> = found.iter().map(|item| describe::render(item)).collect();
         print!("{}", texts.join("\n\n"));
     }
-    notes(&found, args.json.then_some(Form::Json));
+    notes(&found);
     missing(&value, found.is_empty())
 }
 
@@ -255,12 +257,10 @@ fn document(which: &Which, found: &[&Value]) -> Value {
     }
 }
 
-/// Which nets of long network sets are shown; not in tables, which show none.
-fn notes(found: &[&Value], form: Option<Form>) {
-    if matches!(form, None | Some(Form::Yaml | Form::Json)) {
-        for note in found.iter().filter_map(|item| item["note"].as_str()) {
-            eprintln!("# {note}");
-        }
+/// Which nets of long network sets are shown.
+fn notes(found: &[&Value]) {
+    for note in found.iter().filter_map(|item| item["note"].as_str()) {
+        eprintln!("# {note}");
     }
 }
 

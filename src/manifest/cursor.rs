@@ -21,6 +21,17 @@ pub(super) struct Table<'a, 't> {
     place: Place,
 }
 
+/// The first of them, which are those that matter most.
+fn known(fields: &[&str]) -> String {
+    const SHOWN: usize = 8;
+    match fields.get(..SHOWN) {
+        Some(first) if fields.len() > SHOWN => {
+            format!("known here are {} and others", first.join(", "))
+        }
+        _ => format!("known here are {}", fields.join(", ")),
+    }
+}
+
 impl<'a, 't> Table<'a, 't> {
     /// The map `node`, which may have `fields`; `None`, reported, when it is no map.
     pub(super) fn open(
@@ -36,7 +47,7 @@ impl<'a, 't> Table<'a, 't> {
                 let help = match nearest(&key.text, fields.iter().copied()) {
                     Some(near) => format!("did you mean {near}?"),
                     None if fields.is_empty() => "nothing may stand here".to_owned(),
-                    None => format!("known here are {}", fields.join(", ")),
+                    None => known(fields),
                 };
                 let problem = Problem::new("unknown field").help(help);
                 log.error(&table.path(&key.text), key.place.start, problem);

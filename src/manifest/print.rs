@@ -372,6 +372,25 @@ spec: {stagedAction: Ignore}
         assert_eq!(read(&texts.join("---\n")), all);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_reads_back_as_it_was(
+            text in proptest::prop_oneof![
+                proptest::prelude::any::<String>(),
+                "[ -~]{0,20}",
+                "(yes|null|~|1e3|0x1f|1_0|24h|1:20|2026-01-31|- a|a: b|a #b|\\||a:|& a)",
+            ],
+        ) {
+            let mut resource = read(ALL).swap_remove(3);
+            let Spec::ThreatFeed(spec) = &mut resource.spec else {
+                unreachable!("the pushed feed")
+            };
+            let text: String = text.chars().take(256).collect();
+            spec.description = Some(text);
+            proptest::prop_assert_eq!(&read(&resource.to_yaml()), std::slice::from_ref(&resource));
+        }
+    }
+
     #[test]
     fn the_labs_policy_is_printed_as_people_write_it() {
         let text = include_str!("../../tests/fixtures/lab/2-tier-policy.yaml");
@@ -386,12 +405,12 @@ spec:
   egress:
   - action: Deny
     destination:
-      selector: \"feed == \\\"training-ip-threatfeed\\\"\"
+      selector: feed == \"training-ip-threatfeed\"
     source: {}
   - action: Pass
     destination: {}
     source: {}
-  selector: \"all()\"
+  selector: all()
   tier: tigera-security
   types:
   - Egress

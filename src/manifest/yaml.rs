@@ -121,12 +121,15 @@ fn is_plain(value: &str) -> bool {
     const WORDS: [&str; 10] = [
         "true", "false", "yes", "no", "on", "off", "null", "y", "n", "nan",
     ];
-    let inner = |c: char| c.is_ascii_alphanumeric() || "_./:?=&%+~@-".contains(c);
-    // A number, a date, a time; but no number has a slash.
-    let is_number_like = value.starts_with(|c: char| c.is_ascii_digit()) && !value.contains('/');
+    // A number, a date, a time; but no number has a slash or ends as durations do.
+    let is_number_like = value.starts_with(|c: char| c.is_ascii_digit())
+        && !value.contains('/')
+        && !value.ends_with(['h', 'm', 's']);
     value.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/')
-        && value.chars().all(inner)
-        && !value.ends_with(':')
+        && value.chars().all(|c| (' '..='~').contains(&c))
+        && !value.ends_with([' ', ':'])
+        && !value.contains(": ")
+        && !value.contains(" #")
         && !is_number_like
         && !WORDS.iter().any(|word| value.eq_ignore_ascii_case(word))
 }
