@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Pure modules know no operating system: [`prefix`], [`feed`], [`snapshot`], [`ruleset`],
-//! [`packet`], [`policy`], [`alert`], [`flowlog`], [`config`], [`netlink`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
-//! [`conntrack`], [`attribution`], [`sink`], [`alertdb`], [`store`], [`host`], [`control`], [`metrics`]. Only [`daemon`] wires edges together.
+//! [`packet`], [`policy`], [`alert`], [`flowlog`], [`config`], [`manifest`], [`netlink`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
+//! [`conntrack`], [`attribution`], [`sink`], [`alertdb`], [`store`], [`resources`], [`host`], [`control`], [`metrics`]. Only [`daemon`] wires edges together.
 //! `netlink_socket` and `route` are sockets that several of them use, `background` lowers a thread's priority. `tests/structure.rs` holds this.
 
 pub mod alert;
@@ -28,6 +28,7 @@ pub mod feed;
 pub mod fetch;
 pub mod flowlog;
 pub mod host;
+pub mod manifest;
 pub mod metrics;
 pub mod netlink;
 mod netlink_socket;
@@ -36,6 +37,7 @@ pub mod packet;
 pub mod policy;
 pub mod prefix;
 pub mod queue;
+pub mod resources;
 mod route;
 pub mod ruleset;
 pub mod sink;

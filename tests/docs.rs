@@ -346,6 +346,7 @@ fn single() -> Alert {
         iface: text("eth0"),
         source: Source {
             labels: Default::default(),
+            is_complete: true,
             grade: Grade::Likely,
             method: Some("local-end"),
             cause: text("cause"),
@@ -372,7 +373,6 @@ fn single() -> Alert {
             mac: text("00:00:5e:00:53:01"),
             client: text("printer"),
             meant: None,
-            is_complete: true,
         },
         nat_dst: Some(("198.51.100.7".parse().unwrap(), Some(8443))),
         count: 1,

@@ -7,13 +7,13 @@ use std::{
 };
 
 /// No operating system in these, nor an edge.
-const PURE: [&str; 10] = [
+const PURE: [&str; 11] = [
     "netlink", "prefix", "feed", "snapshot", "ruleset", "packet", "policy", "alert", "flowlog",
-    "config",
+    "config", "manifest",
 ];
 
 /// These talk to the operating system, each to its own part.
-const EDGES: [&str; 10] = [
+const EDGES: [&str; 11] = [
     "alertdb",
     "conntrack",
     "fetch",
@@ -24,6 +24,7 @@ const EDGES: [&str; 10] = [
     "host",
     "control",
     "metrics",
+    "resources",
 ];
 
 /// `crate::EDGE::` that a pure module may name nevertheless: values, not I/O.

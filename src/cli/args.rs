@@ -4,6 +4,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 
+use super::resource_args;
 use crate::alert::filter::{Filter, State, Verdict};
 
 /// Where the configuration is without `--config`.
@@ -111,6 +112,14 @@ pub(super) enum Command {
         #[command(flatten)]
         json: Json,
     },
+    /// Put Calico v3 manifests into force
+    Apply(resource_args::Apply),
+    /// Show resources: threat feeds, network sets, policies, tiers
+    Get(resource_args::Get),
+    /// Show resources in detail
+    Describe(resource_args::Describe),
+    /// Delete applied resources
+    Delete(resource_args::Delete),
     /// The kernel ruleset
     Nft {
         #[command(subcommand)]

@@ -4,9 +4,10 @@ use std::{io::IsTerminal, path::Path};
 
 use serde_json::{Value, json};
 
-use super::{Failure, args::CONFIG, ask};
+use super::{Failure, args::CONFIG, ask, table::visible};
 use crate::{
     config::{self, Config, Diagnostic, Level, Outcome},
+    daemon::{CheckedFile, CheckedManifests, check_manifests},
     fetch,
 };
 
@@ -19,12 +20,18 @@ pub(super) fn check(file: &Path, print: bool, as_json: bool) -> Result<(), Failu
         Some(config) => (file_problems(config), fetch::loose_headers(&config.feeds)),
         None => (Vec::new(), Vec::new()),
     };
+    let manifests = outcome
+        .config
+        .as_ref()
+        .map(check_manifests)
+        .unwrap_or_default();
     if as_json {
-        ask::print_json(&report(&origin, &outcome, &problems, &loose));
+        ask::print_json(&report(&origin, &outcome, &problems, &loose, &manifests));
     } else {
         complain(&origin, &text, &outcome, &loose);
+        complain_of_manifests(&manifests);
     }
-    let warnings = outcome.diagnostics.len() + loose.len();
+    let mut warnings = outcome.diagnostics.len() + loose.len();
     let Some(config) = outcome.config else {
         let errors = outcome.diagnostics.iter();
         let errors = errors.filter(|d| d.level == Level::Error).count();
@@ -36,12 +43,32 @@ pub(super) fn check(file: &Path, print: bool, as_json: bool) -> Result<(), Failu
     if !problems.is_empty() {
         return Err(Failure::config(problems.join("\nfeedgate: ")));
     }
+    let wrong = manifests.count();
+    if wrong > 0 {
+        let dir = config.manifests.dir.as_deref().unwrap_or(Path::new(""));
+        return Err(Failure::config(format!(
+            "{}: {wrong} {}",
+            dir.display(),
+            if wrong == 1 { "mistake" } else { "mistakes" }
+        )));
+    }
+    warnings += manifests.warnings.len()
+        + manifests
+            .files
+            .iter()
+            .map(|f| f.mistakes.len())
+            .sum::<usize>();
     if print {
         print!("{}", config::to_toml(&config));
     } else if !as_json {
         let feeds = config.feeds.len();
+        let resources = match manifests.resources {
+            0 => String::new(),
+            1 => ", 1 resource of manifests".to_owned(),
+            count => format!(", {count} resources of manifests"),
+        };
         println!(
-            "{origin}: good; {feeds} {}, {warnings} {}",
+            "{origin}: good; {feeds} {}{resources}, {warnings} {}",
             if feeds == 1 { "feed" } else { "feeds" },
             if warnings == 1 { "warning" } else { "warnings" },
         );
@@ -50,7 +77,13 @@ pub(super) fn check(file: &Path, print: bool, as_json: bool) -> Result<(), Failu
 }
 
 /// What `--json` prints.
-fn report(origin: &str, outcome: &Outcome, problems: &[String], loose: &[String]) -> Value {
+fn report(
+    origin: &str,
+    outcome: &Outcome,
+    problems: &[String],
+    loose: &[String],
+    manifests: &CheckedManifests,
+) -> Value {
     let diagnostic = |d: &Diagnostic| {
         let level = match d.level {
             Level::Error => "error",
@@ -62,12 +95,50 @@ fn report(origin: &str, outcome: &Outcome, problems: &[String], loose: &[String]
     let diagnostics: Vec<Value> = outcome.diagnostics.iter().map(diagnostic).collect();
     json!({
         "file": origin,
-        "good": outcome.config.is_some() && problems.is_empty(),
+        "good": outcome.config.is_some() && problems.is_empty() && manifests.count() == 0,
         "feeds": outcome.config.as_ref().map(|config| config.feeds.len()),
         "diagnostics": diagnostics,
         "file_errors": problems,
         "file_warnings": loose,
+        "manifests": {
+            "resources": manifests.resources,
+            "mistakes": manifests.files.iter().flat_map(manifest_mistakes).collect::<Vec<_>>(),
+            "errors": manifests.errors,
+            "warnings": manifests.warnings,
+        },
     })
+}
+
+fn manifest_mistakes(file: &CheckedFile) -> impl Iterator<Item = Value> {
+    file.mistakes.iter().map(|m| {
+        let level = if m.level == Level::Error { "error" } else { "warning" };
+        json!({ "file": file.path, "level": level, "document": m.document, "resource": m.resource,
+            "path": m.path, "message": m.message, "help": m.help, "line": m.line, "column": m.column })
+    })
+}
+
+/// Mistakes in manifests, each with its line and a caret; what may be secret is not shown.
+fn complain_of_manifests(manifests: &CheckedManifests) {
+    for file in &manifests.files {
+        let lines: Vec<&str> = file.text.lines().collect();
+        for mistake in &file.mistakes {
+            eprintln!("{}:{}", file.path.display(), visible(&mistake.to_string()));
+            let line = mistake.line.checked_sub(1).and_then(|at| lines.get(at));
+            let secret = ["headers", "url"]
+                .iter()
+                .any(|key| mistake.path.contains(key));
+            if let Some(line) = line.filter(|line| !secret && line.len() < 200) {
+                let (number, caret) = (mistake.line, mistake.column);
+                eprintln!(" {number:>4} | {}\n      | {:>caret$}", visible(line), '^');
+            }
+        }
+    }
+    for error in &manifests.errors {
+        eprintln!("error: {}", visible(error));
+    }
+    for warning in &manifests.warnings {
+        eprintln!("warning: {}", visible(warning));
+    }
 }
 
 /// Mistakes and warnings, to standard error.

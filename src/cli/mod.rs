@@ -6,10 +6,13 @@ mod alerts;
 mod args;
 mod ask;
 mod check;
+mod describe;
 mod down;
 mod feeds;
 mod graph;
 mod nft;
+mod resource_args;
+mod resources;
 mod status;
 mod table;
 
@@ -130,6 +133,10 @@ fn run(args: Args) -> Result<(), Failure> {
             (_, true) => nft::inspect(&config, json.json),
             _ => nft::print(&config, elements, json.json),
         },
+        Command::Apply(args) => resources::apply(&config, &args),
+        Command::Get(args) => resources::get(&config, &args),
+        Command::Describe(args) => resources::describe(&config, &args),
+        Command::Delete(args) => resources::delete(&config, &args),
         Command::Down => down::down(&config),
         Command::Demo => demo(),
     }

@@ -161,7 +161,7 @@ pub(super) fn near(table: &str, key: &str) -> Option<&'static str> {
 }
 
 /// The word of `words` that is `text` but for a typing mistake.
-pub(super) fn nearest<'a>(text: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(text: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     const LONGEST: usize = 64;
     if text.len() > LONGEST {
         return None;

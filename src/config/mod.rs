@@ -31,6 +31,7 @@ use std::{
 use url::Url;
 
 pub use diagnostic::{Diagnostic, Level, Related, render};
+pub(crate) use keys::nearest;
 pub use parse::{Outcome, decode, parse};
 pub use print::to_toml;
 
@@ -308,6 +309,8 @@ pub enum HeaderValue {
     Text(String),
     /// The trimmed content of a file, read at each pull.
     File(PathBuf),
+    /// The same; without the file there is no header. For feeds of manifests.
+    OptionalFile(PathBuf),
 }
 
 /// `[consensus]`

@@ -249,7 +249,7 @@ impl Printer {
         self.word("severity", words::SEVERITIES, feed.severity);
         self.map("headers", &feed.headers, |value| match value {
             HeaderValue::Text(text) => quote(text),
-            HeaderValue::File(path) => {
+            HeaderValue::File(path) | HeaderValue::OptionalFile(path) => {
                 format!("{{ file = {} }}", quote(&path.to_string_lossy()))
             }
         });

@@ -65,6 +65,13 @@ pub(super) const FORMATS: Words<Format> = &[
     ("crowdsec", Format::Crowdsec),
 ];
 
+impl Format {
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        print(FORMATS, self)
+    }
+}
+
 pub(super) const JSON_FORMATS: Words<JsonFormat> = &[
     ("ecs", JsonFormat::Ecs),
     ("eve", JsonFormat::Eve),

@@ -74,7 +74,8 @@ pub fn push(path: &Path, feed: &str, text: &[u8]) -> Result<serde_json::Value, C
     )
 }
 
-fn call_with(
+/// Sends one request and the text behind it, of the length that the request says.
+pub fn call_with(
     path: &Path,
     request: &Request,
     body: &[u8],

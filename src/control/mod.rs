@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::alert::filter::{Filter, Query};
 
-pub use client::{ClientError, call, lint, push};
+pub use client::{ClientError, call, call_with, lint, push};
 pub use server::{Peer, Server, ServerError};
 
 /// Longest text that can be pushed, in bytes; a feed's own `max-bytes` is mostly lower.
@@ -23,6 +23,8 @@ pub const MAX_REQUEST: u64 = 64 << 10;
 pub const MAX_IDS: usize = 1_000;
 /// Longest note of a dismissal, in bytes.
 pub const MAX_NOTE: usize = 1_024;
+/// Manifests of one request.
+pub const MAX_TEXTS: usize = 1_000;
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,15 +91,73 @@ pub enum Request {
         #[serde(default)]
         note: String,
     },
+    /// Put manifests into force; answered when they are in the kernel. A feed's first pull has only begun by then.
+    Apply {
+        /// Length of the texts that follow the request's line: JSON, a list of [`Text`].
+        bytes: u64,
+        /// Only say what would be done.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// Show resources.
+    Get {
+        /// Which: `KIND[,KIND]`, `KIND NAME...`, `KIND/NAME...` or `all`, word by word.
+        words: Vec<String>,
+        /// Only those with such labels, as kubectl's `-l` has it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        selector: Option<String>,
+        /// Which nets of network sets.
+        #[serde(default)]
+        nets: Window,
+    },
+    /// Delete applied resources.
+    Delete {
+        /// Which, as for `get`; empty: those of the manifests.
+        #[serde(default)]
+        words: Vec<String>,
+        /// Length of the manifests that follow, as for `apply`. 0: none follow.
+        #[serde(default)]
+        bytes: u64,
+        /// One that is not there is fine.
+        #[serde(default)]
+        ignore_not_found: bool,
+        /// Only say what would be done.
+        #[serde(default)]
+        dry_run: bool,
+    },
     /// Remove the table and stop.
     Down,
+}
+
+/// A manifest with the name of its file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Text {
+    /// What messages call it.
+    pub name: String,
+    /// YAML or JSON, one document or several.
+    pub text: String,
+}
+
+/// A part of a long list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Window {
+    /// So many of it; 0: all. `None`: as many as are fit to be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// So many are left out before them.
+    pub offset: usize,
 }
 
 impl Request {
     /// Length of what follows the request's line, in bytes.
     pub fn body_length(&self) -> u64 {
         match self {
-            Self::Push { bytes, .. } | Self::Lint { bytes, .. } => *bytes,
+            Self::Push { bytes, .. }
+            | Self::Lint { bytes, .. }
+            | Self::Apply { bytes, .. }
+            | Self::Delete { bytes, .. } => *bytes,
             _ => 0,
         }
     }

@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{engine::Path, glance::Desk, heal::Pace, intake::Quarantined, status};
+use super::{
+    engine::Path, glance::Desk, heal::Pace, intake::Quarantined, resources::ManifestFeed, status,
+};
 use crate::{
     config::{self, Config, Mode},
     feed::{FeedData, FeedName, Finding, formats::CrowdsecState},
@@ -21,10 +23,12 @@ use crate::{
     store::Store,
 };
 
-/// One feed of the configuration and what is known of it.
+/// One feed of the configuration or of a manifest, and what is known of it.
 #[derive(Debug)]
 pub(super) struct FeedState {
     pub(super) config: config::Feed,
+    /// It keeps the network set `threatfeed.NAME`.
+    pub(super) keeps_set: bool,
     /// The good data in force.
     pub(super) data: Option<Arc<FeedData>>,
     /// They are of another url, or were read in another way: they stay until there are new ones.
@@ -58,6 +62,7 @@ impl FeedState {
     fn new(config: config::Feed) -> Self {
         Self {
             config,
+            keeps_set: true,
             data: None,
             of_before: false,
             validators: None,
@@ -111,6 +116,10 @@ pub(super) struct Core {
     pub(super) policies: Arc<Policies>,
     /// Network sets written by hand.
     pub(super) network_sets: Vec<Arc<NetworkSet>>,
+    /// Feeds of manifests, beside those of the configuration.
+    pub(super) manifest_feeds: Arc<Vec<ManifestFeed>>,
+    /// What is wrong with manifests, each in words.
+    pub(super) manifest_problems: Vec<String>,
     pub(super) path: Arc<Path>,
     /// Where a copy for the client commands lies during long work.
     pub(super) desk: Arc<Desk>,
@@ -157,6 +166,8 @@ impl Core {
             exceptions: Vec::new(),
             policies: Arc::default(),
             network_sets: Vec::new(),
+            manifest_feeds: Arc::default(),
+            manifest_problems: Vec::new(),
             path,
             desk: Arc::default(),
             applied: None,
@@ -180,12 +191,25 @@ impl Core {
         core
     }
 
-    /// Takes a configuration; feeds that stay the same keep their data, those of other feeds that have
-    /// a new url or are read in a new way stay in force until the first good data after that.
+    /// Takes a configuration, as [`Core::take_feeds`] takes its feeds.
     pub(super) fn take_config(&mut self, config: Config) {
+        if self.config.exceptions.files != config.exceptions.files {
+            self.files.clear();
+        }
+        self.config = config;
+        self.take_feeds();
+    }
+
+    /// Takes the feeds of the configuration and of manifests; feeds that stay the same keep their data,
+    /// those of other feeds that have a new url or are read in a new way stay in force until the first
+    /// good data after that.
+    pub(super) fn take_feeds(&mut self) {
         let mut old = std::mem::take(&mut self.feeds);
-        for feed in &config.feeds {
-            let state = match old.remove(&feed.name) {
+        let configured = self.config.feeds.iter().map(|feed| (feed, true));
+        let manifests = self.manifest_feeds.iter();
+        let manifests = manifests.map(|feed| (&feed.config, feed.keeps_set));
+        for (feed, keeps_set) in configured.chain(manifests) {
+            let mut state = match old.remove(&feed.name) {
                 Some(mut state) if same_text(&state.config, feed) => {
                     if state.config != *feed {
                         // A new period, or a header that was wrong: tried at once.
@@ -203,13 +227,10 @@ impl Core {
                 },
                 None => FeedState::new(feed.clone()),
             };
+            state.keeps_set = keeps_set;
             self.feeds.insert(feed.name.clone(), state);
         }
         self.path.meters.set_feeds(self.feeds.keys());
-        if self.config.exceptions.files != config.exceptions.files {
-            self.files.clear();
-        }
-        self.config = config;
     }
 
     /// The exceptions of the admin's files. While one of them has a mistake, what the files held
@@ -253,7 +274,11 @@ impl Core {
         };
         let enabled = self.feeds.values().filter(|state| asked(state));
         let inputs: Vec<Input> = enabled
-            .filter_map(|s| Some(Input::new(&s.config, data(s)?)))
+            .filter_map(|s| {
+                let mut input = Input::new(&s.config, data(s)?);
+                input.network_set = input.network_set.filter(|_| s.keeps_set);
+                Some(input)
+            })
             .collect();
         let options = Options {
             private: self.config.exceptions.private_networks,

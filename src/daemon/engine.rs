@@ -57,6 +57,8 @@ pub(super) struct Path {
     pub(super) just: Just,
     /// The table was gone: the next search for live flows looks at all of them.
     pub(super) search_all: AtomicBool,
+    /// When all live flows were searched last.
+    pub(super) searched: Mutex<Option<SystemTime>>,
 }
 
 /// What became of the packets that reached the daemon.

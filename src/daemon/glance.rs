@@ -4,6 +4,7 @@
 //! free again, so the copy is as good as the state itself.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, TryLockError},
     time::{Duration, Instant},
 };
@@ -17,7 +18,8 @@ use super::{
     status::{self, FeedStatus, Table},
 };
 use crate::{
-    config,
+    config::{self, Config},
+    feed::{FeedData, FeedName},
     nft::{Included, QueueKind},
     ruleset::Options,
     snapshot::{Exception, Snapshot},
@@ -39,6 +41,11 @@ pub(super) struct Glance {
     pub(super) table: Table,
     pub(super) counters: serde_json::Map<String, serde_json::Value>,
     pub(super) feeds: Vec<FeedStatus>,
+    pub(super) config: Config,
+    /// The good data of each feed.
+    pub(super) data: BTreeMap<FeedName, Arc<FeedData>>,
+    /// What is wrong with manifests.
+    pub(super) manifest_problems: Vec<String>,
     pub(super) policing: Policing,
     pub(super) exceptions: Vec<Exception>,
     pub(super) broken: Option<String>,
@@ -54,6 +61,9 @@ impl Glance {
     fn of(core: &Core) -> Self {
         let mut enabled = core.feeds.values().filter(|state| state.config.enabled);
         let any = enabled.clone().next().is_some();
+        let states = core.feeds.values();
+        let data =
+            states.filter_map(|s| Some((s.config.name.clone(), Arc::clone(s.data.as_ref()?))));
         Self {
             options: core.kernel.options().clone(),
             nftables: core.config.nftables.clone(),
@@ -65,6 +75,9 @@ impl Glance {
             snapshot: core.path.view.current(),
             counters: status::counters(core),
             feeds: status::feeds(core),
+            config: core.config.clone(),
+            data: data.collect(),
+            manifest_problems: core.manifest_problems.clone(),
             policing: Policing::of(core),
             exceptions: core.exceptions.clone(),
             broken: core.broken.clone(),

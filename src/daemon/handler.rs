@@ -12,7 +12,7 @@ use super::{
     engine::lock,
     glance::{blocking as in_place, glance},
     intake::{self, Body},
-    pulls, status,
+    pulls, resources, status,
 };
 use crate::{
     control::{Peer, Request, Response},
@@ -61,6 +61,22 @@ pub(super) async fn answer(
             let work = move |shared: &Shared| alerts::dismiss(shared, peer, ids, all, note);
             blocking(&shared, work).await
         }
+        Request::Apply { dry_run, .. } => resources::apply(&shared, body, dry_run).await,
+        Request::Get {
+            words,
+            selector,
+            nets,
+        } => {
+            let work =
+                move |shared: &Shared| resources::get(shared, &words, selector.as_deref(), nets);
+            blocking(&shared, work).await
+        }
+        Request::Delete {
+            words,
+            ignore_not_found,
+            dry_run,
+            ..
+        } => resources::delete(&shared, words, body, ignore_not_found, dry_run).await,
         Request::Down => down(&shared).await,
     };
     match result {

@@ -171,6 +171,12 @@ pub(super) fn take(
         }
     }
     lastgood::keep(&shared.store, feed, kept, &body.validators, now);
+    // It was deleted after it was accepted: its data must not come back with the next feed of that name.
+    if !lock(&shared.core).feeds.contains_key(&feed.name)
+        && let Err(e) = shared.store.remove(&feed.name)
+    {
+        tracing::warn!("feed {}: {e}", feed.name);
+    }
     look(shared, &feed.name);
     Ok(())
 }

@@ -22,6 +22,7 @@ mod meters;
 mod policing;
 mod pressure;
 mod pulls;
+mod resources;
 mod serving;
 mod start;
 mod status;
@@ -61,6 +62,7 @@ use crate::{
 use engine::{Path, lock};
 use flow_log::FlowLog;
 pub use flow_log::FlowLogStatus;
+pub(crate) use resources::{Checked as CheckedManifests, CheckedFile, check as check_manifests};
 pub use status::{FeedStatus, Status};
 
 /// How long the first pulls may hold back the ready message (DESIGN.md section 4).
@@ -127,6 +129,7 @@ struct Shared {
     path: Arc<Path>,
     client: ArcSwap<fetch::Client>,
     store: Store,
+    resources: resources::Resources,
     /// What `sets.nft` holds.
     elements: Mutex<elements::Written>,
     config_file: PathBuf,
@@ -164,6 +167,7 @@ pub fn run(config_file: &FilePath) -> Result<(), RunError> {
 async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     let signals = Signals::new()?;
     let store = Store::open(&config.daemon.state_dir)?;
+    let resources = resources::Resources::open(&config)?;
     let (mut kernel, queues) = start::open_kernel(&config)?;
     // Another program's table is that program's to change.
     let own = config.nftables.mode == Mode::Own;
@@ -187,16 +191,19 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         own_pid: std::process::id(),
         just: engine::Just::default(),
         search_all: AtomicBool::new(false),
+        searched: Mutex::default(),
     });
     let client = fetch::Client::new(config.pull.clone())?;
     let (stop, stopped) = mpsc::channel(1);
-    let core = Core::new(config, kernel, Arc::clone(&path));
+    let mut core = Core::new(config, kernel, Arc::clone(&path));
+    core.take_resources(resources.resolve(&core.config));
     let shared = Arc::new(Shared {
         desk: Arc::clone(&core.desk),
         core: Mutex::new(core),
         path,
         client: ArcSwap::from_pointee(client),
         store,
+        resources,
         elements: Mutex::default(),
         config_file: config_file.to_owned(),
         started: SystemTime::now(),
@@ -208,7 +215,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         failure: Mutex::default(),
     });
     let answering = answer_clients(&shared, Arc::clone(&server));
-    let config = lock(&shared.core).config.clone();
+    let config = lock(&shared.core).whole_config();
     serving::restart(&shared, config.metrics.listen);
     let exceptions = find_exceptions(&shared, &config).await;
     {
@@ -227,6 +234,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         threads.add("watch", move |stop| heal::run(&shared, watch, stop))?;
     }
     threads.add_live(&shared)?;
+    threads.add_manifests(&shared)?;
     pulls::restart(&shared);
     tokio::select! {
         () = housekeeping(&shared) => {}
@@ -323,7 +331,7 @@ async fn housekeeping(shared: &Arc<Shared>) {
                 let asked = Arc::clone(shared);
                 let ask = move || {
                     let core = lock(&asked.core);
-                    (core.config.clone(), core.unresolved)
+                    (core.whole_config(), core.unresolved)
                 };
                 let Ok((config, unresolved)) = tokio::task::spawn_blocking(ask).await else { continue };
                 let resolve = ticks.is_multiple_of(RESOLVE_TICKS) || unresolved;
@@ -468,13 +476,17 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
         tokio::task::spawn_blocking(move || old.close(FLUSH));
     }
     take_alert_store(shared, &old, &new)?;
+    // Feeds of manifests stay; the folder is read again.
+    let _turn = shared.resources.turn.lock().await;
+    glance::blocking(|| shared.resources.read_folder(new.manifests.dir.as_deref()));
+    let whole = resources::with_feeds(&new, shared.resources.resolve(&new).feeds);
     if let Some(log) = flow_log {
         change_flow_log(shared, log);
     }
     shared.client.store(Arc::new(client));
     serving::restart(shared, new.metrics.listen);
     let rules_change = old.nftables != new.nftables;
-    let exceptions = find_exceptions(shared, &new).await;
+    let exceptions = find_exceptions(shared, &whole).await;
     let blocking = Arc::clone(shared);
     let synced = tokio::task::spawn_blocking(move || {
         let mut core = lock(&blocking.core);
@@ -482,16 +494,19 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
         // Feeds and exceptions of the new configuration take effect together.
         core.kernel
             .set_options(crate::ruleset::Options::new(&new.nftables));
-        core.take_config(new);
+        let gone = resources::take_config(&mut core, &blocking.resources, new);
         start::recall(&mut core, &blocking.store);
         core.take_exceptions(exceptions);
-        if rules_change {
+        let done = if rules_change {
             // The counters of the table that goes.
             core.count_unattributed(&blocking.store);
             core.install()
         } else {
             core.sync()
-        }
+        };
+        drop(core);
+        resources::forget(&blocking, &gone);
+        done
     });
     let synced = synced.await;
     look_at_recalled(shared);

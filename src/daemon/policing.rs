@@ -39,7 +39,9 @@ impl Policing {
             enforced: enforced().count(),
             by_source: enforced().filter(|policy| asks_for_source(policy)).count(),
             staged: all().filter(|policy| policy.is_staged).count(),
-            feed_sets: feeds.filter(|state| state.config.enabled).count(),
+            feed_sets: feeds
+                .filter(|state| state.config.enabled && state.keeps_set)
+                .count(),
             network_sets: core.network_sets.len(),
             on_daemon_down: word(core.config.daemon.on_daemon_down),
         }

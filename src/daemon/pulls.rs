@@ -16,6 +16,7 @@ use super::{
     glance::blocking,
     intake::{self, Body, Preview},
     lastgood,
+    resources::Turnover,
 };
 use crate::{
     config::{self, Format},
@@ -41,7 +42,7 @@ const LOOK: Duration = Duration::from_secs(30);
 /// The running pull loops.
 #[derive(Debug)]
 pub(super) struct Tasks {
-    running: Vec<JoinHandle<()>>,
+    running: Vec<(FeedName, JoinHandle<()>)>,
     places: Arc<Semaphore>,
     /// By scheme, host and port of the configured URLs.
     servers: HashMap<String, Arc<Semaphore>>,
@@ -59,9 +60,15 @@ impl Default for Tasks {
 
 impl Tasks {
     pub(super) fn abort(&mut self) {
-        for task in self.running.drain(..) {
+        for (_, task) in self.running.drain(..) {
             task.abort();
         }
+    }
+
+    fn start(&mut self, shared: &Arc<Shared>, name: FeedName) {
+        let (shared, feed) = (Arc::clone(shared), name.clone());
+        let task = tokio::spawn(async move { keep_pulling(&shared, &feed).await });
+        self.running.push((name, task));
     }
 
     /// The places at a URL's server, and those of all servers together.
@@ -88,10 +95,38 @@ pub(super) fn restart(shared: &Arc<Shared>) {
     tasks.abort();
     tasks.servers.clear();
     for name in feeds {
-        let shared = Arc::clone(shared);
-        tasks.running.push(tokio::spawn(
-            async move { keep_pulling(&shared, &name).await },
-        ));
+        tasks.start(shared, name);
+    }
+    shared.progress.notify_waiters();
+}
+
+/// The loops of feeds that came, changed or went; those of all others go on.
+pub(super) fn follow(shared: &Arc<Shared>, turnover: &Turnover) {
+    if turnover.changed.is_empty() && turnover.gone.is_empty() {
+        return;
+    }
+    let feeds = {
+        let mut core = blocking(|| lock(&shared.core));
+        for name in &turnover.changed {
+            if let Some(state) = core.feeds.get_mut(name) {
+                state.stream_gap |= std::mem::take(&mut state.pulling);
+            }
+        }
+        super::feeds_named(&core, None).unwrap_or_default()
+    };
+    let mut tasks = lock(&shared.pulls);
+    tasks.running.retain(|(name, task)| {
+        let stays = !turnover.changed.contains(name) && !turnover.gone.contains(name);
+        if !stays {
+            task.abort();
+        }
+        stays
+    });
+    for name in feeds
+        .into_iter()
+        .filter(|name| turnover.changed.contains(name))
+    {
+        tasks.start(shared, name);
     }
     shared.progress.notify_waiters();
 }

@@ -13,7 +13,8 @@ use std::{
 use caps::{CapSet, Capability};
 
 use super::{
-    RunError, Shared, core::Core, engine::Engine, lastgood, live, pressure::Pressure, status,
+    RunError, Shared, core::Core, engine::Engine, lastgood, live, pressure::Pressure, resources,
+    status,
 };
 use crate::{
     alert::{ecs::Observer, line::Identity, suppress::Policy},
@@ -135,8 +136,21 @@ pub(super) fn watch(kernel: &mut Kernel) -> Option<Watch> {
         .ok()
 }
 
-/// Takes up the last good data of feeds that have none yet, or none of their present configuration.
+/// Takes up the last good data of feeds as [`recall_feeds`] does, and says what is stored of others.
 pub(super) fn recall(core: &mut Core, store: &Store) {
+    recall_feeds(core, store);
+    match store.names() {
+        Ok(names) => {
+            for name in names.iter().filter(|name| !core.feeds.contains_key(*name)) {
+                tracing::info!("there are stored data of {name}, which is no longer configured");
+            }
+        }
+        Err(e) => tracing::warn!("{e}"),
+    }
+}
+
+/// Takes up the last good data of feeds that have none yet, or none of their present configuration.
+pub(super) fn recall_feeds(core: &mut Core, store: &Store) {
     for state in core
         .feeds
         .values_mut()
@@ -162,14 +176,6 @@ pub(super) fn recall(core: &mut Core, store: &Store) {
                 state.config.name
             );
         }
-    }
-    match store.names() {
-        Ok(names) => {
-            for name in names.iter().filter(|name| !core.feeds.contains_key(*name)) {
-                tracing::info!("there are stored data of {name}, which is no longer configured");
-            }
-        }
-        Err(e) => tracing::warn!("{e}"),
     }
 }
 
@@ -367,6 +373,14 @@ impl Threads {
         let shared = Arc::clone(shared);
         self.add("live-flows", move |stop| {
             live::run(&shared, &changes, attributor, stop);
+        })
+    }
+
+    /// Starts to watch the folder of manifests.
+    pub(super) fn add_manifests(&mut self, shared: &Arc<Shared>) -> Result<(), RunError> {
+        let (shared, runtime) = (Arc::clone(shared), tokio::runtime::Handle::current());
+        self.add("manifests", move |stop| {
+            resources::run(&shared, &runtime, stop)
         })
     }
 

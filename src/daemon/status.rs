@@ -547,6 +547,7 @@ fn problems(
     all.extend(glance.include_problems.iter().cloned());
     all.extend(glance.broken.iter().cloned());
     all.extend(glance.file_problems.iter().cloned());
+    all.extend(glance.manifest_problems.iter().cloned());
     if glance.inherited {
         all.push("no good data of some feed yet: the table of the last run is in force".into());
     }
@@ -569,8 +570,11 @@ fn problems(
             "conntrack is nearly full: {count} of {max}; raise net.netfilter.nf_conntrack_max"
         ));
     }
-    if feeds.iter().all(|feed| !feed.enabled) {
-        all.push("no feed is enabled: nothing is watched or denied; add a [[feed]]".into());
+    if feeds.iter().all(|feed| !feed.enabled) && glance.policing.network_sets == 0 {
+        all.push(
+            "no feed is enabled: nothing is watched or denied; add a [[feed]], or apply a GlobalThreatFeed"
+                .into(),
+        );
     }
     let enabled = feeds.iter().filter(|feed| feed.enabled);
     all.extend(enabled.filter_map(feed_problem));
@@ -611,7 +615,7 @@ fn unix(time: SystemTime) -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-fn rfc3339(time: Option<SystemTime>) -> Option<String> {
+pub(super) fn rfc3339(time: Option<SystemTime>) -> Option<String> {
     let time = OffsetDateTime::from(time?);
     time.replace_nanosecond(0).ok()?.format(&Rfc3339).ok()
 }

@@ -24,6 +24,15 @@ pub(super) async fn of(feed: &Feed, at: &Place) -> Result<HeaderMap, FetchError>
         let text = match value {
             config::HeaderValue::Text(text) => text.clone().into_bytes(),
             config::HeaderValue::File(path) => read(header, path, at).await?,
+            config::HeaderValue::OptionalFile(path) => match read(header, path, at).await {
+                Ok(text) => text,
+                Err(FetchError::HeaderFile { cause, .. })
+                    if cause.kind() == io::ErrorKind::NotFound =>
+                {
+                    continue;
+                }
+                Err(e) => return Err(e),
+            },
         };
         let name = HeaderName::from_bytes(header.as_bytes());
         let value = HeaderValue::from_bytes(text.trim_ascii());
@@ -43,7 +52,9 @@ pub fn loose_headers(feeds: &[Feed]) -> Vec<String> {
     let files = feeds.iter().filter(|feed| feed.enabled).flat_map(|feed| {
         let headers = feed.headers.iter();
         headers.filter_map(move |(header, value)| match value {
-            config::HeaderValue::File(path) => Some((feed, header, path)),
+            config::HeaderValue::File(path) | config::HeaderValue::OptionalFile(path) => {
+                Some((feed, header, path))
+            }
             config::HeaderValue::Text(_) => None,
         })
     });
@@ -143,7 +154,9 @@ mod tests {
         let path = folder.path().join("key");
         fs::write(&path, "x".repeat(8193)).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        let error = read(config::HeaderValue::File(path)).await.unwrap_err();
+        let error = read(config::HeaderValue::File(path.clone()))
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("longer than 8 KiB"), "{error}");
     }
 }

@@ -120,7 +120,7 @@ pub enum Damage {
 }
 
 impl StoreError {
-    pub(super) fn io(step: Step, path: &Path, source: io::Error) -> Self {
+    pub(crate) fn io(step: Step, path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         Self::Io { step, path, source }
     }

@@ -17,7 +17,7 @@ const SUFFIX: &[u8] = b".tmp";
 
 /// Replaces `folder/name` by the parts, one after the other; mode 0600. The caller holds the
 /// folder's lock and its turn, since the temporary name is always the same.
-pub(super) fn replace(folder: &Path, name: &str, parts: &[&[u8]]) -> Result<(), StoreError> {
+pub(crate) fn replace(folder: &Path, name: &str, parts: &[&[u8]]) -> Result<(), StoreError> {
     let temporary = folder.join(format!(".{name}.tmp"));
     let path = folder.join(name);
     let replaced = write(&temporary, parts).and_then(|()| {
@@ -32,7 +32,7 @@ pub(super) fn replace(folder: &Path, name: &str, parts: &[&[u8]]) -> Result<(), 
 }
 
 /// Removes a file; false when it is not there.
-pub(super) fn remove(path: &Path) -> Result<bool, StoreError> {
+pub(crate) fn remove(path: &Path) -> Result<bool, StoreError> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -42,7 +42,7 @@ pub(super) fn remove(path: &Path) -> Result<bool, StoreError> {
 
 /// Removes temporary files of a process that was killed, those whose final name is `ours`. One
 /// that resists is only logged: it hinders nothing until it is to be written again.
-pub(super) fn remove_unfinished(
+pub(crate) fn remove_unfinished(
     folder: &Path,
     ours: impl Fn(&[u8]) -> bool,
 ) -> Result<(), StoreError> {

@@ -17,7 +17,7 @@ use super::error::{Step, StoreError};
 const LOCK: &str = "lock";
 
 /// Creates one folder, mode 0700, unless it is there.
-pub(super) fn create(path: &Path) -> Result<(), StoreError> {
+pub(crate) fn create(path: &Path) -> Result<(), StoreError> {
     let failed = |source| StoreError::io(Step::CreateFolder, path, source);
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => match path.parent() {
@@ -60,7 +60,7 @@ pub(super) fn lock(state: &Path) -> Result<Flock<File>, StoreError> {
 }
 
 /// Brings created, renamed and removed names of the folder to the disk.
-pub(super) fn sync(path: &Path) -> Result<(), StoreError> {
+pub(crate) fn sync(path: &Path) -> Result<(), StoreError> {
     match File::open(path).and_then(|folder| folder.sync_all()) {
         // Some file systems cannot flush a folder (fsync(2)); there is nothing better to do there.
         Err(e) if e.kind() != io::ErrorKind::InvalidInput => {

@@ -5,6 +5,8 @@
 //! STATE/feeds/NAME.last          last good data: a header line, then the body as pulled
 //! STATE/feeds/NAME.last.corrupt  data that was found damaged, moved aside
 //! STATE/sets.nft                 last good elements, for an nft include at boot
+//! STATE/resources/               applied manifests, see [`crate::resources`]
+//! STATE/manifests-lastgood/      last good texts of the manifests folder, see there too
 //! ```
 //!
 //! A file is replaced as a whole (temporary file, fsync, rename, fsync of the folder): whoever
@@ -32,6 +34,8 @@ use nix::fcntl::Flock;
 
 use crate::feed::FeedName;
 pub use error::{Damage, Step, StoreError};
+pub(crate) use file::{remove, remove_unfinished, replace};
+pub(crate) use folder::{create, sync};
 use format::Unreadable;
 pub use format::{SOURCE_MAX, VALIDATOR_MAX};
 

@@ -43,6 +43,7 @@ mod pull;
 mod push;
 mod rails;
 mod reopen;
+mod resources;
 mod short_lived;
 mod stored;
 mod support;

@@ -186,6 +186,7 @@ impl Search {
         self.before.get_or_insert_with(|| Arc::clone(&self.known));
         if self.passes(shared, &current, stop) {
             self.known = current;
+            *lock(&self.path.searched) = Some(SystemTime::now());
         }
     }
 
@@ -194,6 +195,7 @@ impl Search {
         let current = self.path.view.current();
         let done = self.passes(shared, &current, stop);
         if done {
+            *lock(&self.path.searched) = Some(SystemTime::now());
             self.known = current;
             self.before = None;
             self.judged.clear();

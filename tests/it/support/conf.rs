@@ -123,9 +123,14 @@ impl Conf {
         } else {
             "suppress = \"0s\"\n"
         };
+        let manifests = if sections.contains("[manifests]") {
+            String::new()
+        } else {
+            format!("[manifests]\ndir = \"{dir}/manifests.d\"\n")
+        };
         let text = format!(
             "[daemon]\nstate-dir = \"{dir}/state\"\ncontrol-socket = \"{dir}/control.sock\"\n\n\
-             [nftables]\n{nftables}\n{attribution}{sections}{feeds}\n[alerts]\n{each}{alerting}{syslog}"
+             [nftables]\n{nftables}\n{attribution}{manifests}{sections}{feeds}\n[alerts]\n{each}{alerting}{syslog}"
         );
         let found = config::parse(&text, "test").diagnostics;
         assert!(

@@ -1,0 +1,145 @@
+//! Resources that were applied through the control socket.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+
+use super::sealed;
+use crate::{
+    manifest::{self, Id, Level, Resource},
+    store::{self, Step, StoreError},
+};
+
+const FOLDER: &str = "resources";
+const ENDS: &str = ".yaml";
+const CORRUPT: &str = ".corrupt";
+/// Longest beginning of a file name; a longer one is cut and gets a digest.
+const LONGEST: usize = 200;
+
+/// The folder of applied resources, one file each.
+#[derive(Debug)]
+pub struct Applied {
+    folder: PathBuf,
+}
+
+/// What the folder holds.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The sound resources, sorted by kind and name.
+    pub resources: Vec<Resource>,
+    /// File names of the damaged ones, and what is wrong, each in words. They stay where they are, or
+    /// moved aside, until the resource is applied again or deleted.
+    pub damaged: BTreeMap<String, String>,
+}
+
+impl Applied {
+    /// Creates the folder (mode 0700) if it is missing, and removes unfinished files in it.
+    pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
+        let folder = state_dir.join(FOLDER);
+        store::create(&folder)?;
+        store::remove_unfinished(&folder, |_| true)?;
+        Ok(Self { folder })
+    }
+
+    /// Reads every file; a damaged one is moved aside to `FILE.corrupt`, in place of an older one.
+    pub fn load(&self) -> Result<Loaded, StoreError> {
+        let failed = |source| StoreError::io(Step::List, &self.folder, source);
+        let mut loaded = Loaded::default();
+        for entry in fs::read_dir(&self.folder).map_err(failed)? {
+            let file = entry.map_err(failed)?.file_name();
+            let Some(file) = file.to_str() else { continue };
+            if let Some(name) = file.strip_suffix(CORRUPT) {
+                let what = format!(
+                    "{} is damaged and not in force: apply the resource again, or delete the file",
+                    self.folder.join(file).display()
+                );
+                loaded.damaged.entry(name.to_owned()).or_insert(what);
+            } else if file.ends_with(ENDS) {
+                match self.read(file) {
+                    Ok(resource) => loaded.resources.push(resource),
+                    Err(why) => {
+                        let what = self.move_aside(file, &why);
+                        loaded.damaged.insert(file.to_owned(), what);
+                    }
+                }
+            }
+        }
+        loaded.resources.sort_by_key(Resource::id);
+        Ok(loaded)
+    }
+
+    /// Replaces the text of a resource; it is on disk when this returns. A damaged copy goes.
+    pub fn save(&self, id: &Id, text: &str) -> Result<(), StoreError> {
+        let file = Self::file(id);
+        let head = sealed::head(text);
+        store::replace(&self.folder, &file, &[head.as_bytes(), text.as_bytes()])?;
+        store::remove(&self.folder.join(file + CORRUPT)).map(|_| ())
+    }
+
+    /// Removes a resource, and a damaged copy of it. False when there was none.
+    pub fn remove(&self, id: &Id) -> Result<bool, StoreError> {
+        let file = Self::file(id);
+        let good = store::remove(&self.folder.join(&file))?;
+        let corrupt = store::remove(&self.folder.join(file + CORRUPT))?;
+        if good || corrupt {
+            store::sync(&self.folder)?;
+        }
+        Ok(good || corrupt)
+    }
+
+    /// The name of a resource's file. Names of resources hold no `/` and begin with no dot.
+    pub fn file(id: &Id) -> String {
+        let mut name = format!("{}.{}", id.kind.singular(), id.name);
+        if name.len() > LONGEST {
+            let digest = Sha256::digest(&name);
+            let digest = digest.iter().take(8).map(|byte| format!("{byte:02x}"));
+            let digest: String = digest.collect();
+            name = name.chars().take(LONGEST - 20).collect();
+            name = format!("{name}~{digest}");
+        }
+        name + ENDS
+    }
+
+    fn read(&self, file: &str) -> Result<Resource, String> {
+        let path = self.folder.join(file);
+        let size = fs::metadata(&path).map_err(|e| e.to_string())?.len();
+        if size > u64::try_from(manifest::MAX_TEXT).unwrap_or(u64::MAX) {
+            return Err(format!("it has {size} bytes"));
+        }
+        let text = sealed::open(fs::read(&path).map_err(|e| e.to_string())?)?;
+        let parsed = manifest::parse(&text);
+        let mut mistakes = parsed.mistakes.iter();
+        if let Some(mistake) = mistakes.find(|mistake| mistake.level == Level::Error) {
+            return Err(mistake.to_string());
+        }
+        let mut found = parsed.resources.into_iter().map(|found| found.resource);
+        match (found.next(), found.next()) {
+            (Some(resource), None) if Self::file(&resource.id()) == file => Ok(resource),
+            _ => Err("it does not hold the resource that its name says".to_owned()),
+        }
+    }
+
+    /// What became of it, in words.
+    fn move_aside(&self, file: &str, why: &str) -> String {
+        let path = self.folder.join(file);
+        let aside = self.folder.join(format!("{file}{CORRUPT}"));
+        match fs::rename(&path, &aside) {
+            Ok(()) => format!(
+                "{}: {why}; kept as {} and not in force: apply the resource again, or delete the file",
+                path.display(),
+                aside.display()
+            ),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                format!("{}: {why}", path.display())
+            }
+            Err(e) => format!(
+                "{}: {why}; not in force, and it cannot be moved aside: {e}",
+                path.display()
+            ),
+        }
+    }
+}
