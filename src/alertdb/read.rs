@@ -347,12 +347,13 @@ fn graph(db: &Connection, filter: &Filter) -> rusqlite::Result<(Vec<GraphEdge>, 
             .into(),
     );
     let mut ask = db.prepare(&format!(
-        "SELECT a.source, a.feeds, a.indicator, a.action, a.direction, \
-                total(a.flows), count(*), min(a.time), max(a.time), \
-                (SELECT body FROM record r WHERE r.seq = max(a.seq)) \
-         FROM alert a WHERE {conditions} \
-         GROUP BY a.source, a.feeds, a.indicator, a.action, a.direction \
-         ORDER BY 6 DESC, 1, 3 LIMIT ?"
+        "SELECT g.*, r.body FROM ( \
+            SELECT a.source, a.feeds, a.indicator, a.action, a.direction, \
+                   total(a.flows) AS flows, count(*), min(a.time), max(a.time), max(a.seq) AS newest \
+            FROM alert a WHERE {conditions} \
+            GROUP BY a.source, a.feeds, a.indicator, a.action, a.direction \
+            ORDER BY 6 DESC, 1, 3 LIMIT ? \
+         ) g LEFT JOIN record r ON r.seq = g.newest ORDER BY 6 DESC, 1, 3"
     ))?;
     let rows = ask.query_map(params_from_iter(values), |row| {
         let feeds: String = row.get(1)?;
@@ -360,7 +361,7 @@ fn graph(db: &Connection, filter: &Filter) -> rusqlite::Result<(Vec<GraphEdge>, 
         let flows: f64 = row.get(5)?;
         let source: String = row.get(0)?;
         // A name in `source` may be anything; in the event each has its place.
-        let body: String = row.get(9).unwrap_or_default();
+        let body: String = row.get(10).unwrap_or_default();
         let event: Value = serde_json::from_str(&body).unwrap_or_default();
         Ok(GraphEdge {
             node: workload(&event).unwrap_or_else(|| source.clone()),

@@ -5,7 +5,11 @@ use std::{net::IpAddr, path::PathBuf};
 use clap::{Parser, Subcommand};
 
 use super::resource_args;
-use crate::alert::filter::{Filter, State, Verdict};
+use crate::{
+    alert::filter::{Filter, State, Verdict},
+    feed::{Direction, PortMatch},
+    policy::MAX_KEY,
+};
 
 /// Where the configuration is without `--config`.
 pub(super) const CONFIG: &str = "/etc/feedgate/feedgate.toml";
@@ -90,10 +94,20 @@ pub(super) enum Command {
         #[command(flatten)]
         json: Json,
     },
-    /// Show which feeds list an address, and what becomes of flows to and from it
+    /// Show which feeds list an address, what becomes of flows to and from it, and which policy decides
     Lookup {
         /// IPv4 or IPv6 address
         address: IpAddr,
+        /// Of an endpoint with this label, such as unit=nginx.service; again for further ones. Labels that
+        /// are not given it does not have; without any: of every endpoint
+        #[arg(long = "as", value_name = "KEY=VALUE", value_parser = label)]
+        labels: Vec<(String, String)>,
+        /// The receiver's port, such as TCP/443
+        #[arg(long, value_name = "PROTOCOL/PORT", value_parser = port)]
+        port: Option<PortMatch>,
+        /// Only flows to (egress) or from (ingress) the address
+        #[arg(long, value_enum)]
+        direction: Option<DirectionWord>,
         #[command(flatten)]
         json: Json,
     },
@@ -273,6 +287,47 @@ enum StateWord {
     All,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum DirectionWord {
+    /// To the address
+    Egress,
+    /// From the address
+    Ingress,
+}
+
+impl From<DirectionWord> for Direction {
+    fn from(word: DirectionWord) -> Self {
+        match word {
+            DirectionWord::Egress => Self::Egress,
+            DirectionWord::Ingress => Self::Ingress,
+        }
+    }
+}
+
+/// A label of an endpoint, `KEY=VALUE`.
+fn label(text: &str) -> Result<(String, String), String> {
+    const FORM: &str = "write it as KEY=VALUE, such as unit=nginx.service";
+    let (key, value) = text.split_once('=').ok_or(FORM)?;
+    let is_key = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    if key.is_empty() || key.len() > MAX_KEY || !key.chars().all(is_key) {
+        return Err(format!("{key:?} is not the key of a label: {FORM}"));
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// A port with its protocol, in either order; of TCP without one.
+fn port(text: &str) -> Result<PortMatch, String> {
+    let text = text.to_ascii_lowercase();
+    let (proto, port) = match text.split_once('/') {
+        Some((one, other)) if one.bytes().all(|b| b.is_ascii_digit()) => (other, one),
+        Some((one, other)) => (one, other),
+        None => ("tcp", text.as_str()),
+    };
+    format!("{port}/{proto}").parse().map_err(|_| {
+        "write it as PROTOCOL/PORT, such as TCP/443; protocols: tcp, udp, sctp, udplite".to_owned()
+    })
+}
+
 /// A time as microseconds since 1970: a duration before now, or RFC 3339.
 fn since(text: &str) -> Result<i64, String> {
     use crate::alertdb::micros;
@@ -328,6 +383,26 @@ mod tests {
         assert!((3_599_000_000..=3_600_000_000).contains(&hour), "{hour}");
         for bad in ["", "yesterday", "1", "-1h"] {
             assert!(since(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn labels_and_ports_of_a_lookup() {
+        let pair = |key: &str, value: &str| Ok((key.to_owned(), value.to_owned()));
+        assert_eq!(label("exe=/usr/bin/a=b"), pair("exe", "/usr/bin/a=b"));
+        assert_eq!(
+            label("projectcalico.org/namespace="),
+            pair("projectcalico.org/namespace", "")
+        );
+        for bad in ["", "unit", "=a", "a b=c", "k\u{e9}y=v"] {
+            assert!(label(bad).is_err(), "{bad}");
+        }
+        for good in ["TCP/443", "tcp/443", "443", "443/TCP"] {
+            assert_eq!(port(good).unwrap().to_string(), "443/tcp", "{good}");
+        }
+        assert_eq!(port("UDP/53").unwrap().to_string(), "53/udp");
+        for bad in ["", "tcp", "tcp/0", "tcp/65536", "icmp/8", "53/53", "/53"] {
+            assert!(port(bad).is_err(), "{bad}");
         }
     }
 

@@ -4,7 +4,6 @@
 
 use std::{
     io::IsTerminal,
-    net::IpAddr,
     path::{Path, PathBuf},
     sync::mpsc,
     thread::JoinHandle,
@@ -118,60 +117,6 @@ impl Drop for Progress {
             let _ = thread.join();
         }
     }
-}
-
-pub(super) fn lookup(config: &Path, address: IpAddr, json: bool) -> Result<(), Failure> {
-    let value = daemon(config, &Request::Lookup { addr: address })?;
-    if json {
-        print_json(&value);
-        return Ok(());
-    }
-    let address = text(&value["address"]);
-    let ports: Vec<&Value> = value["ports"].as_array().into_iter().flatten().collect();
-    for (direction, way) in [("egress", "to"), ("ingress", "from")] {
-        let (verdict, flows) = (&value[direction], format!("flows {way} {address}"));
-        println!("{direction}: {flows} are {}", becomes(verdict));
-        let others = ports.iter().filter(|port| port[direction] != *verdict);
-        for port in others {
-            let number = text(&port["port"]);
-            println!(
-                "{direction}: {flows} port {number} are {}",
-                becomes(&port[direction])
-            );
-        }
-    }
-    for listing in value["listings"].as_array().into_iter().flatten() {
-        let why = listing["ignored"]
-            .as_str()
-            .map(|why| format!(", does not count: {why}"))
-            .unwrap_or_default();
-        println!(
-            "listed by {}: {} ({}{why})",
-            text(&listing["feed"]),
-            text(&listing["indicator"]),
-            text(&listing["action"])
-        );
-    }
-    Ok(())
-}
-
-/// What becomes of flows, in words.
-fn becomes(verdict: &Value) -> String {
-    if verdict.is_null() {
-        return "left alone".to_owned();
-    }
-    format!(
-        "{}: {} in {} (class {}, severity {})",
-        if verdict["action"] == "deny" {
-            "denied"
-        } else {
-            "let pass with an alert"
-        },
-        text(&verdict["indicator"]),
-        list(&verdict["feeds"]),
-        text(&verdict["class"]),
-        text(&verdict["severity"]),
-    )
 }
 
 pub(super) fn text(value: &Value) -> &str {

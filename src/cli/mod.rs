@@ -10,6 +10,7 @@ mod describe;
 mod down;
 mod feeds;
 mod graph;
+mod lookup;
 mod nft;
 mod resource_args;
 mod resources;
@@ -117,7 +118,20 @@ fn run(args: Args) -> Result<(), Failure> {
             dry_run: true,
             json,
         } => feeds::preview(&config, feed, json.json),
-        Command::Lookup { address, json } => ask::lookup(&config, address, json.json),
+        Command::Lookup {
+            address,
+            labels,
+            port,
+            direction,
+            json,
+        } => lookup::lookup(
+            &config,
+            address,
+            labels,
+            port,
+            direction.map(Into::into),
+            json.json,
+        ),
         Command::Alerts { command } => alerts::run(&config, command),
         Command::Graph { filters, dot, json } => graph::graph(&config, filters, dot, json.json),
         Command::Nft {

@@ -6,11 +6,14 @@
 mod client;
 mod server;
 
-use std::{fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::alert::filter::{Filter, Query};
+use crate::{
+    alert::filter::{Filter, Query},
+    feed::Direction,
+};
 
 pub use client::{ClientError, call, call_with, lint, push};
 pub use server::{Peer, Server, ServerError};
@@ -67,6 +70,9 @@ pub enum Request {
     Lookup {
         /// The address.
         addr: IpAddr,
+        /// About which flows.
+        #[serde(default, skip_serializing_if = "Asked::is_any")]
+        asked: Asked,
     },
     /// The ruleset in nft syntax.
     Ruleset {
@@ -127,6 +133,28 @@ pub enum Request {
     },
     /// Remove the table and stop.
     Down,
+}
+
+/// Which flows a lookup is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Asked {
+    /// Of an endpoint with these labels and the host's, and no others; without: of any endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<BTreeMap<String, String>>,
+    /// The receiver's port, `443` or `443/tcp`; without: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+    /// Only this direction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direction: Option<Direction>,
+}
+
+impl Asked {
+    /// True when it is about all flows.
+    pub fn is_any(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A manifest with the name of its file.
@@ -199,6 +227,21 @@ mod tests {
             Response::Error("no".into()).to_string(),
             r#"{"error":"no"}"#
         );
+        let lookup = |asked| Request::Lookup {
+            addr: "192.0.2.1".parse().unwrap(),
+            asked,
+        };
+        assert_eq!(
+            text(lookup(Asked::default())),
+            r#"{"command":"lookup","addr":"192.0.2.1"}"#
+        );
+        let asked = Asked {
+            endpoint: Some([("unit".to_owned(), "a".to_owned())].into()),
+            port: Some("443/tcp".into()),
+            direction: Some(Direction::Egress),
+        };
+        let written = text(lookup(asked.clone()));
+        assert_eq!(serde_json::from_str(&written).ok(), Some(lookup(asked)));
         for bad in [
             "",
             "{}",

@@ -1,9 +1,6 @@
 //! What the control socket's requests do.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, atomic::Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use serde_json::{Value, json};
 
@@ -12,13 +9,12 @@ use super::{
     engine::lock,
     glance::{blocking as in_place, glance},
     intake::{self, Body},
+    lookup::lookup,
     pulls, resources, status,
 };
 use crate::{
     control::{Peer, Request, Response},
-    feed::{Action, Direction, FeedName, Indicator, Known, PortMatch},
-    packet::Protocol,
-    snapshot::Snapshot,
+    feed::{FeedName, Known},
 };
 
 /// Answers one request.
@@ -31,7 +27,12 @@ pub(super) async fn answer(
     let result = match request {
         Request::Status => blocking(&shared, |shared| value(&status::status(shared))).await,
         Request::Feeds => blocking(&shared, |shared| value(&glance(shared).feeds)).await,
-        Request::Lookup { addr } => value(&lookup(&shared.path.view.current(), addr)),
+        Request::Lookup { addr, asked } => {
+            let work = move |shared: &Shared| {
+                value(&lookup(&shared.path.view.current().index, addr, &asked)?)
+            };
+            blocking(&shared, work).await
+        }
         Request::Ruleset { elements } => {
             blocking(&shared, move |shared| {
                 Ok(json!(super::elements::print(&glance(shared), elements)))
@@ -299,87 +300,6 @@ pub(super) fn named(name: impl std::fmt::Display, error: String) -> String {
         error
     } else {
         format!("feed {name}: {error}")
-    }
-}
-
-/// What a lookup found.
-#[derive(serde::Serialize)]
-struct Answer {
-    address: std::net::IpAddr,
-    /// For each direction what becomes of a flow, `null`: nothing.
-    egress: Option<Verdict>,
-    ingress: Option<Verdict>,
-    /// The same at the ports that entries are bound to.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    ports: Vec<AtPort>,
-    /// Every entry that covers the address, most specific first.
-    listings: Vec<Listed>,
-}
-
-/// What becomes of a flow at one port of the address.
-#[derive(serde::Serialize)]
-struct AtPort {
-    port: String,
-    egress: Option<Verdict>,
-    ingress: Option<Verdict>,
-}
-
-#[derive(serde::Serialize)]
-struct Verdict {
-    action: Action,
-    /// The kernel's sets that hold it: `deny` or `watch`.
-    class: &'static str,
-    indicator: Indicator,
-    feeds: Vec<crate::feed::FeedName>,
-    severity: &'static str,
-}
-
-#[derive(serde::Serialize)]
-struct Listed {
-    feed: crate::feed::FeedName,
-    indicator: Indicator,
-    action: Action,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ignored: Option<&'static str>,
-}
-
-fn lookup(snapshot: &Snapshot, address: std::net::IpAddr) -> Answer {
-    let address = address.to_canonical();
-    let verdict = |port, direction| {
-        let hit = snapshot.index.lookup(address, port, direction)?;
-        Some(Verdict {
-            action: hit.action,
-            class: match hit.action {
-                Action::Deny => "deny",
-                Action::Alert => "watch",
-            },
-            indicator: hit.indicator,
-            feeds: hit.feeds,
-            severity: hit.severity.as_str(),
-        })
-    };
-    let listings = snapshot.index.listings(address);
-    let ports: BTreeSet<PortMatch> = listings.iter().filter_map(|l| l.indicator.port).collect();
-    let at_port = |bound: PortMatch| {
-        let port = Some((bound.proto.unwrap_or(Protocol::TCP), bound.port));
-        AtPort {
-            port: bound.to_string(),
-            egress: verdict(port, Direction::Egress),
-            ingress: verdict(port, Direction::Ingress),
-        }
-    };
-    let listed = listings.into_iter().map(|l| Listed {
-        feed: l.feed,
-        indicator: l.indicator,
-        action: l.action,
-        ignored: l.ignored,
-    });
-    Answer {
-        address,
-        egress: verdict(None, Direction::Egress),
-        ingress: verdict(None, Direction::Ingress),
-        ports: ports.into_iter().map(at_port).collect(),
-        listings: listed.collect(),
     }
 }
 

@@ -143,3 +143,133 @@ fn annotate(judged: &mut Judged) {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::OnDaemonDown,
+        daemon::policed::{Rules, flow, policed},
+        policy::RuleAction,
+    };
+
+    fn source(user: &str) -> Source {
+        Source {
+            user: Some(user.to_owned()),
+            is_complete: true,
+            ..Source::default()
+        }
+    }
+
+    /// Judges a flow to a listed address of which `source` is found.
+    fn judged(rules: &Rules<'_>, hook: Hook, source: &Source) -> (Judged, Vec<Direction>) {
+        let snapshot = policed(rules);
+        let first = First::of(&snapshot.index, &flow(), hook).unwrap();
+        let mut asked = Vec::new();
+        let judged = judge(&snapshot.index, &flow(), &first, |direction| {
+            asked.push(direction);
+            source.clone()
+        });
+        (judged.unwrap(), asked)
+    }
+
+    #[test]
+    fn the_source_decides_where_a_policy_asks_for_it() {
+        let rules = Rules::denying("user == 'red'");
+        let (red, _) = judged(&rules, Hook::Output, &source("red"));
+        assert_eq!(red.decision.action(), Action::Deny);
+        assert_eq!(red.decision.policy.as_deref(), Some("default.p"));
+        assert_eq!(red.source.cause, None);
+        let (blue, _) = judged(&rules, Hook::Output, &source("blue"));
+        assert_eq!(blue.decision.action(), Action::Alert);
+        assert!(!blue.decision.depends);
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_to_on_daemon_down_and_told() {
+        for (down, action) in [
+            (OnDaemonDown::Allow, Action::Alert),
+            (OnDaemonDown::Deny, Action::Deny),
+        ] {
+            let rules = Rules {
+                on_daemon_down: down,
+                ..Rules::denying("user == 'red'")
+            };
+            let lost = Source {
+                cause: Some("timeout after 50ms".into()),
+                ..Source::default()
+            };
+            let (judged, _) = judged(&rules, Hook::Output, &lost);
+            assert!(judged.decision.depends && judged.decision.action() == action);
+            let cause = judged.source.cause.unwrap();
+            assert_eq!(cause, format!("timeout after 50ms; {UNKNOWN}"));
+            // What is known is enough, even if not all is.
+            let partial = Source {
+                is_complete: false,
+                ..source("red")
+            };
+            let (judged, _) = self::judged(&rules, Hook::Output, &partial);
+            assert_eq!(judged.decision.action(), Action::Deny);
+            assert!(!judged.decision.depends && judged.source.cause.is_none());
+        }
+    }
+
+    #[test]
+    fn staged_policies_and_logs_are_told_and_change_nothing() {
+        let rules = Rules {
+            is_staged: true,
+            ..Rules::denying("user == 'red'")
+        };
+        let (red, _) = judged(&rules, Hook::Output, &source("red"));
+        assert_eq!(red.decision.action(), Action::Alert);
+        assert_eq!(
+            red.source.cause.as_deref(),
+            Some("staged default.p would deny")
+        );
+        let (blue, _) = judged(&rules, Hook::Output, &source("blue"));
+        assert_eq!(blue.source.cause, None);
+        let logs = Rules {
+            action: RuleAction::Log,
+            ..Rules::denying("user == 'red'")
+        };
+        let (red, _) = judged(&logs, Hook::Output, &source("red"));
+        assert_eq!(red.decision.action(), Action::Alert);
+        assert_eq!(red.source.cause.as_deref(), Some("logged by default.p"));
+    }
+
+    #[test]
+    fn of_a_forwarded_flow_each_end_is_looked_up_once_where_it_counts() {
+        // Both ends are listed; only what goes out is asked for its source.
+        let rules = Rules {
+            lists_both: true,
+            ..Rules::denying("user == 'red'")
+        };
+        let (red, asked) = judged(&rules, Hook::Forward, &source("red"));
+        assert_eq!(red.decision.action(), Action::Deny);
+        assert_eq!(red.decision.direction, Direction::Egress);
+        assert_eq!(asked, [Direction::Egress]);
+        let (blue, asked) = judged(&rules, Hook::Forward, &source("blue"));
+        assert_eq!(blue.decision.action(), Action::Alert);
+        assert_eq!(asked, [Direction::Egress]);
+        // In both directions.
+        let both = Rules {
+            is_ingress_too: true,
+            ..rules
+        };
+        let (blue, asked) = judged(&both, Hook::Forward, &source("blue"));
+        assert_eq!(blue.decision.action(), Action::Alert);
+        assert_eq!(asked, [Direction::Egress, Direction::Ingress]);
+    }
+
+    #[test]
+    fn what_hangs_on_the_source_depends_and_what_is_denied_to_all_does_not() {
+        let depends = |selector: &str| {
+            let snapshot = policed(&Rules::denying(selector));
+            let first = First::of(&snapshot.index, &flow(), Hook::Output).unwrap();
+            first.depends()
+        };
+        assert!(depends("user == 'red'"));
+        assert!(!depends("all()"));
+        assert!(!depends("role == 'gateway'"), "a label of the host");
+    }
+}

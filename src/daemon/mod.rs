@@ -18,7 +18,10 @@ mod intake;
 mod judge;
 mod lastgood;
 mod live;
+mod lookup;
 mod meters;
+#[cfg(test)]
+mod policed;
 mod policing;
 mod pressure;
 mod pulls;

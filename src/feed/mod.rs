@@ -75,7 +75,8 @@ impl fmt::Display for Action {
 }
 
 /// Which way a flow goes, seen from this host or from the network behind it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// Towards a listed address: the destination matched.
     Egress,

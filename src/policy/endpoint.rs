@@ -1,6 +1,6 @@
 //! What is known of the end of a flow that policies are for: a process, a container, a pod, a LAN client.
 
-use super::Labels;
+use super::{Labels, selector::NAMESPACE};
 use crate::attribution::Source;
 
 /// Keys that only attribution sets: a container cannot name itself by a label.
@@ -16,9 +16,6 @@ pub const RESERVED: [&str; 10] = [
     NAMESPACE,
     "client",
 ];
-
-/// Calico's key of an endpoint's namespace.
-const NAMESPACE: &str = "projectcalico.org/namespace";
 
 /// An endpoint by its labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

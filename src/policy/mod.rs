@@ -32,4 +32,4 @@ pub use model::{
     Tier,
 };
 pub use policies::{Fact, Policies, PortRegion, Question, Reach, Ruling};
-pub use selector::{Selector, SelectorError};
+pub use selector::{MAX_KEY, NAMESPACE, Selector, SelectorError};

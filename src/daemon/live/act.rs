@@ -128,11 +128,21 @@ mod tests {
     use super::*;
     use crate::{
         config,
+        daemon::policed::{Rules, policed},
         feed::{FeedData, Limits, parse_plain},
+        policy::RuleAction,
         snapshot::{Input, Options, build},
     };
 
     const BIT: u32 = 0x0800_0000;
+    const RED: Rules<'_> = Rules {
+        selector: "user == 'red'",
+        action: RuleAction::Deny,
+        is_staged: false,
+        is_ingress_too: false,
+        lists_both: false,
+        on_daemon_down: config::OnDaemonDown::Allow,
+    };
 
     fn listing(action: Action) -> Snapshot {
         let mut feed = config::Feed::new("f".parse().unwrap());
@@ -198,6 +208,35 @@ mod tests {
         let mut ended = entry(0, false);
         ended.over = true;
         assert_eq!(seen(&ended, &none, &deny), None);
+    }
+
+    #[test]
+    fn what_hangs_on_the_source_is_judged_when_something_asks_anew() {
+        let (none, red) = (policed(&Rules::denying("user == 'x'")), policed(&RED));
+        let act = |entry: &Entry<'_>, judged: &Snapshot, current: &Snapshot| {
+            Change::new(judged, judged, current).act(entry, Hook::Output, BIT)
+        };
+        let judges = |entry: &Entry<'_>, judged: &Snapshot, current: &Snapshot| {
+            matches!(act(entry, judged, current), Some(Act::Judge(_)))
+        };
+        let (plain, cut) = (entry(0, true), entry(BIT, true));
+        assert!(judges(&plain, &Snapshot::default(), &red));
+        assert!(judges(&plain, &none, &red), "another policy");
+        assert!(
+            judges(&entry(0, false), &none, &red),
+            "its answer is on its way"
+        );
+        assert_eq!(act(&plain, &red, &red), None, "judged already");
+        assert_eq!(act(&cut, &red, &red), None);
+        assert!(judges(&cut, &none, &red), "perhaps it is allowed now");
+        let free = listing(Action::Alert);
+        assert_eq!(act(&cut, &red, &free), Some(Act::Release));
+        let denied = policed(&Rules::denying("all()"));
+        assert!(matches!(act(&plain, &red, &denied), Some(Act::Alert(_))));
+        assert_eq!(act(&cut, &red, &denied), None, "cut already");
+        let mut over = entry(0, true);
+        over.over = true;
+        assert_eq!(act(&over, &none, &red), None);
     }
 
     #[test]

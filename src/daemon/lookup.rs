@@ -1,0 +1,397 @@
+//! What becomes of flows to and from an address, and why: for `feedgate lookup`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use serde::Serialize;
+
+use crate::{
+    control::Asked,
+    feed::{Action, Direction, FeedName, Indicator, PortMatch},
+    packet::Protocol,
+    policy::{Endpoint, Fact, Finding, Labels, NAMESPACE, Policies, Question, Step, Truth},
+    snapshot::{Index, Port, hit_of},
+};
+
+/// What a lookup found.
+#[derive(Debug, Serialize)]
+pub(super) struct Answer {
+    address: IpAddr,
+    /// For each direction what becomes of a flow, `null`: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    egress: Option<Option<Verdict>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ingress: Option<Option<Verdict>>,
+    /// The same at the ports that entries are bound to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ports: Vec<AtPort>,
+    /// Network sets that hold the address.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    network_sets: Vec<String>,
+    /// Labels of the endpoint that was asked about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<Labels>,
+    /// Every entry that covers the address, most specific first.
+    listings: Vec<Listed>,
+}
+
+/// What becomes of a flow at one port of the address.
+#[derive(Debug, Serialize)]
+struct AtPort {
+    port: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    egress: Option<Option<Verdict>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ingress: Option<Option<Verdict>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Verdict {
+    /// What becomes of it; where it depends: while what it depends on is not known.
+    action: Action,
+    /// The kernel's sets that hold it: `deny`, `watch`, `none`, or `by-port`.
+    class: &'static str,
+    indicator: Indicator,
+    /// The feeds, or the network sets written by hand.
+    feeds: Vec<FeedName>,
+    severity: &'static str,
+    /// It is let pass without an alert.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    quiet: bool,
+    /// What the verdict hangs on and is not known, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    depends_on: Vec<String>,
+    #[serde(flatten)]
+    by: Option<By>,
+    /// The way through the policies, line by line.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    explanation: Vec<String>,
+}
+
+/// Which policy decided.
+#[derive(Debug, Serialize)]
+struct By {
+    tier: String,
+    policy: String,
+    /// Its rule, from 1; `null`: the end of the tier.
+    rule: Option<usize>,
+}
+
+#[derive(Debug, Serialize)]
+struct Listed {
+    feed: FeedName,
+    indicator: Indicator,
+    action: Action,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ignored: Option<&'static str>,
+}
+
+/// Looks an address up in the index of the snapshot in force.
+pub(super) fn lookup(index: &Index, address: IpAddr, asked: &Asked) -> Result<Answer, String> {
+    let address = address.to_canonical();
+    let port: Option<PortMatch> = match &asked.port {
+        None => None,
+        Some(text) => Some(
+            text.parse()
+                .map_err(|_| format!("{text:?} is not a port"))?,
+        ),
+    };
+    let listings = index.listings(address);
+    let ports: BTreeSet<PortMatch> = match port {
+        None => listings.iter().filter_map(|l| l.indicator.port).collect(),
+        Some(_) => BTreeSet::new(),
+    };
+    let look = Look {
+        index,
+        address,
+        endpoint: endpoint(index, asked.endpoint.as_ref()),
+    };
+    let verdict = |direction: Direction, port, of: Of| {
+        let is_asked = asked.direction.is_none_or(|asked| asked == direction);
+        is_asked.then(|| look.verdict(direction, port, of))
+    };
+    let port = port.map(whole);
+    let at_port = |bound: PortMatch| {
+        let port = Some(whole(bound));
+        AtPort {
+            port: bound.to_string(),
+            egress: verdict(Direction::Egress, port, Of::FarEnd),
+            ingress: verdict(Direction::Ingress, port, Of::FarEnd),
+        }
+    };
+    let members = index.members(address, port);
+    Ok(Answer {
+        address,
+        egress: verdict(Direction::Egress, port, Of::Receiver),
+        ingress: verdict(Direction::Ingress, port, Of::Receiver),
+        ports: ports.into_iter().map(at_port).collect(),
+        network_sets: members.iter().map(|member| member.set_name()).collect(),
+        endpoint: asked
+            .endpoint
+            .as_ref()
+            .map(|_| look.endpoint.labels.clone()),
+        listings: listings
+            .into_iter()
+            .map(|l| Listed {
+                feed: l.feed,
+                indicator: l.indicator,
+                action: l.action,
+                ignored: l.ignored,
+            })
+            .collect(),
+    })
+}
+
+/// TCP where no protocol is named.
+fn whole(port: PortMatch) -> (Protocol, u16) {
+    (port.proto.unwrap_or(Protocol::TCP), port.port)
+}
+
+/// An endpoint with these labels and the host's, and no others; without them any.
+fn endpoint(index: &Index, labels: Option<&BTreeMap<String, String>>) -> Endpoint {
+    let host = index.regime().host();
+    let Some(labels) = labels else {
+        return Endpoint::any(host);
+    };
+    let mut all = labels.clone();
+    if let Some(namespace) = labels.get("namespace") {
+        all.entry(NAMESPACE.to_owned())
+            .or_insert_with(|| namespace.clone());
+    }
+    all.extend(host.clone());
+    Endpoint {
+        labels: all,
+        is_complete: true,
+    }
+}
+
+/// Whose port is given.
+#[derive(Clone, Copy, PartialEq)]
+enum Of {
+    /// The receiver's.
+    Receiver,
+    /// That of the address.
+    FarEnd,
+}
+
+struct Look<'a> {
+    index: &'a Index,
+    address: IpAddr,
+    endpoint: Endpoint,
+}
+
+impl Look<'_> {
+    fn verdict(
+        &self,
+        direction: Direction,
+        port: Option<(Protocol, u16)>,
+        of: Of,
+    ) -> Option<Verdict> {
+        let is_far = of == Of::FarEnd || direction == Direction::Egress;
+        let far_port: Port = port.filter(|_| is_far);
+        let hit = self.index.lookup(self.address, far_port, direction);
+        let regime = self.index.regime();
+        if regime.policies.is_empty() {
+            return hit.map(|hit| Verdict {
+                action: hit.action,
+                class: class(hit.action),
+                indicator: hit.indicator,
+                feeds: hit.feeds,
+                severity: hit.severity.as_str(),
+                quiet: false,
+                depends_on: Vec::new(),
+                by: None,
+                explanation: Vec::new(),
+            });
+        }
+        let members = self.index.members(self.address, far_port);
+        let listed = hit.is_some();
+        let hit = hit.or_else(|| hit_of(&members))?;
+        let sets: Vec<&Labels> = members.iter().map(|member| member.labels).collect();
+        let at = |is_known: bool| match port {
+            Some((_, port)) if is_known => Fact::Known(Some(port)),
+            _ => Fact::Unknown,
+        };
+        let is_senders = of == Of::FarEnd && direction == Direction::Ingress;
+        let question = Question {
+            direction,
+            endpoint: &self.endpoint,
+            near: Fact::Unknown,
+            far: self.address,
+            far_sets: &sets,
+            proto: port.map_or(Fact::Unknown, |(proto, _)| Fact::Known(proto)),
+            src_port: at(is_senders),
+            dst_port: at(!is_senders),
+        };
+        let reach = regime.policies.explore(&question);
+        let certain = reach.action(Some(hit.action));
+        let steps = regime.policies.explain(&question);
+        let depends_on = match certain {
+            Some(_) => Vec::new(),
+            None => unknown(&steps),
+        };
+        let action = certain.unwrap_or_else(|| regime.when_unknown());
+        Some(Verdict {
+            action,
+            class: self.class(&question, listed, hit.action),
+            indicator: hit.indicator,
+            feeds: hit.feeds,
+            severity: hit.severity.as_str(),
+            quiet: certain == Some(Action::Alert) && !listed && !reach.log,
+            depends_on,
+            by: by(&regime.policies, &question),
+            explanation: steps.iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    /// What the kernel's sets hold, whoever it is.
+    fn class(&self, question: &Question<'_>, listed: bool, by_feeds: Action) -> &'static str {
+        let regime = self.index.regime();
+        let regions = regime.policies.port_regions(question.direction);
+        if question.proto == Fact::Unknown && regions.len() > 1 {
+            return "by-port";
+        }
+        let anybody = Question {
+            endpoint: &regime.anybody,
+            ..*question
+        };
+        let reach = regime.policies.explore(&anybody);
+        match reach.action(Some(by_feeds)) {
+            Some(Action::Alert) if !listed && !reach.log => "none",
+            Some(action) => class(action),
+            None => class(regime.when_unknown()),
+        }
+    }
+}
+
+fn class(action: Action) -> &'static str {
+    match action {
+        Action::Deny => "deny",
+        Action::Alert => "watch",
+    }
+}
+
+/// The policy that decides, where one does whatever is not known.
+fn by(policies: &Policies, question: &Question<'_>) -> Option<By> {
+    let ruling = policies.rule(question)?;
+    ruling.verdict?;
+    let name = ruling.policy?;
+    let mut tiers = policies.tiers().iter();
+    let (tier, _) = tiers.find(|(_, policies)| policies.iter().any(|p| p.name == name))?;
+    Some(By {
+        tier: tier.name.clone(),
+        policy: name.to_string(),
+        rule: ruling.rule.map(|rule| rule + 1),
+    })
+}
+
+/// What steps depend on.
+fn unknown(steps: &[Step]) -> Vec<String> {
+    let mut words = BTreeSet::new();
+    for step in steps {
+        // What staged policies hang on does not matter.
+        if let Finding::TakesPart(Truth::Depends(on), _)
+        | Finding::Rule(_, Truth::Depends(on), _)
+        | Finding::EndDenies(Truth::Depends(on)) = &step.finding
+        {
+            words.extend(on.iter().cloned());
+        }
+    }
+    words.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        config::OnDaemonDown,
+        policy::{Entity, NetworkSet, Order, Policy, Rule, RuleAction},
+        snapshot::{Options, Regime, build},
+    };
+
+    /// A set written by hand, denied to one unit at one port.
+    fn index() -> Index {
+        let rule = |action, ports: &[(u16, u16)]| Rule {
+            action,
+            protocol: (!ports.is_empty()).then_some(Protocol::TCP),
+            not_protocol: None,
+            ip_version: None,
+            source: Entity::default(),
+            destination: Entity {
+                selector: Some("has(group)".parse().unwrap()),
+                ports: ports.to_vec(),
+                ..Entity::default()
+            },
+        };
+        let pass = Rule {
+            destination: Entity::default(),
+            ..rule(RuleAction::Pass, &[])
+        };
+        let policy = Policy {
+            name: "default.web".into(),
+            tier: "default".into(),
+            order: Order(None),
+            selector: "unit == 'nginx.service'".parse().unwrap(),
+            namespace_selector: None,
+            has_ingress: false,
+            has_egress: true,
+            ingress: vec![],
+            egress: vec![rule(RuleAction::Deny, &[(443, 443)]), pass],
+            is_staged: false,
+        };
+        let policies = Arc::new(Policies::new(vec![], vec![policy]));
+        let set = NetworkSet {
+            name: "partners".parse().unwrap(),
+            labels: [("group".to_owned(), "a".to_owned())].into(),
+            nets: vec!["203.0.113.0/24".parse().unwrap()],
+        };
+        let options = Options {
+            network_sets: vec![Arc::new(set)],
+            regime: Regime::new(policies, &Labels::new(), OnDaemonDown::Allow),
+            ..Options::default()
+        };
+        build(&[], &[], options).index
+    }
+
+    fn asked(unit: Option<&str>, port: Option<&str>) -> Asked {
+        let labels = |unit: &str| [("unit".to_owned(), unit.to_owned())].into();
+        Asked {
+            endpoint: unit.map(labels),
+            port: port.map(str::to_owned),
+            direction: None,
+        }
+    }
+
+    #[test]
+    fn it_tells_who_decides_or_on_what_it_depends() {
+        let index = index();
+        let ask = |unit, port| {
+            let answer =
+                lookup(&index, "203.0.113.9".parse().unwrap(), &asked(unit, port)).unwrap();
+            assert!(answer.network_sets == ["partners"] && answer.listings.is_empty());
+            let ingress = answer.ingress.unwrap().unwrap();
+            assert!(ingress.quiet && ingress.class == "none");
+            answer.egress.unwrap().unwrap()
+        };
+        let nginx = ask(Some("nginx.service"), Some("443/tcp"));
+        assert_eq!((nginx.action, nginx.class), (Action::Deny, "watch"));
+        let by = nginx.by.unwrap();
+        assert_eq!(
+            (by.tier.as_str(), by.policy.as_str(), by.rule),
+            ("default", "default.web", Some(1))
+        );
+        let other = ask(Some("ssh.service"), Some("443/tcp"));
+        assert_eq!((other.action, other.quiet), (Action::Alert, true));
+        assert!(ask(Some("nginx.service"), Some("80/tcp")).quiet);
+        let anybody = ask(None, Some("443/tcp"));
+        assert_eq!(anybody.action, Action::Alert, "on-daemon-down");
+        assert_eq!(anybody.depends_on, ["the label unit"]);
+        let anywhere = ask(Some("nginx.service"), None);
+        assert_eq!(anywhere.class, "by-port");
+        assert!(!anywhere.depends_on.is_empty() && anywhere.by.is_none());
+    }
+}
