@@ -166,13 +166,7 @@ fn the_right_container_behind_a_bridge_is_named_with_its_process() {
     let _web = web(&lab.server);
     let conf = Conf::new(&lab).feed("watch", "alert", &["203.0.113.0/29"]);
     let (alerts, _daemon) = Daemon::alerting(&lab, &lab.gateway, conf);
-    lab.gateway
-        .ip(&[
-            "link add cbr0 type bridge",
-            "link set cbr0 up",
-            "addr add 198.18.0.1/24 dev cbr0",
-        ])
-        .unwrap();
+    add_bridge(&lab);
     let ids = ["a", "b", "c"].map(|digit| digit.repeat(64));
     let pod = "3f2b1c9e-0d4e-4a55-9c3b-7f0e5d6a1b2c";
     let paths = [
@@ -240,8 +234,19 @@ fn started_by<'a>(lab: &'a Lab, lines: &str) -> (Alerts, Daemon<'a>) {
     (alerts, Daemon::start_as(&wrapper, lab, &lab.host, &conf))
 }
 
+/// The bridge of the containers.
+pub(crate) fn add_bridge(lab: &Lab) {
+    lab.gateway
+        .ip(&[
+            "link add cbr0 type bridge",
+            "link set cbr0 up",
+            "addr add 198.18.0.1/24 dev cbr0",
+        ])
+        .unwrap();
+}
+
 /// A shell in a network namespace and a cgroup of its own.
-struct Container {
+pub(crate) struct Container {
     child: Child,
     input: ChildStdin,
     _netns: Netns,
@@ -249,7 +254,7 @@ struct Container {
 
 impl Container {
     /// Behind the bridge `cbr0` of the gateway, as 198.18.0.`last`.
-    fn start(lab: &Lab, last: usize, group: PathBuf) -> Self {
+    pub(crate) fn start(lab: &Lab, last: usize, group: PathBuf) -> Self {
         let netns = Netns::create(format!("{}-{last}", lab.gateway.name())).unwrap();
         let port = format!("port{last}");
         lab.gateway.link(&port, &netns, "eth0").unwrap();
@@ -286,7 +291,7 @@ impl Container {
         }
     }
 
-    fn connect(&mut self, ip: &str) {
+    pub(crate) fn connect(&mut self, ip: &str) {
         writeln!(self.input, "{ip}").unwrap();
     }
 }
@@ -299,13 +304,13 @@ impl Drop for Container {
 }
 
 /// Control groups below one of this test, removed on drop.
-struct Groups {
+pub(crate) struct Groups {
     top: PathBuf,
     made: std::cell::RefCell<Vec<PathBuf>>,
 }
 
 impl Groups {
-    fn create() -> Option<Self> {
+    pub(crate) fn create() -> Option<Self> {
         let top = Roots::default()
             .cgroup
             .join(format!("feedgate-it-{}", std::process::id()));
@@ -319,7 +324,7 @@ impl Groups {
         })
     }
 
-    fn add(&self, path: &str) -> PathBuf {
+    pub(crate) fn add(&self, path: &str) -> PathBuf {
         let mut group = self.top.clone();
         for part in Path::new(path) {
             group.push(part);

@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 /// Sends every byte back, to everybody, on port 7 of `netns`; ends with the test process.
-fn echo_tcp(netns: &Netns) {
+pub(crate) fn echo_tcp(netns: &Netns) {
     let listener = netns
         .enter(|| TcpListener::bind("[::]:7"))
         .unwrap()
@@ -32,12 +32,12 @@ fn echo_tcp(netns: &Netns) {
 
 /// True when a byte comes back, for which it waits long: what was cut for a while goes on with the
 /// retransmission that is due, and the pauses between them double.
-fn alive(stream: &mut TcpStream) -> bool {
+pub(crate) fn alive(stream: &mut TcpStream) -> bool {
     answers_within(stream, PATIENCE)
 }
 
 /// True when no byte comes back within a second.
-fn silent(stream: &mut TcpStream) -> bool {
+pub(crate) fn silent(stream: &mut TcpStream) -> bool {
     !answers_within(stream, Duration::from_secs(1))
 }
 

@@ -39,6 +39,7 @@ mod nat;
 mod outage;
 mod overload;
 mod packets;
+mod policies;
 mod pull;
 mod push;
 mod rails;

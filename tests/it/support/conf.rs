@@ -17,6 +17,7 @@ const ATTRIBUTION: &str = "[attribution]\ntimeout = \"5s\"\n";
 #[derive(Clone)]
 pub(crate) struct Conf {
     dir: PathBuf,
+    daemon: String,
     nftables: String,
     feeds: String,
     alerting: String,
@@ -29,6 +30,7 @@ impl Conf {
     pub(crate) fn new(lab: &Lab) -> Self {
         Self {
             dir: lab.dir.clone(),
+            daemon: String::new(),
             nftables: String::new(),
             feeds: String::new(),
             alerting: String::new(),
@@ -62,6 +64,12 @@ impl Conf {
     /// A further key of the last feed.
     pub(crate) fn key(mut self, line: &str) -> Self {
         writeln!(self.feeds, "{line}").unwrap();
+        self
+    }
+
+    /// A key of `[daemon]`.
+    pub(crate) fn daemon(mut self, line: &str) -> Self {
+        writeln!(self.daemon, "{line}").unwrap();
         self
     }
 
@@ -108,6 +116,7 @@ impl Conf {
     #[track_caller]
     pub(crate) fn text(&self) -> String {
         let Self {
+            daemon,
             nftables,
             feeds,
             alerting,
@@ -129,7 +138,7 @@ impl Conf {
             format!("[manifests]\ndir = \"{dir}/manifests.d\"\n")
         };
         let text = format!(
-            "[daemon]\nstate-dir = \"{dir}/state\"\ncontrol-socket = \"{dir}/control.sock\"\n\n\
+            "[daemon]\nstate-dir = \"{dir}/state\"\ncontrol-socket = \"{dir}/control.sock\"\n{daemon}\n\
              [nftables]\n{nftables}\n{attribution}{manifests}{sections}{feeds}\n[alerts]\n{each}{alerting}{syslog}"
         );
         let found = config::parse(&text, "test").diagnostics;
@@ -147,13 +156,15 @@ fn what_the_tests_write_is_a_configuration() {
     let dir = tempfile::tempdir().unwrap();
     let conf = Conf {
         dir: dir.path().to_owned(),
+        daemon: String::new(),
         nftables: String::new(),
         feeds: String::new(),
         alerting: String::new(),
         syslog: String::new(),
         sections: String::new(),
     };
-    conf.nftables("deny-with = \"reject\"")
+    conf.daemon("on-daemon-down = \"deny\"")
+        .nftables("deny-with = \"reject\"")
         .feed("in", "deny", &["203.0.113.1"])
         .key("directions = [\"ingress\"]")
         .feed_over_http("over-http", "alert")
