@@ -296,7 +296,7 @@ fn show(config: &Path, id: String, json: bool) -> Result<(), Failure> {
 /// The sentence, the state, and every field under its name.
 fn render(item: &Value) -> String {
     let alert = &item["alert"];
-    let mut lines = vec![ask::text(&alert["message"]).to_owned()];
+    let mut lines = vec![ask::text(&alert["message"]).to_owned(), decided(alert)];
     let dismissed = &item["dismissed"];
     lines.push(match dismissed.is_object() {
         false => "open".to_owned(),
@@ -317,6 +317,18 @@ fn render(item: &Value) -> String {
     let fields = fields.iter().filter(|(name, _)| name != "message");
     lines.extend(fields.map(|(name, value)| format!("  {name:<width$}  {value}")));
     lines.iter().map(|line| visible(line) + "\n").collect()
+}
+
+/// What was decided, and by whom.
+fn decided(alert: &Value) -> String {
+    let verdict = match alert["event"]["action"] == "deny" {
+        true => "denied",
+        false => "let pass",
+    };
+    match alert["rule"]["name"].as_str() {
+        Some(policy) => format!("{verdict} by policy {policy}"),
+        None => format!("{verdict} by the feeds' own action"),
+    }
 }
 
 /// Every value with its path.

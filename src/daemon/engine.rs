@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -34,6 +34,7 @@ use crate::{
     policy::Decision,
     queue::{Answer, Held, Judge},
     sink::Sinks,
+    snapshot::Snapshot,
 };
 
 /// How long `durable` lets packets wait for the disk.
@@ -87,31 +88,52 @@ pub(super) struct Counts {
     pub(super) unnamed_passed: AtomicU64,
 }
 
-/// The last flows that were let pass with an alert, and when; bounded.
+/// The last flows that were let pass, and when; bounded.
 #[derive(Debug, Default)]
-pub(super) struct Just(Mutex<VecDeque<(Instant, Flow)>>);
+pub(super) struct Just(Mutex<VecDeque<Passed>>);
+
+#[derive(Debug)]
+struct Passed {
+    at: Instant,
+    flow: Flow,
+    /// By what it was judged.
+    by: Weak<Snapshot>,
+    is_alerted: bool,
+}
 
 impl Just {
     /// A search that begins with a change of the sets sees flows of so long before.
     const KEPT: Duration = Duration::from_secs(5);
     const MOST: usize = 1024;
 
-    fn alerted(&self, flow: Flow, now: Instant) {
+    fn passed(&self, passed: Passed) {
         let mut flows = lock(&self.0);
         if flows.len() >= Self::MOST {
             flows.pop_front();
         }
-        flows.push_back((now, flow));
+        flows.push_back(passed);
     }
 
     /// True when the packet path has alerted this flow just before `now`.
-    pub(super) fn has(&self, flow: &Flow, now: Instant) -> bool {
+    pub(super) fn has_alerted(&self, flow: &Flow, now: Instant) -> bool {
+        self.any(flow, now, |passed| passed.is_alerted)
+    }
+
+    /// True when the packet path has let this flow pass just before `now`, by this snapshot.
+    pub(super) fn has_judged(&self, flow: &Flow, by: &Arc<Snapshot>, now: Instant) -> bool {
+        let by = Arc::as_ptr(by);
+        self.any(flow, now, |passed| std::ptr::eq(passed.by.as_ptr(), by))
+    }
+
+    fn any(&self, flow: &Flow, now: Instant, is_it: impl Fn(&Passed) -> bool) -> bool {
         let flows = lock(&self.0);
         let recent = flows
             .iter()
             .rev()
-            .take_while(|(at, _)| now.saturating_duration_since(*at) < Self::KEPT);
-        recent.into_iter().any(|(_, known)| is_same(known, flow))
+            .take_while(|passed| now.saturating_duration_since(passed.at) < Self::KEPT);
+        recent
+            .into_iter()
+            .any(|passed| is_same(&passed.flow, flow) && is_it(passed))
     }
 }
 
@@ -223,7 +245,7 @@ impl Engine {
             return Answer::Pass;
         };
         let snapshots = path.view.load();
-        let Some((index, first)) = snapshots.first(&flow, packet.hook) else {
+        let Some((snapshot, first)) = snapshots.first(&flow, packet.hook) else {
             counts.unmatched.fetch_add(1, Ordering::Relaxed);
             return Answer::Pass;
         };
@@ -243,7 +265,7 @@ impl Engine {
             let decision = first.leading().cloned();
             decision.map(|decision| judge::annotated(decision, source))
         } else {
-            judge::judge(index, &flow, &first, |direction| {
+            judge::judge(&snapshot.index, &flow, &first, |direction| {
                 // The sender's socket knows where it was connected to, not what NAT made of it.
                 let sent = match direction {
                     Direction::Egress => connection.map_or(flow, |entry| Flow {
@@ -263,13 +285,18 @@ impl Engine {
             counts.own.fetch_add(1, Ordering::Relaxed);
             return Answer::Allow;
         }
+        let action = decision.action();
+        if action == Action::Alert {
+            path.just.passed(Passed {
+                at: start,
+                flow,
+                by: Arc::downgrade(snapshot),
+                is_alerted: !decision.is_quiet,
+            });
+        }
         if decision.is_quiet {
             counts.quiet.fetch_add(1, Ordering::Relaxed);
             return Answer::Allow;
-        }
-        let action = decision.action();
-        if action == Action::Alert {
-            path.just.alerted(flow, start);
         }
         let meant = match connection {
             Some(entry) => entry.meant(),
@@ -386,17 +413,28 @@ mod tests {
     use crate::alert::example;
 
     #[test]
-    fn what_was_alerted_just_now_is_known_for_a_moment() {
+    fn what_passed_just_now_is_known_for_a_moment() {
         let (just, now) = (Just::default(), Instant::now());
+        let (one, two) = (Arc::new(Snapshot::default()), Arc::new(Snapshot::default()));
+        let passed = |flow, is_alerted| Passed {
+            at: now,
+            flow,
+            by: Arc::downgrade(&one),
+            is_alerted,
+        };
         let flow = example::alert().flow;
         let mut other = flow;
         other.transport = crate::packet::Transport::Ports { src: 1, dst: 80 };
-        just.alerted(flow, now);
-        assert!(just.has(&flow, now) && !just.has(&other, now));
-        assert!(!just.has(&flow, now + Just::KEPT));
+        just.passed(passed(flow, true));
+        assert!(just.has_alerted(&flow, now) && !just.has_alerted(&other, now));
+        assert!(just.has_judged(&flow, &one, now));
+        assert!(!just.has_judged(&flow, &two, now), "by another snapshot");
+        let later = now + Just::KEPT;
+        assert!(!just.has_alerted(&flow, later) && !just.has_judged(&flow, &one, later));
         for _ in 0..Just::MOST {
-            just.alerted(other, now);
+            just.passed(passed(other, false));
         }
-        assert!(!just.has(&flow, now) && just.has(&other, now));
+        assert!(!just.has_alerted(&flow, now) && !just.has_alerted(&other, now));
+        assert!(just.has_judged(&other, &one, now));
     }
 }

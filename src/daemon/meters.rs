@@ -40,7 +40,7 @@ const METHODS: [&str; 17] = [
 ];
 
 /// Parts of causes, and the kind that each one is of; the first that fits counts.
-const CAUSES: [(&str, &str); 24] = [
+const CAUSES: [(&str, &str); 27] = [
     ("timeout after", "timeout"),
     ("more new flows at once", "overload"),
     ("also held by", "shared"),
@@ -64,6 +64,9 @@ const CAUSES: [(&str, &str); 24] = [
     ("enter a namespace", "namespace"),
     ("enters a namespace", "namespace"),
     ("it has ended", "no-holder"),
+    ("policies ask for", "policy"),
+    ("staged ", "policy"),
+    ("logged by ", "policy"),
     ("", "other"),
 ];
 

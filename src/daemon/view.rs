@@ -5,11 +5,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 
 use super::judge::First;
-use crate::{
-    config::Hook,
-    packet::Flow,
-    snapshot::{Index, Snapshot},
-};
+use crate::{config::Hook, packet::Flow, snapshot::Snapshot};
 
 /// The snapshot in force, and the one before while a change is on its way into the kernel.
 ///
@@ -61,12 +57,12 @@ impl View {
 }
 
 impl Pair {
-    /// The index that lists a flow, and what it says whoever it is.
-    pub(super) fn first(&self, flow: &Flow, hook: Hook) -> Option<(&Index, First)> {
+    /// The snapshot that lists a flow, and what it says whoever it is.
+    pub(super) fn first(&self, flow: &Flow, hook: Hook) -> Option<(&Arc<Snapshot>, First)> {
         let snapshots = [Some(&self.current), self.previous.as_ref()];
-        snapshots.into_iter().flatten().find_map(|snapshot| {
-            let index = &snapshot.index;
-            Some((index, First::of(index, flow, hook)?))
-        })
+        snapshots
+            .into_iter()
+            .flatten()
+            .find_map(|snapshot| Some((snapshot, First::of(&snapshot.index, flow, hook)?)))
     }
 }

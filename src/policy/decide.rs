@@ -105,7 +105,7 @@ pub fn decide_toward(
         return Some(by_ruling(direction, hit, listed, ruling));
     }
     // Who decides depends on what is not known; the verdict need not: the feeds may deny as well.
-    let reach = regime.policies.explore(&question);
+    let reach = regime.policies.explore_verdict(&question, hit.action);
     let certain = reach.action(Some(hit.action));
     let action = certain.unwrap_or_else(|| regime.when_unknown());
     Some(Decision {

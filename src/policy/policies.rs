@@ -147,8 +147,13 @@ impl Policies {
         self.explore_until(question, Reach::is_all)
     }
 
+    /// The same, but no further than to see that the verdict depends, where the feeds say `by_feeds`.
+    pub(super) fn explore_verdict(&self, question: &Question<'_>, by_feeds: Action) -> Reach {
+        self.explore_until(question, |reach| reach.action(Some(by_feeds)).is_none())
+    }
+
     /// The same, at most until `enough` is known.
-    fn explore_until(&self, question: &Question<'_>, enough: fn(&Reach) -> bool) -> Reach {
+    fn explore_until(&self, question: &Question<'_>, enough: impl Fn(&Reach) -> bool) -> Reach {
         let mut reach = Reach::default();
         let mut walk = Walk::new(self, question, Scope::Verdict);
         let mut leaves = 0;

@@ -137,6 +137,17 @@ fn one_user_is_denied_and_the_rest_is_left_alone(on_daemon_down: &str) {
         (whole.filter(|line| is_by_policy(line)).count() == 2).then_some(())
     });
 
+    eventually("it is stored", || {
+        let stored = daemon.ok(&["alerts", "list", "--action", "deny", "--json"]);
+        let stored: Value = serde_json::from_str(&stored).unwrap();
+        let id = stored[0]["alert"]["event"]["id"].as_str()?;
+        let shown = daemon.ok(&["alerts", "show", id]);
+        assert!(
+            shown.contains("\ndenied by policy default.nobody\n"),
+            "{shown}"
+        );
+        Some(())
+    });
     let status = daemon.status();
     assert_eq!(status["last_hour"]["denied_by"]["default.nobody"], 2);
     assert_eq!(status["policies"]["by_source"], 1, "{status}");

@@ -204,7 +204,7 @@ impl Search {
     }
 
     /// Searches until nothing is left over; false when it could not be finished.
-    fn passes(&mut self, shared: &Shared, current: &Snapshot, stop: &AtomicBool) -> bool {
+    fn passes(&mut self, shared: &Shared, current: &Arc<Snapshot>, stop: &AtomicBool) -> bool {
         let options = lock(&shared.core).kernel.options().clone();
         for _ in 0..PASSES {
             if stop.load(Ordering::Relaxed) {
@@ -233,7 +233,7 @@ impl Search {
     /// One pass; false when there was more than fits one.
     fn search(
         &mut self,
-        current: &Snapshot,
+        current: &Arc<Snapshot>,
         hooks: &[Hook],
         cut_mask: u32,
     ) -> Result<bool, ConntrackError> {
@@ -254,7 +254,7 @@ impl Search {
                 return;
             };
             let filtered = entry.filtered();
-            if matches!(act, Act::Judge(_)) && self.has_judged(&filtered) {
+            if matches!(act, Act::Judge(_)) && self.has_judged(&filtered, current) {
                 return;
             }
             if found.len() >= AT_ONCE {
@@ -316,10 +316,11 @@ impl Search {
         Ok(in_time && !left_over && done.put_off == 0)
     }
 
-    /// True when the source was looked up since the last change.
-    fn has_judged(&self, flow: &Flow) -> bool {
+    /// True when the source was looked up since the last change, here or with its first packet.
+    fn has_judged(&self, flow: &Flow, current: &Arc<Snapshot>) -> bool {
         let outcome = self.judged.get(flow);
         outcome.is_some_and(|outcome| outcome.turn == self.turn)
+            || (self.path.just).has_judged(flow, current, Instant::now())
     }
 
     fn handle(
@@ -359,7 +360,7 @@ impl Search {
 
     /// The first packet of the flow was alerted after the change.
     fn was_just_alerted(&self, found: &Found) -> bool {
-        self.path.just.has(&found.filtered, Instant::now())
+        self.path.just.has_alerted(&found.filtered, Instant::now())
     }
 
     /// Looks up whose flow it is, and does what is decided then, if it is not what was before.
