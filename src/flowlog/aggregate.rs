@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -47,6 +48,7 @@ impl From<u8> for Level {
 struct Group {
     who: Who,
     action: Action,
+    policy: Option<Arc<str>>,
     direction: Direction,
     feeds: Vec<FeedName>,
     indicator: Indicator,
@@ -178,6 +180,7 @@ impl Group {
         Some(Self {
             who,
             action: alert.action,
+            policy: alert.policy.clone(),
             direction: alert.direction,
             feeds: alert.feeds.clone(),
             indicator: alert.indicator,
@@ -319,6 +322,28 @@ mod tests {
         assert_eq!(
             (&stranger["num_flows"], &stranger["src"]),
             (&json!(2), &json!("10.0.0.1"))
+        );
+        for policy in [
+            None,
+            Some("default.a"),
+            Some("default.b"),
+            Some("default.b"),
+        ] {
+            let flow = ended(|alert| alert.policy = policy.map(Into::into));
+            assert_eq!(all.add(flow), None);
+        }
+        let mut lines: Vec<Value> = all.flush().iter().map(value).collect();
+        lines.sort_by_key(|line| line["policy"].to_string());
+        let sums = lines
+            .iter()
+            .map(|line| (&line["policy"], &line["num_flows"]));
+        assert_eq!(
+            sums.collect::<Vec<_>>(),
+            [
+                (&json!("default.a"), &json!(1)),
+                (&json!("default.b"), &json!(2)),
+                (&Value::Null, &json!(1)),
+            ]
         );
     }
 

@@ -82,6 +82,9 @@ pub(super) fn verdict(line: &mut Map<String, Value>, ended: &Ended) {
     let alert = &ended.alert;
     let feeds: Vec<&str> = alert.feeds.iter().map(|feed| feed.as_str()).collect();
     line.insert("verdict".into(), alert.action.as_str().into());
+    if let Some(policy) = alert.policy.as_deref() {
+        line.insert("policy".into(), policy.into());
+    }
     line.insert("direction".into(), alert.direction.as_str().into());
     line.insert("feed".into(), json!(feeds));
     line.insert("indicator".into(), alert.indicator.to_string().into());
