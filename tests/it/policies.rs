@@ -442,6 +442,50 @@ fn a_source_that_is_not_found_is_denied_where_on_daemon_down_denies() {
     a_source_that_is_not_found("deny", "deny");
 }
 
+/// Sends a datagram from each of so many sockets of nobody while the daemon stands still, and lets it go on.
+fn pile_up(lab: &Lab, daemon: &Daemon<'_>, flows: usize) -> Vec<UdpSocket> {
+    daemon.freeze();
+    let sockets = as_nobody(&lab.host, || {
+        let send = |_| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.send_to(b"hello", "203.0.113.3:53").unwrap();
+            socket
+        };
+        (0..flows).map(send).collect()
+    });
+    daemon.signal(Signal::SIGCONT);
+    sockets
+}
+
+#[test]
+fn a_flow_whose_verdict_hangs_on_its_source_is_looked_up_however_many_wait() {
+    const FLOWS: usize = 500;
+    let Some(lab) = Lab::new() else { return };
+    let conf = conf(&lab, &["203.0.113.3"]).nftables("queue-max-len = 1024");
+    let (_alerts, daemon) = Daemon::alerting(&lab, &lab.host, conf);
+    let hour = |verdict: &str| daemon.status()["last_hour"][verdict].as_u64().unwrap();
+    let many = u64::try_from(FLOWS).unwrap();
+    let _sockets = pile_up(&lab, &daemon, FLOWS);
+    eventually("all are judged", || (hour("alerted") == many).then_some(()));
+    let folded = daemon.status()["packets"]["folded"].clone();
+    assert!(
+        folded.as_u64().unwrap() > 100,
+        "most are only counted: {folded}"
+    );
+
+    apply(&daemon, &deny("default.it", "exe != '/usr/bin/curl'"));
+    let _sockets = pile_up(&lab, &daemon, FLOWS);
+    eventually("all have come", || {
+        let received = daemon.status()["packets"]["received"].as_u64();
+        (received.unwrap() >= 2 * many).then_some(())
+    });
+    eventually("all are denied", || {
+        let denied = &daemon.status()["last_hour"]["denied_by"]["default.it"];
+        (denied.as_u64().unwrap_or(0) >= many).then_some(())
+    });
+    assert_eq!(daemon.status()["packets"]["folded"], folded);
+}
+
 #[test]
 fn lookup_tells_who_decides_for_whom() {
     let Some(lab) = Lab::new() else { return };
