@@ -54,13 +54,13 @@ pub(super) fn touched(
             return;
         };
         // No bit of a mark: a flow that is cut already is not touched again.
-        let (decision, depends) = match change.act(entry, hook, 0) {
-            Some(Act::Alert(decision)) => (decision, false),
-            Some(Act::Judge(first)) => match first.leading() {
-                Some(decision) => (decision.clone(), true),
-                None => return,
-            },
+        let (first, depends) = match change.act(entry, hook, 0) {
+            Some(Act::Alert(first)) => (first, false),
+            Some(Act::Judge(first)) => (first, true),
             Some(Act::Release) | None => return,
+        };
+        let Some(decision) = first.leading().cloned() else {
+            return;
         };
         let now = First::of(&current.index, &entry.filtered(), hook);
         let now = now.as_ref().and_then(First::leading);

@@ -50,6 +50,11 @@ impl First {
         }
     }
 
+    /// It is denied, for sure or as long as the source is not known.
+    pub(super) fn denies(&self) -> bool {
+        self.leading().map(Decision::action) == Some(Action::Deny)
+    }
+
     /// Whoever it is, it passes and there is nothing to say.
     pub(super) fn is_quiet(&self) -> bool {
         let quiet = self.leading().is_some_and(|decision| decision.is_quiet);

@@ -6,17 +6,15 @@ use super::super::judge::First;
 use crate::{
     config::Hook,
     conntrack::Entry,
-    feed::Action,
     packet::Flow,
-    policy::Decision,
     snapshot::{Index, Snapshot},
 };
 
 /// What becomes of a live flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::daemon) enum Act {
-    /// Alert, and cut what is denied.
-    Alert(Decision),
+    /// Alert, and cut what is denied: whoever it is.
+    Alert(First),
     /// Who it is decides: to be looked up.
     Judge(First),
     /// It is denied no longer.
@@ -28,7 +26,7 @@ impl Act {
     pub(super) fn is_lasting(&self) -> bool {
         match self {
             Self::Release | Self::Judge(_) => true,
-            Self::Alert(decision) => decision.action() == Action::Deny,
+            Self::Alert(first) => first.denies(),
         }
     }
 }
@@ -74,8 +72,7 @@ impl<'a> Change<'a> {
             let is_due = !entry.over && self.asks_anew(&flow, hook);
             return is_due.then(|| Act::Judge(first.clone()));
         }
-        let now = first.as_ref().and_then(First::leading);
-        let denied = now.map(Decision::action) == Some(Action::Deny);
+        let denied = first.as_ref().is_some_and(First::denies);
         if is_cut && !denied {
             return Some(Act::Release);
         }
@@ -83,8 +80,8 @@ impl<'a> Change<'a> {
         if is_cut || entry.over || (!entry.live && !denied) {
             return None;
         }
-        let now = now.filter(|now| !now.is_quiet)?;
-        (denied || self.is_news(&flow, hook)).then(|| Act::Alert(now.clone()))
+        let first = first.filter(|first| !first.is_quiet())?;
+        (denied || self.is_news(&flow, hook)).then_some(Act::Alert(first))
     }
 
     /// True when nothing was said of such a flow before.
@@ -129,8 +126,8 @@ mod tests {
     use crate::{
         config,
         daemon::policed::{Rules, policed},
-        feed::{FeedData, Limits, parse_plain},
-        policy::RuleAction,
+        feed::{Action, FeedData, Limits, parse_plain},
+        policy::{Decision, RuleAction},
         snapshot::{Input, Options, build},
     };
 
@@ -170,7 +167,7 @@ mod tests {
     fn seen(entry: &Entry<'_>, known: &Snapshot, current: &Snapshot) -> Option<Option<Action>> {
         let act = Change::new(known, known, current).act(entry, Hook::Output, BIT);
         act.map(|act| match act {
-            Act::Alert(decision) => Some(decision.action()),
+            Act::Alert(first) => first.leading().map(Decision::action),
             Act::Release => None,
             Act::Judge(_) => unreachable!("there are no policies"),
         })

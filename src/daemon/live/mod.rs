@@ -26,7 +26,7 @@ use std::{
 use super::{
     Shared,
     engine::{Path, lock},
-    judge::{First, Judged, annotated, judge},
+    judge::{First, Judged, judge},
 };
 use crate::{
     alert::Alert,
@@ -148,7 +148,7 @@ struct Outcome {
 #[derive(Clone, Copy)]
 struct Pass<'a> {
     change: Change<'a>,
-    current: &'a Snapshot,
+    current: &'a Arc<Snapshot>,
     cut_mask: u32,
     /// Until when processes are looked up only to be named.
     name_until: Instant,
@@ -335,15 +335,20 @@ impl Search {
                 done.released += u64::from(table.mark(&found.handle, pass.cut_mask, false)?);
                 Ok(())
             }
-            Act::Alert(decision) => {
-                let decision = decision.clone();
-                if decision.action() == Action::Alert && self.was_just_alerted(&found) {
+            Act::Alert(first) => {
+                if !first.denies() && self.has_just_passed(&found, pass.current) {
                     return Ok(()); // its first packet came after the change
                 }
                 let until = (done.alerted >= ALWAYS).then_some(pass.name_until);
-                let source = self.finder.attribute(&found, decision.direction, until);
-                let judged = annotated(decision, source);
-                self.carry_out(table, &found, judged, pass, done)
+                let index = &pass.current.index;
+                let attribute = |direction| self.finder.attribute(&found, direction, until);
+                // Who decided, and whether it is logged, may hang on the source all the same.
+                match judge(index, &found.filtered, first, attribute) {
+                    Some(judged) if !judged.decision.is_quiet => {
+                        self.carry_out(table, &found, judged, pass, done)
+                    }
+                    _ => Ok(()),
+                }
             }
             Act::Judge(first) => {
                 // One at least, so that there is an end to it.
@@ -358,9 +363,10 @@ impl Search {
         }
     }
 
-    /// The first packet of the flow was alerted after the change.
-    fn was_just_alerted(&self, found: &Found) -> bool {
-        self.path.just.has_alerted(&found.filtered, Instant::now())
+    /// The first packet of the flow came after the change, or just before.
+    fn has_just_passed(&self, found: &Found, current: &Arc<Snapshot>) -> bool {
+        let (just, now) = (&self.path.just, Instant::now());
+        just.has_alerted(&found.filtered, now) || just.has_judged(&found.filtered, current, now)
     }
 
     /// Looks up whose flow it is, and does what is decided then, if it is not what was before.
@@ -401,7 +407,11 @@ impl Search {
             }
             (Action::Alert, false) => {
                 let is_news = pass.change.is_news(&found.filtered, found.hook);
-                if decision.is_quiet || is_told || !is_news || self.was_just_alerted(found) {
+                if decision.is_quiet
+                    || is_told
+                    || !is_news
+                    || self.has_just_passed(found, pass.current)
+                {
                     return Ok(());
                 }
                 self.carry_out(table, found, judged, pass, done)
