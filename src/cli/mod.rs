@@ -9,6 +9,7 @@ mod check;
 mod down;
 mod feeds;
 mod graph;
+mod import;
 mod nft;
 mod status;
 mod table;
@@ -97,6 +98,12 @@ fn run(args: Args) -> Result<(), Failure> {
             command: Some(FeedsCommand::Accept { feed }),
             ..
         } => feeds::accept(&config, feed),
+        Command::Import {
+            tool,
+            file,
+            lists,
+            json,
+        } => import::import(tool.tool(), &file, lists, json.json),
         Command::Push { feed, file } => feeds::push(&config, &feed, &file),
         Command::Lint {
             target,
