@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Pure modules know no operating system: [`prefix`], [`feed`], [`snapshot`], [`ruleset`],
-//! [`packet`], [`policy`], [`alert`], [`flowlog`], [`config`], [`manifest`], [`netlink`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
+//! [`packet`], [`policy`], [`alert`], [`flowlog`], [`config`], [`import`], [`manifest`], [`netlink`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
 //! [`conntrack`], [`attribution`], [`sink`], [`alertdb`], [`store`], [`resources`], [`host`], [`control`], [`metrics`]. Only [`daemon`] wires edges together.
 //! `netlink_socket` and `route` are sockets that several of them use, `background` lowers a thread's priority. `tests/structure.rs` holds this.
 
@@ -28,6 +28,7 @@ pub mod feed;
 pub mod fetch;
 pub mod flowlog;
 pub mod host;
+pub mod import;
 pub mod manifest;
 pub mod metrics;
 pub mod netlink;

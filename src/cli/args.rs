@@ -8,6 +8,7 @@ use super::resource_args;
 use crate::{
     alert::filter::{Filter, State, Verdict},
     feed::{Direction, PortMatch},
+    import::Tool,
     policy::MAX_KEY,
 };
 
@@ -80,6 +81,19 @@ pub(super) enum Command {
         feed: String,
         /// File with the text; `-`: standard input
         file: PathBuf,
+    },
+    /// Print the block lists and settings of another tool as feeds, and what cannot be taken over
+    Import {
+        /// What the file is
+        #[arg(value_enum, value_name = "KIND")]
+        tool: ToolWord,
+        /// `ipset save`, a bouncer's YAML, /etc/config/banip or its list of feeds, Suricata rules or reputations; `-`: standard input
+        file: PathBuf,
+        /// Write the lists of the feeds into this folder
+        #[arg(long, value_name = "DIR")]
+        lists: Option<PathBuf>,
+        #[command(flatten)]
+        json: Json,
     },
     /// Look for what is odd about a feed before it blocks anything
     Lint {
@@ -285,6 +299,30 @@ enum StateWord {
     Open,
     Dismissed,
     All,
+}
+
+/// Whose file is imported.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(super) enum ToolWord {
+    /// Rules with addresses in their headers, lists of IP reputation
+    Suricata,
+    /// The output of `ipset save`
+    Ipset,
+    /// The configuration of the firewall bouncer
+    Crowdsec,
+    /// /etc/config/banip, or a list of feeds as JSON
+    Banip,
+}
+
+impl ToolWord {
+    pub(super) fn tool(self) -> Tool {
+        match self {
+            Self::Suricata => Tool::Suricata,
+            Self::Ipset => Tool::Ipset,
+            Self::Crowdsec => Tool::Crowdsec,
+            Self::Banip => Tool::Banip,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -10,6 +10,7 @@ mod describe;
 mod down;
 mod feeds;
 mod graph;
+mod import;
 mod lookup;
 mod nft;
 mod resource_args;
@@ -101,6 +102,12 @@ fn run(args: Args) -> Result<(), Failure> {
             command: Some(FeedsCommand::Accept { feed }),
             ..
         } => feeds::accept(&config, feed),
+        Command::Import {
+            tool,
+            file,
+            lists,
+            json,
+        } => import::import(tool.tool(), &file, lists, json.json),
         Command::Push { feed, file } => feeds::push(&config, &feed, &file),
         Command::Lint {
             target,

@@ -25,6 +25,7 @@ mod formats;
 mod forward;
 mod heal;
 mod heal_large;
+mod import;
 mod inbound;
 mod include;
 mod json_forms;
