@@ -55,7 +55,7 @@ test-kernels: test-deps ## run the netfilter tests on real Debian kernels in vir
 	@$(call install_missing,$(VM_PACKAGES))
 	$(SUDO) tests/kernels/run $(KERNELS)
 
-test-systemd: deps ## run the shipped unit under a systemd of its own, and read its alerts from journald (root)
+test-systemd: deps ## install, run, kill, reboot and uninstall the shipped units under a systemd of its own (root)
 	@$(call install_missing,$(SYSTEMD_PACKAGES))
 	$(CARGO) build --locked
 	$(SUDO) env CARGO_TARGET_DIR=$(abspath $(TARGET)) tests/systemd/run
@@ -87,6 +87,9 @@ install: ## install below $(DESTDIR)$(PREFIX); build first; a configuration that
 	@$(foreach file,$(wildcard systemd/*.service),\
 	    install -d $(DESTDIR)$(PREFIX)/lib/systemd/system && \
 	    sed 's|/usr/local/|$(PREFIX)/|g' $(file) > $(DESTDIR)$(PREFIX)/lib/systemd/system/$(notdir $(file));)
+	install -Dm 0644 systemd/feedgate.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/feedgate.conf
+	install -Dm 0644 systemd/feedgate.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/feedgate.conf
+	install -Dm 0644 systemd/feedgate-pod.conf $(DESTDIR)$(PREFIX)/share/feedgate/systemd/feedgate-pod.conf
 	@if [ -e $(DESTDIR)/etc/feedgate/feedgate.toml ]; then \
 	    echo "$(DESTDIR)/etc/feedgate/feedgate.toml is kept"; \
 	else \

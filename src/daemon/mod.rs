@@ -5,6 +5,7 @@
 
 mod alerts;
 mod boot;
+mod confine;
 mod core;
 mod elements;
 mod engine;
@@ -149,6 +150,8 @@ struct Shared {
 pub fn run(config_file: &FilePath) -> Result<(), RunError> {
     let config = start::read_config(config_file)?;
     start::check_capabilities()?;
+    // Before the first thread, so that each has it.
+    confine::confine();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("feedgate-async")

@@ -141,6 +141,24 @@ fn somebody_elses_table_is_left_alone_at_a_boot() {
     );
 }
 
+#[test]
+fn no_thread_of_the_daemon_may_run_a_program() {
+    let Some(lab) = Lab::new() else { return };
+    let conf = Conf::new(&lab).feed("f", "alert", &["203.0.113.1"]);
+    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    let mut threads = 0;
+    for task in fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap() {
+        let Ok(status) = fs::read_to_string(task.unwrap().path().join("status")) else {
+            continue; // one that has ended
+        };
+        for line in ["NoNewPrivs:\t1", "Seccomp:\t2"] {
+            assert!(status.contains(line), "{line} in {status}");
+        }
+        threads += 1;
+    }
+    assert!(threads > 3, "{threads}");
+}
+
 fn load(netns: &Netns, lab: &Lab) -> Output {
     let mut command = netns.command(feedgate());
     command.args(["nft", "load", "--config"]);
