@@ -21,6 +21,9 @@ ALONE := a_million_prefixes two_hundred_thousand busy::
 # Kernels of `make test-kernels`, of 5.10, 6.1 and 6.12.
 KERNELS ?= 6.1
 
+# The Debian of `make test-systemd`.
+SUITE ?= bookworm
+
 EXAMPLE := src/config/feedgate.toml
 
 .PHONY: help deps test-deps build test test-containers test-kernels test-systemd demo bench lint audit install clean
@@ -58,7 +61,7 @@ test-kernels: test-deps ## run the netfilter tests on real Debian kernels in vir
 test-systemd: deps ## install, run, kill, reboot and uninstall the shipped units under a systemd of its own (root)
 	@$(call install_missing,$(SYSTEMD_PACKAGES))
 	$(CARGO) build --locked
-	$(SUDO) env CARGO_TARGET_DIR=$(abspath $(TARGET)) tests/systemd/run
+	$(SUDO) env CARGO_TARGET_DIR=$(abspath $(TARGET)) SUITE=$(SUITE) tests/systemd/run
 
 demo: deps ## the threat feed lab on this machine, without a network (root)
 	@echo "building feedgate (debug build: it is ready much sooner than the release)"
