@@ -158,6 +158,14 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Get(args) => resources::get(&config, &args),
         Command::Describe(args) => resources::describe(&config, &args),
         Command::Delete(args) => resources::delete(&config, &args),
+        Command::Nft {
+            command: args::NftCommand::Load,
+        } => {
+            start_log();
+            let loaded = crate::daemon::load(&config).map_err(run_failure)?;
+            println!("{loaded}");
+            Ok(())
+        }
         Command::Down => down::down(&config),
         Command::Demo => demo(),
     }

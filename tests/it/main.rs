@@ -46,6 +46,7 @@ mod push;
 mod rails;
 mod reopen;
 mod resources;
+mod service;
 mod short_lived;
 mod stored;
 mod support;
