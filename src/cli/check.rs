@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Failure, args::CONFIG, ask};
 use crate::{
-    config::{self, Config, Diagnostic, Level, Outcome},
+    config::{self, Config, Diagnostic, Outcome},
     fetch,
 };
 
@@ -24,10 +24,9 @@ pub(super) fn check(file: &Path, print: bool, as_json: bool) -> Result<(), Failu
     } else {
         complain(&origin, &text, &outcome, &loose);
     }
-    let warnings = outcome.diagnostics.len() + loose.len();
+    let warnings = loose.len();
     let Some(config) = outcome.config else {
-        let errors = outcome.diagnostics.iter();
-        let errors = errors.filter(|d| d.level == Level::Error).count();
+        let errors = outcome.diagnostics.len();
         return Err(Failure::config(format!(
             "{origin}: {errors} {}",
             if errors == 1 { "mistake" } else { "mistakes" }
@@ -52,11 +51,7 @@ pub(super) fn check(file: &Path, print: bool, as_json: bool) -> Result<(), Failu
 /// What `--json` prints.
 fn report(origin: &str, outcome: &Outcome, problems: &[String], loose: &[String]) -> Value {
     let diagnostic = |d: &Diagnostic| {
-        let level = match d.level {
-            Level::Error => "error",
-            Level::Warning => "warning",
-        };
-        json!({ "level": level, "key": d.key, "message": d.message, "help": d.help,
+        json!({ "level": "error", "key": d.key, "message": d.message, "help": d.help,
             "line": d.line, "column": d.column })
     };
     let diagnostics: Vec<Value> = outcome.diagnostics.iter().map(diagnostic).collect();

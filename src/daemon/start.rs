@@ -29,7 +29,7 @@ use crate::{
     store::Store,
 };
 
-/// Reads and checks the configuration; warnings go to the log, mistakes into the error.
+/// Reads and checks the configuration; loose header files go to the log, mistakes into the error.
 pub(super) fn read_config(file: &FilePath) -> Result<Config, RunError> {
     let bytes = std::fs::read(file).map_err(|e| {
         RunError::Config(format!(
@@ -42,9 +42,6 @@ pub(super) fn read_config(file: &FilePath) -> Result<Config, RunError> {
     let outcome = config::parse(&text, &origin);
     match outcome.config {
         Some(config) => {
-            for warning in &outcome.diagnostics {
-                tracing::warn!("{origin}:{}: {warning}", warning.line);
-            }
             for warning in fetch::loose_headers(&config.feeds) {
                 tracing::warn!("{warning}");
             }
