@@ -50,7 +50,10 @@ use crate::{
     control,
     feed::FeedName,
     fetch,
-    host::addresses,
+    host::{
+        addresses::{self, LifelineError},
+        clock::Uptime,
+    },
     nft::NftError,
     queue::QueueError,
     sink::{SinkError, Sinks},
@@ -132,6 +135,10 @@ struct Shared {
     /// A first pull has ended.
     progress: Notify,
     pulls: Mutex<pulls::Tasks>,
+    /// What was said to be wrong with the addresses of servers.
+    lifelines_told: Mutex<Vec<String>>,
+    /// Who is logged in by SSH.
+    ssh: Mutex<addresses::SshPeers>,
     /// Where metrics are served.
     listening: Mutex<serving::Listening>,
     /// Set by `down`: the table is to go.
@@ -200,6 +207,8 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         started: SystemTime::now(),
         progress: Notify::new(),
         pulls: Mutex::default(),
+        lifelines_told: Mutex::default(),
+        ssh: Mutex::default(),
         listening: Mutex::default(),
         down: AtomicBool::new(false),
         stop,
@@ -378,11 +387,14 @@ async fn find_exceptions(shared: &Arc<Shared>, config: &Config) -> Vec<crate::sn
     let mut servers = Vec::new();
     let mut problems = false;
     if config.exceptions.own_addresses {
-        let found = addresses::servers(config, RESOLVE).await;
-        for problem in &found.problems {
+        let found = addresses::servers(config, &addresses::Roots::default(), RESOLVE).await;
+        let texts: Vec<String> = found.problems.iter().map(ToString::to_string).collect();
+        let mut told = lock(&shared.lifelines_told);
+        for problem in texts.iter().filter(|problem| !told.contains(problem)) {
             tracing::warn!("{problem}");
         }
-        problems = !found.problems.is_empty();
+        *told = texts;
+        problems = found.problems.iter().any(LifelineError::is_of_a_name);
         servers = found.exceptions;
     }
     let (shared, exceptions) = (Arc::clone(shared), config.exceptions.clone());
@@ -412,7 +424,16 @@ fn own_exceptions(
         let mut core = lock(&shared.core);
         (core.take_files(found), core.servers.clone())
     };
-    start::exceptions(config, files, servers)
+    let guarded = if config.own_addresses {
+        let mut ssh = lock(&shared.ssh);
+        if let Err(problem) = ssh.look("/proc".as_ref(), Uptime::now()) {
+            tracing::warn!("{problem}");
+        }
+        [servers, ssh.exceptions()].concat()
+    } else {
+        servers
+    };
+    start::exceptions(config, files, guarded)
 }
 
 /// SIGHUP: a good configuration replaces the one in force, a broken one is refused.
