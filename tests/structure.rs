@@ -7,9 +7,9 @@ use std::{
 };
 
 /// No operating system in these, nor an edge.
-const PURE: [&str; 10] = [
-    "netlink", "prefix", "feed", "snapshot", "ruleset", "packet", "policy", "alert", "flowlog",
-    "config",
+const PURE: [&str; 11] = [
+    "netlink", "prefix", "feed", "arm", "snapshot", "ruleset", "packet", "policy", "alert",
+    "flowlog", "config",
 ];
 
 /// These talk to the operating system, each to its own part.

@@ -111,6 +111,23 @@ pub(super) enum Command {
         #[command(flatten)]
         json: Json,
     },
+    /// Let a feed that only alerts deny: for a while, and for good once that is confirmed
+    #[command(group = clap::ArgGroup::new("step").required(true).args(["confirm", "keep", "undo"]))]
+    Deny {
+        /// The feed
+        feed: String,
+        /// Deny now, and take it back after that time (5s to 24h) unless it is confirmed
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        confirm: Option<std::time::Duration>,
+        /// Confirm it: it goes on denying
+        #[arg(long)]
+        keep: bool,
+        /// Take it back
+        #[arg(long)]
+        undo: bool,
+        #[command(flatten)]
+        json: Json,
+    },
     /// The kernel ruleset
     Nft {
         #[command(subcommand)]

@@ -146,10 +146,22 @@ pub(super) fn lookup(config: &Path, address: IpAddr, json: bool) -> Result<(), F
             .map(|why| format!(", does not count: {why}"))
             .unwrap_or_default();
         println!(
-            "listed by {}: {} ({}{why})",
+            "listed by {}: {} ({}{}{why})",
             text(&listing["feed"]),
             text(&listing["indicator"]),
-            text(&listing["action"])
+            text(&listing["action"]),
+            if listing["trial"] == true {
+                ", on trial"
+            } else {
+                ""
+            },
+        );
+    }
+    for exception in value["exceptions"].as_array().into_iter().flatten() {
+        println!(
+            "excepted: {} ({})",
+            text(&exception["why"]),
+            text(&exception["prefix"])
         );
     }
     Ok(())
@@ -160,8 +172,10 @@ fn becomes(verdict: &Value) -> String {
     if verdict.is_null() {
         return "left alone".to_owned();
     }
+    let trial = verdict["trial"].as_str();
+    let trial = trial.map(|words| format!("; {words}")).unwrap_or_default();
     format!(
-        "{}: {} in {} (class {}, severity {})",
+        "{}: {} in {} (class {}, severity {}){trial}",
         if verdict["action"] == "deny" {
             "denied"
         } else {

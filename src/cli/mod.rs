@@ -6,6 +6,7 @@ mod alerts;
 mod args;
 mod ask;
 mod check;
+mod deny;
 mod down;
 mod feeds;
 mod graph;
@@ -130,6 +131,16 @@ fn run(args: Args) -> Result<(), Failure> {
             (_, true) => nft::inspect(&config, json.json),
             _ => nft::print(&config, elements, json.json),
         },
+        Command::Deny {
+            feed,
+            confirm,
+            keep,
+            undo: _,
+            json,
+        } => {
+            let step = deny::step(confirm, keep);
+            deny::deny(&config, &feed, step, json.json)
+        }
         Command::Down => down::down(&config),
         Command::Demo => demo(),
     }

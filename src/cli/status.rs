@@ -90,7 +90,13 @@ fn render_status(status: &Value) -> String {
             ));
         }
     }
+    for feed in &feeds {
+        if let Some(words) = feed["arming"]["text"].as_str() {
+            out.add(format!("arming     {} {words}", text(&feed["name"])));
+        }
+    }
     out.0.push_str(&spared(&feeds));
+    out.0.push_str(&guarded(&status["exceptions"]));
     let hour = &status["last_hour"];
     out.add(format!(
         "last hour  {} flows denied, {} alerted and passed",
@@ -192,6 +198,31 @@ fn spared(feeds: &[&Value]) -> String {
     format!("spared     {} (feedgate feeds)\n", words.join(", "))
 }
 
+/// Who is never denied because of what this host is and does; the host's own addresses go without saying.
+fn guarded(exceptions: &Value) -> String {
+    const SHOWN: usize = 6;
+    let is_own = |exception: &&Value| {
+        let why = text(&exception["why"]);
+        why.starts_with("own address") || why.starts_with("exceptions.") || why.contains('/')
+    };
+    let guarded = items(exceptions).filter(|exception| !is_own(exception));
+    let mut words: Vec<String> = guarded
+        .map(|exception| format!("{} {}", text(&exception["why"]), text(&exception["prefix"])))
+        .collect();
+    // Who may be locked out comes first.
+    words.sort_by_key(|word| !word.starts_with("SSH peer"));
+    if words.is_empty() {
+        return String::new();
+    }
+    let more = words.len().saturating_sub(SHOWN);
+    words.truncate(SHOWN);
+    let more = match more {
+        0 => String::new(),
+        more => format!(" and {more} more (feedgate status --json)"),
+    };
+    format!("guarded    {}{more}\n", words.join(", "))
+}
+
 fn feeds_in_short(feeds: &[&Value]) -> String {
     let word = |feed: &&Value| {
         let state = match (&feed["enabled"], &feed["stale"]) {
@@ -199,10 +230,14 @@ fn feeds_in_short(feeds: &[&Value]) -> String {
             (_, Value::Bool(true)) => " (stale)",
             _ => "",
         };
+        let action = match text(&feed["arming"]["state"]) {
+            "trial" => "deny (on trial)",
+            "pending" | "kept" => "deny (by command)",
+            _ => text(&feed["action"]),
+        };
         format!(
-            "{} {} {}{state}",
+            "{} {action} {}{state}",
             text(&feed["name"]),
-            text(&feed["action"]),
             feed["entries"]
         )
     };
@@ -254,6 +289,9 @@ fn render_feeds(feeds: &Value) -> String {
     for feed in items(feeds) {
         head(&mut out, feed);
         times(&mut out, feed);
+        if let Some(words) = feed["arming"]["text"].as_str() {
+            out.add(format!("  {words}"));
+        }
         let held = &feed["quarantined"];
         if held.is_object() {
             let (since, why) = (text(&held["since"]), text(&held["why"]));

@@ -89,8 +89,30 @@ pub enum Request {
         #[serde(default)]
         note: String,
     },
+    /// Let a feed deny, for a while or for good.
+    Deny {
+        /// The feed.
+        feed: String,
+        /// What to do.
+        step: DenyStep,
+    },
     /// Remove the table and stop.
     Down,
+}
+
+/// A step of `feedgate deny`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum DenyStep {
+    /// Deny from now on, and take that back unless it is kept.
+    Arm {
+        /// After so long.
+        seconds: u64,
+    },
+    /// Confirm.
+    Keep,
+    /// Take it back.
+    Undo,
 }
 
 impl Request {

@@ -8,6 +8,7 @@ use std::{
 
 use super::{engine::Path, glance::Desk, heal::Pace, intake::Quarantined, status};
 use crate::{
+    arm::Book,
     config::{self, Config, Mode},
     feed::{FeedData, FeedName, Finding, formats::CrowdsecState},
     fetch::Validators,
@@ -105,6 +106,12 @@ pub(super) struct Core {
     pub(super) feeds: BTreeMap<FeedName, FeedState>,
     pub(super) exceptions: Vec<Exception>,
     pub(super) path: Arc<Path>,
+    /// Which feeds deny now.
+    pub(super) arming: Book,
+    /// It changed since it was stored.
+    pub(super) arming_changed: bool,
+    /// What was stored of it, and when.
+    pub(super) arming_saved: (Vec<u8>, Instant),
     /// Where a copy for the client commands lies during long work.
     pub(super) desk: Arc<Desk>,
     /// The last transaction.
@@ -147,6 +154,9 @@ impl Core {
             feeds: BTreeMap::new(),
             exceptions: Vec::new(),
             path,
+            arming: Book::default(),
+            arming_changed: false,
+            arming_saved: (Vec::new(), Instant::now()),
             desk: Arc::default(),
             applied: None,
             broken: None,
@@ -241,7 +251,10 @@ impl Core {
         };
         let enabled = self.feeds.values().filter(|state| asked(state));
         let inputs: Vec<Input> = enabled
-            .filter_map(|s| Some(Input::new(&s.config, data(s)?)))
+            .filter_map(|s| {
+                let input = Input::new(&s.config, data(s)?);
+                Some(input.with(self.arming.force(&s.config.name)))
+            })
             .collect();
         let options = Options {
             private: self.config.exceptions.private_networks,
@@ -278,6 +291,7 @@ impl Core {
         if self.closed || self.inherited {
             return Ok(());
         }
+        self.settle_arming();
         let _busy = self.busy();
         let next = Arc::new(self.build());
         self.path.view.announce(Arc::clone(&next));
@@ -293,6 +307,7 @@ impl Core {
         if self.inherited {
             return self.leave_inherited();
         }
+        self.settle_arming();
         let _busy = self.busy();
         let start = Instant::now();
         let next = Arc::new(self.build());

@@ -12,6 +12,7 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::{
+    arming::Trials,
     flow_log::FlowLog,
     meters::Meters,
     pressure::{self, Kind, Pressure},
@@ -52,6 +53,8 @@ pub(super) struct Path {
     pub(super) counts: Counts,
     pub(super) meters: Meters,
     pub(super) own_pid: u32,
+    /// Feeds on trial, and what they would have denied.
+    pub(super) trials: Trials,
     /// Flows alerted a moment ago, which a search for live flows finds too.
     pub(super) just: Just,
     /// The table was gone: the next search for live flows looks at all of them.
@@ -253,6 +256,8 @@ impl Engine {
             Some(entry) => entry.meant(),
             None => source.meant.map(|end| (end.ip(), Some(end.port()))),
         };
+        let seen = (decision.direction, flow.src);
+        let source = path.trials.note(source, &decision.hit, seen);
         let alert = Alert {
             nat_dst: meant,
             ..alert(packet, flow, decision, source, start)

@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    Shared, alerts,
+    Shared, alerts, arming,
     engine::lock,
     glance::{blocking as in_place, glance},
     intake::{self, Body},
@@ -18,7 +18,7 @@ use crate::{
     control::{Peer, Request, Response},
     feed::{Action, Direction, FeedName, Indicator, Known, PortMatch},
     packet::Protocol,
-    snapshot::Snapshot,
+    snapshot::Exception,
 };
 
 /// Answers one request.
@@ -31,7 +31,9 @@ pub(super) async fn answer(
     let result = match request {
         Request::Status => blocking(&shared, |shared| value(&status::status(shared))).await,
         Request::Feeds => blocking(&shared, |shared| value(&glance(shared).feeds)).await,
-        Request::Lookup { addr } => value(&lookup(&shared.path.view.current(), addr)),
+        Request::Lookup { addr } => {
+            blocking(&shared, move |shared| value(&lookup(shared, addr))).await
+        }
         Request::Ruleset { elements } => {
             blocking(&shared, move |shared| {
                 Ok(json!(super::elements::print(&glance(shared), elements)))
@@ -59,6 +61,10 @@ pub(super) async fn answer(
         }
         Request::Dismiss { ids, all, note } => {
             let work = move |shared: &Shared| alerts::dismiss(shared, peer, ids, all, note);
+            blocking(&shared, work).await
+        }
+        Request::Deny { feed, step } => {
+            let work = move |shared: &Shared| arming::deny(shared, &feed, step);
             blocking(&shared, work).await
         }
         Request::Down => down(&shared).await,
@@ -298,6 +304,8 @@ struct Answer {
     ports: Vec<AtPort>,
     /// Every entry that covers the address, most specific first.
     listings: Vec<Listed>,
+    /// Why it is never blocked and never alerted; empty: no reason.
+    exceptions: Vec<Exception>,
 }
 
 /// What becomes of a flow at one port of the address.
@@ -316,6 +324,9 @@ struct Verdict {
     indicator: Indicator,
     feeds: Vec<crate::feed::FeedName>,
     severity: &'static str,
+    /// What becomes of it when a feed on trial is armed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trial: Option<String>,
 }
 
 #[derive(serde::Serialize)]
@@ -323,12 +334,19 @@ struct Listed {
     feed: crate::feed::FeedName,
     indicator: Indicator,
     action: Action,
+    /// The feed is on trial: what it denies only alerts.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    trial: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     ignored: Option<&'static str>,
 }
 
-fn lookup(snapshot: &Snapshot, address: std::net::IpAddr) -> Answer {
+fn lookup(shared: &Shared, address: std::net::IpAddr) -> Answer {
     let address = address.to_canonical();
+    let glance = glance(shared);
+    let snapshot = shared.path.view.current();
+    let exceptions = glance.exceptions.iter();
+    let exceptions = exceptions.filter(|exception| exception.prefix.contains(address));
     let verdict = |port, direction| {
         let hit = snapshot.index.lookup(address, port, direction)?;
         Some(Verdict {
@@ -338,6 +356,7 @@ fn lookup(snapshot: &Snapshot, address: std::net::IpAddr) -> Answer {
                 Action::Alert => "watch",
             },
             indicator: hit.indicator,
+            trial: shared.path.trials.words(&hit.would_deny),
             feeds: hit.feeds,
             severity: hit.severity.as_str(),
         })
@@ -356,6 +375,7 @@ fn lookup(snapshot: &Snapshot, address: std::net::IpAddr) -> Answer {
         feed: l.feed,
         indicator: l.indicator,
         action: l.action,
+        trial: l.trial,
         ignored: l.ignored,
     });
     Answer {
@@ -364,6 +384,7 @@ fn lookup(snapshot: &Snapshot, address: std::net::IpAddr) -> Answer {
         ingress: verdict(None, Direction::Ingress),
         ports: ports.into_iter().map(at_port).collect(),
         listings: listed.collect(),
+        exceptions: exceptions.cloned().collect(),
     }
 }
 

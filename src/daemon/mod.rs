@@ -4,6 +4,7 @@
 //! pulls, timers and the control socket, and the sinks' own.
 
 mod alerts;
+mod arming;
 mod core;
 mod elements;
 mod engine;
@@ -190,6 +191,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         counts: engine::Counts::default(),
         meters: meters::Meters::default(),
         own_pid: std::process::id(),
+        trials: arming::Trials::default(),
         just: engine::Just::default(),
         search_all: AtomicBool::new(false),
     });
@@ -222,6 +224,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         let mut core = lock(&shared.core);
         let _busy = core.busy();
         core.take_exceptions(exceptions);
+        core.arming = arming::recall(&shared.store);
         start::recall(&mut core, &shared.store);
         core.resume_counters(&shared.store);
         start::first_table(&mut core)?;
@@ -237,6 +240,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     pulls::restart(&shared);
     tokio::select! {
         () = housekeeping(&shared) => {}
+        () = arming::run(&shared) => {}
         result = main_loop(&shared, signals, stopped) => result?,
     }
     answering.abort();
@@ -575,7 +579,9 @@ fn shut_down(shared: &Arc<Shared>, threads: start::Threads) {
         let mut core = lock(&shared.core);
         if !down {
             core.count_unattributed(&shared.store);
+            arming::end(&mut core);
         }
+        arming::keep(&mut core, &shared.store, true);
         let sets = core.path.view.current();
         // The rules of an inherited table name sets that the daemon does not know.
         if !down

@@ -177,7 +177,11 @@ pub(super) fn first_table(core: &mut Core) -> Result<(), NftError> {
         feed.config.enabled && feed.config.url.is_some() && feed.data.is_none()
     };
     let missing = core.feeds.values().any(waits);
-    if missing && core.kernel.table_state()? == TableState::Ours {
+    if missing && core.arming.was_pending() {
+        tracing::warn!(
+            "the last run ended before `feedgate deny` was confirmed: its table does not stay in force"
+        );
+    } else if missing && core.kernel.table_state()? == TableState::Ours {
         tracing::warn!("no good data of some feed yet: the table of the last run stays in force");
         core.inherited = true;
         return Ok(());

@@ -13,6 +13,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
     Shared,
+    arming::Arming,
     core::{Core, FeedState},
     engine::lock,
     flow_log::FlowLogStatus,
@@ -207,6 +208,9 @@ pub struct FeedStatus {
     pub preset: Option<&'static str>,
     /// Enforced at all.
     pub enabled: bool,
+    /// How it comes to deny, where its configuration alone does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arming: Option<Arming>,
     /// What a match does; with a `deny-score`, that of an entry with such a score.
     pub action: Action,
     /// At or above it an entry is denied, the others alert.
@@ -345,7 +349,14 @@ pub(super) fn feeds(core: &Core) -> Vec<FeedStatus> {
     let now = SystemTime::now();
     core.feeds
         .values()
-        .map(|state| feed(state, report.feeds.get(&state.config.name), now))
+        .map(|state| {
+            let name = &state.config.name;
+            let arming = core.arming.shown(name, Instant::now());
+            FeedStatus {
+                arming: arming.map(|shown| Arming::of(name, &shown)),
+                ..feed(state, report.feeds.get(name), now)
+            }
+        })
         .collect()
 }
 
@@ -357,6 +368,7 @@ fn feed(state: &FeedState, report: Option<&FeedReport>, now: SystemTime) -> Feed
         name: state.config.name.clone(),
         url: url.map(|url| Place::new(&state.config.name, url).url),
         preset: state.config.preset.map(|preset| preset.name),
+        arming: None,
         enabled: state.config.enabled,
         action: match state.config.deny_score {
             Some(_) => Action::Deny,
@@ -604,7 +616,7 @@ fn unix(time: SystemTime) -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-fn rfc3339(time: Option<SystemTime>) -> Option<String> {
+pub(super) fn rfc3339(time: Option<SystemTime>) -> Option<String> {
     let time = OffsetDateTime::from(time?);
     time.replace_nanosecond(0).ok()?.format(&Rfc3339).ok()
 }

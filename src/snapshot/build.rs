@@ -8,6 +8,7 @@ use super::{
     report::feed_reports,
 };
 use crate::{
+    arm::Force,
     config,
     config::PrivateNetworks,
     feed::{Action, FeedData, FeedName, Scope, Severity, Span, bound_size},
@@ -29,6 +30,8 @@ pub struct Input {
     pub severity: Severity,
     /// Feeds of one origin count once in a consensus.
     pub origin: String,
+    /// It is on trial: what it denies only alerts.
+    pub trial: bool,
     /// Its entries.
     pub data: Arc<FeedData>,
 }
@@ -43,10 +46,38 @@ impl Input {
             scope: feed.scope,
             severity: feed.severity,
             origin: feed.origin().to_owned(),
+            trial: false,
             data,
         }
     }
 
+    /// The same feed with what it denies now.
+    #[must_use]
+    pub fn with(self, force: Force) -> Self {
+        match force {
+            Force::AsConfigured => self,
+            Force::Trial => Self {
+                trial: true,
+                ..self
+            },
+            Force::Deny => Self {
+                action: Action::Deny,
+                deny_score: None,
+                ..self
+            },
+        }
+    }
+
+    /// What an entry does now.
+    pub(super) fn action_now(&self, score: Option<u32>) -> Action {
+        if self.trial {
+            Action::Alert
+        } else {
+            self.action_for(score)
+        }
+    }
+
+    /// What an entry does, were the feed not on trial.
     pub(super) fn action_for(&self, score: Option<u32>) -> Action {
         match self.deny_score {
             None => self.action,
@@ -116,6 +147,7 @@ fn index(inputs: &[Input], rules: Rules) -> Index {
             scope: input.scope,
             severity: input.severity,
             origin,
+            trial: input.trial,
         });
         for item in input.data.parsed.items() {
             let range = item.note.and_then(|note| note.written.as_deref());

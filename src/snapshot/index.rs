@@ -21,6 +21,8 @@ pub(super) struct Meta {
     pub(super) severity: Severity,
     /// Feeds with the same number count once in a consensus.
     pub(super) origin: u32,
+    /// What it denies only alerts.
+    pub(super) trial: bool,
 }
 
 /// What the feeds say about the far end of a flow.
@@ -34,6 +36,8 @@ pub struct Hit {
     pub feeds: Vec<FeedName>,
     /// Highest severity among them.
     pub severity: Severity,
+    /// It only alerts because these feeds are on trial (`[arm] after`); empty otherwise.
+    pub would_deny: Vec<FeedName>,
 }
 
 /// One feed's entry that covers an address.
@@ -43,8 +47,10 @@ pub struct Listing {
     pub feed: FeedName,
     /// The entry, as the feed wrote it.
     pub indicator: Indicator,
-    /// What the feed does.
+    /// What the feed does, were it not on trial.
     pub action: Action,
+    /// It is on trial: what it denies only alerts.
+    pub trial: bool,
     /// In which directions.
     pub scope: Scope,
     /// Why the entry does not count for this address, if so.
@@ -146,7 +152,7 @@ impl Index {
         let mut best: Option<(Action, Indicator)> = None;
         let mut severity = Severity::Low;
         let mut origins = Vec::new();
-        let mut feeds: Vec<FeedName> = Vec::new();
+        let (mut feeds, mut would_deny): (Vec<FeedName>, Vec<FeedName>) = (Vec::new(), Vec::new());
         self.visit(addr, |meta, action, ignored, entry| {
             let here = entry
                 .port
@@ -154,6 +160,12 @@ impl Index {
             if ignored.is_some() || !here || !meta.scope.covers(direction) {
                 return;
             }
+            let action = if meta.trial && action == Action::Deny {
+                would_deny.push(meta.name.clone());
+                Action::Alert
+            } else {
+                action
+            };
             // The most specific entry comes first, so it only gives way to a stronger action.
             if best.is_none_or(|(strongest, _)| action > strongest) {
                 best = Some((action, entry));
@@ -167,16 +179,23 @@ impl Index {
         let (mut action, indicator) = best?;
         if self.rules.deny_at > 1 && distinct(origins) < self.rules.deny_at {
             action = Action::Alert;
+            would_deny.clear();
         }
-        if feeds.len() > 1 {
-            feeds.sort_unstable();
-            feeds.dedup();
+        if action == Action::Deny {
+            would_deny.clear();
+        }
+        for names in [&mut feeds, &mut would_deny] {
+            if names.len() > 1 {
+                names.sort_unstable();
+                names.dedup();
+            }
         }
         Some(Hit {
             action,
             indicator,
             feeds,
             severity,
+            would_deny,
         })
     }
 
@@ -188,6 +207,7 @@ impl Index {
                 feed: meta.name.clone(),
                 indicator,
                 action,
+                trial: meta.trial,
                 scope: meta.scope,
                 ignored,
             });
