@@ -133,6 +133,19 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: NftCommand,
     },
+    /// Send a packet to a canary address and follow it through set, queue, attribution, alert and verdict
+    Selftest {
+        #[command(flatten)]
+        json: Json,
+    },
+    /// The child process of a self-test
+    #[command(hide = true)]
+    SelftestProbe {
+        /// Where it sends to
+        to: std::net::SocketAddr,
+        /// What it sends
+        token: String,
+    },
     /// Remove the table from the kernel and stop the daemon
     Down,
     /// Run the lab in network namespaces: a listed server, alerts, then deny (needs root)

@@ -11,6 +11,7 @@ mod down;
 mod feeds;
 mod graph;
 mod nft;
+mod selftest;
 mod status;
 mod table;
 
@@ -140,6 +141,11 @@ fn run(args: Args) -> Result<(), Failure> {
         } => {
             let step = deny::step(confirm, keep);
             deny::deny(&config, &feed, step, json.json)
+        }
+        Command::Selftest { json } => selftest::selftest(&config, json.json),
+        Command::SelftestProbe { to, token } => {
+            crate::daemon::selftest_probe(to, &token);
+            Ok(())
         }
         Command::Down => down::down(&config),
         Command::Demo => demo(),

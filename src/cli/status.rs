@@ -164,6 +164,7 @@ fn render_status(status: &Value) -> String {
     if status["store"].is_object() {
         out.add(store(&status["store"]));
     }
+    out.add(selftest(&status["selftest"]));
     if let (Some(count), Some(max)) = (
         status["conntrack"]["count"].as_u64(),
         status["conntrack"]["max"].as_u64(),
@@ -196,6 +197,19 @@ fn spared(feeds: &[&Value]) -> String {
         return String::new();
     }
     format!("spared     {} (feedgate feeds)\n", words.join(", "))
+}
+
+fn selftest(last: &Value) -> String {
+    let Some(age) = last["age_s"].as_u64() else {
+        return "selftest   not run since the start (feedgate selftest)".to_owned();
+    };
+    let age = humantime::format_duration(std::time::Duration::from_secs(age));
+    let result = match (last["passed"] == true, last["why"].as_str()) {
+        (true, _) => "passed".to_owned(),
+        (false, Some(why)) => format!("not testable: {why};"),
+        (false, None) => "FAILED".to_owned(),
+    };
+    format!("selftest   {result} {age} ago")
 }
 
 /// Who is never denied because of what this host is and does; the host's own addresses go without saying.

@@ -96,8 +96,34 @@ pub enum Request {
         /// What to do.
         step: DenyStep,
     },
+    /// Put the canary of a self-test into the kernel.
+    SelftestBegin,
+    /// Wait until its packet came.
+    SelftestSeen,
+    /// Take it out of the kernel and say how it went.
+    SelftestEnd {
+        /// What the child process tells.
+        probed: Probed,
+    },
     /// Remove the table and stop.
     Down,
+}
+
+/// What the child process of a self-test tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probed {
+    /// Its number.
+    pub pid: u32,
+    /// When it sent, in microseconds since 1970.
+    #[serde(default)]
+    pub sent_us: Option<u64>,
+    /// Why it could not.
+    #[serde(default)]
+    pub error: Option<String>,
+    /// How its second datagram was refused; `None`: it was not.
+    #[serde(default)]
+    pub again: Option<String>,
 }
 
 /// A step of `feedgate deny`.

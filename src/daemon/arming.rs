@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Shared, core::Core, engine::lock, status::rfc3339};
+use super::{Shared, core::Core, engine::lock, selftest, status::rfc3339};
 use crate::{
     arm::{Book, Candidate, Change, MAX_SOURCES, Now, Shown, Trial},
     attribution::Source,
@@ -175,7 +175,11 @@ pub(super) async fn run(shared: &Arc<Shared>) {
         tokio::time::sleep(TURN).await;
         let shared = Arc::clone(shared);
         // Away from the asynchronous threads: a long load may hold the state.
-        let _ = tokio::task::spawn_blocking(move || turn(&shared)).await;
+        let work = move || {
+            turn(&shared);
+            selftest::tidy(&shared);
+        };
+        let _ = tokio::task::spawn_blocking(work).await;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{Arc, mpsc::SyncSender},
     time::{Duration, Instant, SystemTime},
 };
@@ -106,6 +107,8 @@ pub(super) struct Core {
     pub(super) feeds: BTreeMap<FeedName, FeedState>,
     pub(super) exceptions: Vec<Exception>,
     pub(super) path: Arc<Path>,
+    /// The address of the self-test that runs.
+    pub(super) canary: Option<IpAddr>,
     /// Which feeds deny now.
     pub(super) arming: Book,
     /// It changed since it was stored.
@@ -154,6 +157,7 @@ impl Core {
             feeds: BTreeMap::new(),
             exceptions: Vec::new(),
             path,
+            canary: None,
             arming: Book::default(),
             arming_changed: false,
             arming_saved: (Vec::new(), Instant::now()),
@@ -250,12 +254,13 @@ impl Core {
             state.config.enabled || other.as_ref().is_some_and(|(other, _)| *other == name)
         };
         let enabled = self.feeds.values().filter(|state| asked(state));
-        let inputs: Vec<Input> = enabled
+        let mut inputs: Vec<Input> = enabled
             .filter_map(|s| {
                 let input = Input::new(&s.config, data(s)?);
                 Some(input.with(self.arming.force(&s.config.name)))
             })
             .collect();
+        inputs.extend(self.canary_inputs());
         let options = Options {
             private: self.config.exceptions.private_networks,
             deny_at: self.config.consensus.deny_at,

@@ -16,6 +16,7 @@ use super::{
     flow_log::FlowLog,
     meters::Meters,
     pressure::{self, Kind, Pressure},
+    selftest::{Canary, Seen},
     tally::Tally,
     view::View,
 };
@@ -53,6 +54,8 @@ pub(super) struct Path {
     pub(super) counts: Counts,
     pub(super) meters: Meters,
     pub(super) own_pid: u32,
+    /// The canary of a self-test.
+    pub(super) canary: ArcSwapOption<Canary>,
     /// Feeds on trial, and what they would have denied.
     pub(super) trials: Trials,
     /// Flows alerted a moment ago, which a search for live flows finds too.
@@ -236,6 +239,11 @@ impl Engine {
             }),
             Direction::Ingress => flow,
         };
+        let canary = path.canary.load();
+        let canary = canary
+            .as_ref()
+            .filter(|canary| canary.is_it(flow.dst, packet.hook, packet.bytes));
+        let asked = Instant::now();
         let kind = || Kind::of(packet, &flow, &decision);
         let source = if self.pressure.folds(kind, start) {
             counts.folded.fetch_add(1, Ordering::Relaxed);
@@ -243,6 +251,7 @@ impl Engine {
         } else {
             self.attribute(packet, &sent, decision.direction)
         };
+        let attribution = asked.elapsed();
         // The daemon must reach its feeds and logs whatever they list.
         if source.pid == Some(path.own_pid) && packet.hook == Hook::Output {
             counts.own.fetch_add(1, Ordering::Relaxed);
@@ -262,7 +271,22 @@ impl Engine {
             nat_dst: meant,
             ..alert(packet, flow, decision, source, start)
         };
-        path.report(&alert, start);
+        match canary {
+            None => path.report(&alert, start),
+            Some(canary) if !canary.is_awaited() => {}
+            Some(canary) => {
+                let handing = Instant::now();
+                path.send(&alert);
+                canary.saw(Seen {
+                    at: alert.time.checked_sub(alert.held).unwrap_or(alert.time),
+                    attribution,
+                    alert: handing.elapsed(),
+                    action,
+                    held: start.elapsed(),
+                    source: alert.source,
+                });
+            }
+        }
         match action {
             Action::Alert => Answer::Allow,
             Action::Deny => Answer::Deny,

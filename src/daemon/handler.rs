@@ -12,7 +12,7 @@ use super::{
     engine::lock,
     glance::{blocking as in_place, glance},
     intake::{self, Body},
-    pulls, status,
+    pulls, selftest, status,
 };
 use crate::{
     control::{Peer, Request, Response},
@@ -66,6 +66,11 @@ pub(super) async fn answer(
         Request::Deny { feed, step } => {
             let work = move |shared: &Shared| arming::deny(shared, &feed, step);
             blocking(&shared, work).await
+        }
+        Request::SelftestBegin => blocking(&shared, selftest::begin).await,
+        Request::SelftestSeen => blocking(&shared, selftest::seen).await,
+        Request::SelftestEnd { probed } => {
+            blocking(&shared, move |shared| selftest::end(shared, &probed)).await
         }
         Request::Down => down(&shared).await,
     };

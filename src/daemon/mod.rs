@@ -21,6 +21,7 @@ mod live;
 mod meters;
 mod pressure;
 mod pulls;
+mod selftest;
 mod serving;
 mod start;
 mod status;
@@ -63,6 +64,9 @@ use crate::{
 use engine::{Path, lock};
 use flow_log::FlowLog;
 pub use flow_log::FlowLogStatus;
+pub use selftest::{
+    FEED as SELFTEST_FEED, Order as SelftestOrder, Probe as SelftestProbe, probe as selftest_probe,
+};
 pub use status::{FeedStatus, Status};
 
 /// How long the first pulls may hold back the ready message (DESIGN.md section 4).
@@ -136,6 +140,8 @@ struct Shared {
     /// A first pull has ended.
     progress: Notify,
     pulls: Mutex<pulls::Tasks>,
+    /// The self-test.
+    selftest: Mutex<selftest::Place>,
     /// What was said to be wrong with the addresses of servers.
     lifelines_told: Mutex<Vec<String>>,
     /// Who is logged in by SSH.
@@ -192,6 +198,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         meters: meters::Meters::default(),
         own_pid: std::process::id(),
         trials: arming::Trials::default(),
+        canary: ArcSwapOption::empty(),
         just: engine::Just::default(),
         search_all: AtomicBool::new(false),
     });
@@ -209,6 +216,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         started: SystemTime::now(),
         progress: Notify::new(),
         pulls: Mutex::default(),
+        selftest: Mutex::default(),
         lifelines_told: Mutex::default(),
         ssh: Mutex::default(),
         listening: Mutex::default(),
@@ -277,6 +285,7 @@ async fn main_loop(
                 let line = one_line(shared);
                 tracing::info!("ready: {line}");
                 notify(&[NotifyState::Ready, NotifyState::Status(&line)]);
+                test_itself(shared);
             }
             _ = signals.hangup.recv() => reload(shared).await,
             _ = signals.terminate.recv() => return Ok(()),
@@ -284,6 +293,17 @@ async fn main_loop(
             _ = stopped.recv() => return Ok(()),
         }
     }
+}
+
+/// Where `[daemon] selftest` asks for it, in the background.
+fn test_itself(shared: &Arc<Shared>) {
+    let shared = Arc::clone(shared);
+    tokio::task::spawn_blocking(move || {
+        let wanted = lock(&shared.core).config.daemon.selftest;
+        if wanted {
+            selftest::at_start(&shared);
+        }
+    });
 }
 
 /// Waits until each first pull has ended, at most [`FIRST_PULLS`].

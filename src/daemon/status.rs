@@ -18,7 +18,7 @@ use super::{
     engine::lock,
     flow_log::FlowLogStatus,
     glance::{Glance, glance},
-    include,
+    include, selftest,
     tally::LastHour,
 };
 use crate::{
@@ -83,6 +83,9 @@ pub struct Status {
     /// The store of alerts, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<DbStatus>,
+    /// The last self-test, where there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selftest: Option<serde_json::Value>,
     /// Conntrack entries, without which nothing is enforced.
     pub conntrack: Conntrack,
     /// Addresses that are never blocked, with the reason.
@@ -302,6 +305,7 @@ pub(super) fn status(shared: &Shared) -> Status {
     problems.extend(flow_log.as_ref().and_then(FlowLogStatus::problem));
     problems.extend(store.iter().flat_map(store_problems));
     problems.extend(lock(&shared.listening).problem.clone());
+    problems.extend(selftest::problem(shared));
     let protected = glance.broken.is_none()
         && !glance.nothing_known
         && glance.table.state == "present"
@@ -339,6 +343,7 @@ pub(super) fn status(shared: &Shared) -> Status {
         sinks,
         flow_log,
         store,
+        selftest: selftest::shown(shared),
         conntrack,
         exceptions: glance.exceptions.clone(),
     }

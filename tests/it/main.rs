@@ -43,6 +43,7 @@ mod pull;
 mod push;
 mod rails;
 mod reopen;
+mod selftest;
 mod short_lived;
 mod stored;
 mod support;

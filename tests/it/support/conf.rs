@@ -17,6 +17,7 @@ const ATTRIBUTION: &str = "[attribution]\ntimeout = \"5s\"\n";
 #[derive(Clone)]
 pub(crate) struct Conf {
     dir: PathBuf,
+    daemon: String,
     nftables: String,
     feeds: String,
     alerting: String,
@@ -29,6 +30,7 @@ impl Conf {
     pub(crate) fn new(lab: &Lab) -> Self {
         Self {
             dir: lab.dir.clone(),
+            daemon: String::new(),
             nftables: String::new(),
             feeds: String::new(),
             alerting: String::new(),
@@ -71,6 +73,12 @@ impl Conf {
         self
     }
 
+    /// A key of `[daemon]`.
+    pub(crate) fn daemon(mut self, line: &str) -> Self {
+        writeln!(self.daemon, "{line}").unwrap();
+        self
+    }
+
     /// A section of its own, such as `[exceptions]` with its keys.
     pub(crate) fn section(mut self, text: &str) -> Self {
         writeln!(self.sections, "{text}\n").unwrap();
@@ -108,6 +116,7 @@ impl Conf {
     #[track_caller]
     pub(crate) fn text(&self) -> String {
         let Self {
+            daemon,
             nftables,
             feeds,
             alerting,
@@ -124,7 +133,7 @@ impl Conf {
             "suppress = \"0s\"\n"
         };
         let text = format!(
-            "[daemon]\nstate-dir = \"{dir}/state\"\ncontrol-socket = \"{dir}/control.sock\"\n\n\
+            "[daemon]\nstate-dir = \"{dir}/state\"\ncontrol-socket = \"{dir}/control.sock\"\n{daemon}\n\
              [nftables]\n{nftables}\n{attribution}{sections}{feeds}\n[alerts]\n{each}{alerting}{syslog}"
         );
         let found = config::parse(&text, "test").diagnostics;
@@ -142,6 +151,7 @@ fn what_the_tests_write_is_a_configuration() {
     let dir = tempfile::tempdir().unwrap();
     let conf = Conf {
         dir: dir.path().to_owned(),
+        daemon: String::new(),
         nftables: String::new(),
         feeds: String::new(),
         alerting: String::new(),
