@@ -23,6 +23,7 @@ use crate::{
     config::{Hook, Mode},
     control::Probed,
     feed::{Action, FeedData, FeedName, Limits, Scope, Severity, parse_plain},
+    nft::QueueKind,
     ruleset::Counter,
     sink::SinkStats,
     snapshot::{Input, Snapshot},
@@ -259,6 +260,7 @@ pub(super) fn end(shared: &Shared, probed: &Probed) -> Result<Value, String> {
         let options = (
             core.config.nftables.mode == Mode::Include,
             core.config.nftables.queue_first,
+            core.kernel.queue_kind() == QueueKind::Missing,
         );
         (removed, denied, options)
     };
@@ -280,6 +282,7 @@ pub(super) fn end(shared: &Shared, probed: &Probed) -> Result<Value, String> {
         removal,
         is_include: options.0,
         queue: options.1,
+        no_queue: options.2,
         total: running.start.elapsed(),
     };
     let report = Report::of(&facts);

@@ -23,6 +23,7 @@ mod flood;
 mod flow_log;
 mod formats;
 mod forward;
+mod guard;
 mod heal;
 mod heal_large;
 mod inbound;

@@ -66,6 +66,8 @@ pub(super) struct Facts<'a> {
     pub(super) counted: Option<u64>,
     pub(super) removal: Result<Duration, String>,
     pub(super) is_include: bool,
+    /// No packet can be queued.
+    pub(super) no_queue: bool,
     pub(super) queue: u16,
     pub(super) total: Duration,
 }
@@ -101,7 +103,7 @@ impl Report {
         let text = format!("{} is in the kernel's deny set", facts.addr);
         let mut steps = vec![good("set", Some(facts.set), text)];
         steps.push(send(facts));
-        if facts.probed.error.is_none() {
+        if facts.probed.error.is_none() || facts.no_queue {
             steps.push(queue(facts));
         }
         if let Some(seen) = facts.seen {
@@ -178,16 +180,27 @@ fn send(facts: &Facts<'_>) -> Step {
             let text = format!("process {} sent one datagram to it", facts.probed.pid);
             good("send", None, text)
         }
+        // Denied without being asked about: the sender is told at once.
+        Some(why) if facts.no_queue => good("send", None, why.clone()),
         Some(why) => bad(
             "send",
             None,
             why.clone(),
-            "a sandbox may forbid new processes or sockets; without the daemon's queue a deny may show as \"Operation not permitted\" here",
+            "a sandbox may forbid new processes or sockets; \"Operation not permitted\": another rule drops the packet before feedgate sees it",
         ),
     }
 }
 
 fn queue(facts: &Facts<'_>) -> Step {
+    if facts.no_queue {
+        let help = if facts.is_include {
+            "include inspect.nft, or add a queue rule"
+        } else {
+            "the kernel needs CONFIG_NFT_QUEUE, or xt_NFQUEUE with nft_compat"
+        };
+        let text = "no packet can be queued: what is denied is dropped, and nobody is named".into();
+        return bad("queue", None, text, help);
+    }
     let Some(seen) = facts.seen else {
         let help = if facts.is_include {
             "does a chain of yours in hook output jump to the chain of inspect.nft, and does its queue rule name this number?"
@@ -374,6 +387,7 @@ mod tests {
             counted,
             removal: Ok(Duration::from_millis(1)),
             is_include: false,
+            no_queue: false,
             queue: 4470,
             total: Duration::from_millis(9),
         });
