@@ -328,9 +328,14 @@ impl Arming {
         }
         if let Some(since) = shown.kept_since {
             let since = rfc3339(Some(since));
+            let plain = match shown.trial_until {
+                Some(_) => "its trial is cut short. Take it",
+                None => {
+                    "write action = \"deny\" into the configuration to make it plain, or take it"
+                }
+            };
             let text = format!(
-                "denies since {} by `feedgate deny`; write action = \"deny\" into the configuration to \
-                 make it plain, or take it back with: feedgate deny --undo {name}",
+                "denies since {} by `feedgate deny`; {plain} back with: feedgate deny --undo {name}",
                 since.as_deref().unwrap_or("-")
             );
             return Self {

@@ -64,9 +64,7 @@ use crate::{
 use engine::{Path, lock};
 use flow_log::FlowLog;
 pub use flow_log::FlowLogStatus;
-pub use selftest::{
-    FEED as SELFTEST_FEED, Order as SelftestOrder, Probe as SelftestProbe, probe as selftest_probe,
-};
+pub use selftest::{Order as SelftestOrder, Probe as SelftestProbe, probe as selftest_probe};
 pub use status::{FeedStatus, Status};
 
 /// How long the first pulls may hold back the ready message (DESIGN.md section 4).

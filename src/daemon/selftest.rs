@@ -31,8 +31,7 @@ use crate::{
 pub use probe::{Probe, probe};
 use report::Report;
 
-/// The feed that alerts of a self-test name.
-pub const FEED: &str = "feedgate-selftest";
+const FEED: &str = FeedName::SELFTEST;
 /// The discard service (RFC 863): nobody answers there.
 const PORT: u16 = 9;
 /// A self-test whose client is gone ends after that.
