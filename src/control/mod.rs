@@ -183,6 +183,12 @@ mod tests {
             bytes: 3,
         };
         assert_eq!(text(push), r#"{"command":"push","feed":"f","bytes":3}"#);
+        let step = DenyStep::Arm { seconds: 60 };
+        let feed = "f".to_owned();
+        assert_eq!(
+            text(Request::Deny { feed, step }),
+            r#"{"command":"deny","feed":"f","step":{"arm":{"seconds":60}}}"#
+        );
         assert_eq!(
             Response::Error("no".into()).to_string(),
             r#"{"error":"no"}"#

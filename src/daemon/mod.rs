@@ -231,6 +231,8 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         let _busy = core.busy();
         core.take_exceptions(exceptions);
         core.arming = arming::recall(&shared.store);
+        // What was not confirmed is no longer on disk either, then.
+        core.arming_changed = core.arming.was_pending();
         start::recall(&mut core, &shared.store);
         core.resume_counters(&shared.store);
         start::first_table(&mut core)?;
