@@ -6,6 +6,7 @@ mod alerts;
 mod args;
 mod ask;
 mod check;
+mod deny;
 mod describe;
 mod down;
 mod feeds;
@@ -15,6 +16,7 @@ mod lookup;
 mod nft;
 mod resource_args;
 mod resources;
+mod selftest;
 mod status;
 mod table;
 
@@ -164,6 +166,21 @@ fn run(args: Args) -> Result<(), Failure> {
             start_log();
             let loaded = crate::daemon::load(&config).map_err(run_failure)?;
             println!("{loaded}");
+            Ok(())
+        }
+        Command::Deny {
+            feed,
+            confirm,
+            keep,
+            undo: _,
+            json,
+        } => {
+            let step = deny::step(confirm, keep);
+            deny::deny(&config, &feed, step, json.json)
+        }
+        Command::Selftest { json } => selftest::selftest(&config, json.json),
+        Command::SelftestProbe { to, token } => {
+            crate::daemon::selftest_probe(to, &token);
             Ok(())
         }
         Command::Down => down::down(&config),

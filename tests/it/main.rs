@@ -9,6 +9,7 @@
     clippy::panic
 )] // clippy.toml allows them in test functions only; a helper of a test may stop at the first surprise too
 
+mod arming;
 mod attribution;
 mod busy;
 mod classes;
@@ -23,6 +24,7 @@ mod flood;
 mod flow_log;
 mod formats;
 mod forward;
+mod guard;
 mod heal;
 mod heal_large;
 mod import;
@@ -46,6 +48,7 @@ mod push;
 mod rails;
 mod reopen;
 mod resources;
+mod selftest;
 mod service;
 mod short_lived;
 mod stored;
