@@ -13,7 +13,8 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Debian's names. To build, to run, to test.
 BUILD_PACKAGES := gcc libc6-dev libmnl-dev libnftnl-dev pkg-config
 RUN_PACKAGES := curl iproute2 nftables util-linux
-TEST_PACKAGES := iputils-ping logrotate rsyslog rsyslog-gnutls rsyslog-openssl sqlite3 systemd
+TEST_PACKAGES := iputils-ping logrotate runc rsyslog rsyslog-gnutls rsyslog-openssl sqlite3 systemd
+LAB_PACKAGES := perl-base runc
 SYSTEMD_PACKAGES := debootstrap systemd-container
 VM_PACKAGES := busybox-static cpio kmod qemu-system-x86 xz-utils
 # Tests that need the memory of the whole machine; .config/nextest.toml says why, and names the same ones.
@@ -26,7 +27,7 @@ SUITE ?= bookworm
 
 EXAMPLE := src/config/feedgate.toml
 
-.PHONY: help deps test-deps build test test-containers test-kernels test-systemd demo bench lint audit install clean
+.PHONY: help deps test-deps build lab test test-containers test-kernels test-systemd demo bench lint audit install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +63,11 @@ test-systemd: deps ## install, run, kill, reboot and uninstall the shipped units
 	@$(call install_missing,$(SYSTEMD_PACKAGES))
 	$(CARGO) build --locked
 	$(SUDO) env CARGO_TARGET_DIR=$(abspath $(TARGET)) SUITE=$(SUITE) tests/systemd/run
+
+lab: deps ## the lab with its Calico manifests, step by step, red in a real container (root)
+	@$(call install_missing,$(LAB_PACKAGES))
+	$(CARGO) build --locked
+	$(SUDO) env CARGO_TARGET_DIR=$(abspath $(TARGET)) tests/lab/run
 
 demo: deps ## the threat feed lab on this machine, without a network (root)
 	@echo "building feedgate (debug build: it is ready much sooner than the release)"

@@ -14,7 +14,7 @@ use feedgate::{
     attribution::{Capabilities, Grade, Source},
     config,
     feed::{Action, Direction, Severity},
-    flowlog,
+    flowlog, manifest,
     packet::{Flow, Protocol, Transport},
 };
 
@@ -451,6 +451,26 @@ fn every_configuration_shown_is_good() {
         }
     }
     assert!(seen >= 3, "{seen} examples");
+}
+
+#[test]
+fn every_manifest_shown_is_good() {
+    let mut seen = 0;
+    for file in documents() {
+        for example in blocks(&document(&file), "yaml") {
+            if !example.contains("apiVersion: projectcalico.org/v3") {
+                continue;
+            }
+            let parsed = manifest::parse(&example);
+            assert!(
+                parsed.mistakes.is_empty(),
+                "{}",
+                manifest::render(&parsed.mistakes, &file)
+            );
+            seen += parsed.resources.len();
+        }
+    }
+    assert!(seen >= 7, "{seen} resources");
 }
 
 // ---- docs/troubleshooting.md ----

@@ -31,6 +31,7 @@ mod import;
 mod inbound;
 mod include;
 mod json_forms;
+mod lab;
 mod lastgood;
 mod lifecycle;
 mod lint;
