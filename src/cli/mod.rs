@@ -9,6 +9,7 @@ mod check;
 mod down;
 mod feeds;
 mod graph;
+mod man;
 mod nft;
 mod status;
 mod table;
@@ -132,6 +133,8 @@ fn run(args: Args) -> Result<(), Failure> {
         },
         Command::Down => down::down(&config),
         Command::Demo => demo(),
+        Command::Completions { shell } => man::completions(shell),
+        Command::Man { folder } => man::write(&folder),
     }
 }
 
