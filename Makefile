@@ -21,6 +21,9 @@ ALONE := a_million_prefixes two_hundred_thousand busy::
 # Kernels of `make test-kernels`, of 5.10, 6.1 and 6.12.
 KERNELS ?= 6.1
 
+# The Debian of `make test-systemd`.
+SUITE ?= bookworm
+
 EXAMPLE := src/config/feedgate.toml
 
 .PHONY: help deps test-deps build test test-containers test-kernels test-systemd demo bench lint audit install clean
@@ -55,10 +58,10 @@ test-kernels: test-deps ## run the netfilter tests on real Debian kernels in vir
 	@$(call install_missing,$(VM_PACKAGES))
 	$(SUDO) tests/kernels/run $(KERNELS)
 
-test-systemd: deps ## run the shipped unit under a systemd of its own, and read its alerts from journald (root)
+test-systemd: deps ## install, run, kill, reboot and uninstall the shipped units under a systemd of its own (root)
 	@$(call install_missing,$(SYSTEMD_PACKAGES))
 	$(CARGO) build --locked
-	$(SUDO) env CARGO_TARGET_DIR=$(abspath $(TARGET)) tests/systemd/run
+	$(SUDO) env CARGO_TARGET_DIR=$(abspath $(TARGET)) SUITE=$(SUITE) tests/systemd/run
 
 demo: deps ## the threat feed lab on this machine, without a network (root)
 	@echo "building feedgate (debug build: it is ready much sooner than the release)"
@@ -87,6 +90,9 @@ install: ## install below $(DESTDIR)$(PREFIX); build first; a configuration that
 	@$(foreach file,$(wildcard systemd/*.service),\
 	    install -d $(DESTDIR)$(PREFIX)/lib/systemd/system && \
 	    sed 's|/usr/local/|$(PREFIX)/|g' $(file) > $(DESTDIR)$(PREFIX)/lib/systemd/system/$(notdir $(file));)
+	install -Dm 0644 systemd/feedgate.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/feedgate.conf
+	install -Dm 0644 systemd/feedgate.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/feedgate.conf
+	install -Dm 0644 systemd/feedgate-pod.conf $(DESTDIR)$(PREFIX)/share/feedgate/systemd/feedgate-pod.conf
 	@if [ -e $(DESTDIR)/etc/feedgate/feedgate.toml ]; then \
 	    echo "$(DESTDIR)/etc/feedgate/feedgate.toml is kept"; \
 	else \

@@ -307,6 +307,8 @@ pub(super) enum NftCommand {
         #[command(flatten)]
         json: Json,
     },
+    /// Load the last good data into the kernel without a daemon, as at boot
+    Load,
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use super::{Failure, args::CONFIG, ask};
 use crate::{
     config::{self, Config, Diagnostic, Level, Outcome},
     fetch,
+    host::modes,
 };
 
 pub(super) fn check(file: &Path, print: bool, as_json: bool) -> Result<(), Failure> {
@@ -16,7 +17,11 @@ pub(super) fn check(file: &Path, print: bool, as_json: bool) -> Result<(), Failu
     let text = config::decode(bytes, &origin).map_err(Failure::config)?;
     let outcome = config::parse(&text, &origin);
     let (problems, loose) = match &outcome.config {
-        Some(config) => (file_problems(config), fetch::loose_headers(&config.feeds)),
+        Some(config) => {
+            let mut loose = fetch::loose_headers(&config.feeds);
+            loose.extend(modes::loose(file, config));
+            (file_problems(config), loose)
+        }
         None => (Vec::new(), Vec::new()),
     };
     if as_json {

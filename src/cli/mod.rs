@@ -131,6 +131,14 @@ fn run(args: Args) -> Result<(), Failure> {
             (_, true) => nft::inspect(&config, json.json),
             _ => nft::print(&config, elements, json.json),
         },
+        Command::Nft {
+            command: args::NftCommand::Load,
+        } => {
+            start_log();
+            let loaded = crate::daemon::load(&config).map_err(run_failure)?;
+            println!("{loaded}");
+            Ok(())
+        }
         Command::Down => down::down(&config),
         Command::Demo => demo(),
         Command::Completions { shell } => man::completions(shell),

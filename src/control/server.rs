@@ -4,7 +4,7 @@ use std::{
     fs,
     future::Future,
     io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -91,10 +91,12 @@ impl Server {
             .ok()
             .flatten()
             .map(|group| group.gid);
-        if group.is_some()
+        // With `Group=feedgate` it is that already, and changing it would need CAP_CHOWN.
+        let is = fs::metadata(path).ok().map(|made| made.gid());
+        if group.is_some_and(|group| is != Some(group.as_raw()))
             && let Err(e) = chown(path, None, group)
         {
-            tracing::warn!("control socket stays root's own: group {GROUP}: {e}");
+            tracing::warn!("control socket stays its owner's own: group {GROUP}: {e}");
         }
         fs::set_permissions(path, fs::Permissions::from_mode(0o660))
             .map_err(fail("setting its mode"))?;

@@ -1,7 +1,7 @@
 //! The daemon's state behind one lock: feeds, exceptions, snapshot, kernel. Not on the packet path.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, mpsc::SyncSender},
     time::{Duration, Instant, SystemTime},
 };
@@ -465,6 +465,14 @@ impl Core {
         let changed = self.exceptions != exceptions;
         self.exceptions = exceptions;
         changed
+    }
+
+    /// The exceptions that neither the configuration nor its files name: they are of the host, and a
+    /// boot without a network does not find them again.
+    pub(super) fn host_exceptions(&self) -> Vec<Exception> {
+        let files: BTreeSet<&Exception> = self.files.iter().collect();
+        let computed = |e: &&Exception| e.why != super::start::CONFIGURED && !files.contains(*e);
+        self.exceptions.iter().filter(computed).cloned().collect()
     }
 
     /// The report of the snapshot in force.

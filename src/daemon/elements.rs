@@ -1,4 +1,5 @@
-//! `sets.nft` in the state folder: the last good elements, for an include at boot.
+//! `sets.nft` in the state folder: the last good elements, for an include at boot. Beside it the
+//! exceptions of the host, for `feedgate nft load`.
 //!
 //! Rendered and written off the lock, at most once a minute and when the daemon stops.
 
@@ -32,7 +33,10 @@ pub(super) fn keep(shared: &Shared, now: bool) {
     if !now && written.at.is_some_and(|at| at.elapsed() < PAUSE) {
         return;
     }
-    let Some((options, snapshot, sets)) = good(&lock(&shared.core)) else {
+    let (Some((options, snapshot, sets)), exceptions) = ({
+        let core = lock(&shared.core);
+        (good(&core), core.host_exceptions())
+    }) else {
         return;
     };
     if Weak::ptr_eq(&written.snapshot, &Arc::downgrade(&snapshot)) && written.sets == sets {
@@ -40,7 +44,8 @@ pub(super) fn keep(shared: &Shared, now: bool) {
     }
     let start = Instant::now();
     let text = text(&options, &snapshot, &sets);
-    match shared.store.save_elements(&text) {
+    let saved = shared.store.save_exceptions(&exceptions);
+    match saved.and_then(|()| shared.store.save_elements(&text)) {
         Ok(()) => {
             tracing::debug!("sets.nft: {} bytes in {:?}", text.len(), start.elapsed());
             written.failed = false;

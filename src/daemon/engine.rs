@@ -17,11 +17,12 @@ use super::{
     pressure::{self, Kind, Pressure},
     tally::Tally,
     view::View,
+    watchdog::Pulse,
 };
 use crate::{
     alert::{
         Alert,
-        suppress::{Outcome, Suppressor, Told},
+        suppress::{Outcome, Policy, Suppressor, Told},
     },
     alertdb::AlertDb,
     attribution::{Attributor, Clues, Source},
@@ -36,7 +37,7 @@ use crate::{
 };
 
 /// How long `durable` lets packets wait for the disk.
-const DISK: Duration = Duration::from_secs(1);
+pub(super) const DISK: Duration = Duration::from_secs(1);
 
 /// What all queue threads share.
 pub(super) struct Path {
@@ -111,6 +112,24 @@ impl Just {
 }
 
 impl Path {
+    /// A path without a flow log and a store.
+    pub(super) fn new(sinks: Sinks, policy: Policy) -> Self {
+        Self {
+            view: View::default(),
+            sinks: ArcSwap::from_pointee(sinks),
+            flow_log: ArcSwapOption::empty(),
+            db: ArcSwapOption::empty(),
+            durable: AtomicBool::new(false),
+            suppressor: Mutex::new(Suppressor::new(policy)),
+            tally: Mutex::default(),
+            counts: Counts::default(),
+            meters: Meters::default(),
+            own_pid: std::process::id(),
+            just: Just::default(),
+            search_all: AtomicBool::new(false),
+        }
+    }
+
     /// Sends the alert, or counts it as a repeat, and counts the flow for status.
     pub(super) fn report(&self, alert: &Alert, now: Instant) {
         self.meters.count(alert);
@@ -197,15 +216,22 @@ pub(super) struct Engine {
     attributor: Attributor,
     wires: Wires,
     pressure: Pressure,
+    pulse: Arc<Pulse>,
 }
 
 impl Engine {
-    pub(super) fn new(path: Arc<Path>, attributor: Attributor, pressure: Pressure) -> Self {
+    pub(super) fn new(
+        path: Arc<Path>,
+        attributor: Attributor,
+        pressure: Pressure,
+        pulse: Arc<Pulse>,
+    ) -> Self {
         Self {
             path,
             attributor,
             wires: Wires::new(),
             pressure,
+            pulse,
         }
     }
 
@@ -283,6 +309,10 @@ impl Engine {
 }
 
 impl Judge for Engine {
+    fn turn(&mut self) {
+        self.pulse.beat(Instant::now());
+    }
+
     /// Answers for one packet; its alert is handed on before this returns.
     fn judge(&mut self, packet: &Held<'_>) -> Answer {
         let start = Instant::now();

@@ -4,6 +4,8 @@
 //! pulls, timers and the control socket, and the sinks' own.
 
 mod alerts;
+mod boot;
+mod confine;
 mod core;
 mod elements;
 mod engine;
@@ -25,6 +27,7 @@ mod start;
 mod status;
 mod tally;
 mod view;
+mod watchdog;
 
 use std::{
     path::{Path as FilePath, PathBuf},
@@ -35,7 +38,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -45,7 +48,6 @@ use tokio::{
 
 use self::core::Core;
 use crate::{
-    alert::suppress::Suppressor,
     config::{Config, Mode},
     control,
     feed::FeedName,
@@ -56,6 +58,7 @@ use crate::{
     sink::{SinkError, Sinks},
     store::{Store, StoreError},
 };
+pub use boot::{Loaded, load};
 use engine::{Path, lock};
 use flow_log::FlowLog;
 pub use flow_log::FlowLogStatus;
@@ -129,6 +132,8 @@ struct Shared {
     elements: Mutex<elements::Written>,
     config_file: PathBuf,
     started: SystemTime,
+    /// When the main loop was last seen at work.
+    main: Arc<watchdog::Pulse>,
     /// A first pull has ended.
     progress: Notify,
     pulls: Mutex<pulls::Tasks>,
@@ -145,6 +150,8 @@ struct Shared {
 pub fn run(config_file: &FilePath) -> Result<(), RunError> {
     let config = start::read_config(config_file)?;
     start::check_capabilities()?;
+    // Before the first thread, so that each has it.
+    confine::confine();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("feedgate-async")
@@ -168,24 +175,16 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     let watch = own.then(|| start::watch(&mut kernel)).flatten();
     // Its file goes last of all.
     let server = Arc::new(control::Server::bind(&config.daemon.control_socket)?);
-    let path = Arc::new(Path {
-        view: view::View::default(),
-        sinks: ArcSwap::from_pointee(Sinks::open(
-            &config.alerts,
-            start::identity(),
-            Some(&config.daemon.state_dir),
-        )?),
-        flow_log: ArcSwapOption::new(FlowLog::start(&config.alerts.flow_log)?.map(Arc::new)),
-        db: ArcSwapOption::new(start::alert_db(&config)?),
-        durable: AtomicBool::new(config.alerts.durable),
-        suppressor: Mutex::new(Suppressor::new(start::policy(&config.alerts))),
-        tally: Mutex::default(),
-        counts: engine::Counts::default(),
-        meters: meters::Meters::default(),
-        own_pid: std::process::id(),
-        just: engine::Just::default(),
-        search_all: AtomicBool::new(false),
-    });
+    let sinks = Sinks::open(
+        &config.alerts,
+        start::identity(),
+        Some(&config.daemon.state_dir),
+    )?;
+    let path = Arc::new(Path::new(sinks, start::policy(&config.alerts)));
+    let flow_log = FlowLog::start(&config.alerts.flow_log)?;
+    path.flow_log.store(flow_log.map(Arc::new));
+    path.db.store(start::alert_db(&config)?);
+    path.durable.store(config.alerts.durable, Ordering::Relaxed);
     let client = fetch::Client::new(config.pull.clone())?;
     let (stop, stopped) = mpsc::channel(1);
     let core = Core::new(config, kernel, Arc::clone(&path));
@@ -198,6 +197,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         elements: Mutex::default(),
         config_file: config_file.to_owned(),
         started: SystemTime::now(),
+        main: Arc::new(watchdog::Pulse::new(Instant::now())),
         progress: Notify::new(),
         pulls: Mutex::default(),
         listening: Mutex::default(),
@@ -226,11 +226,15 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     }
     threads.add_live(&shared)?;
     pulls::restart(&shared);
+    // A task of its own: a reload that waits for a long load must not look like a daemon that hangs.
+    let pulses = std::mem::take(&mut threads.pulses);
+    let feeding = tokio::spawn(watchdog::feed(Arc::clone(&shared), pulses));
     tokio::select! {
         () = housekeeping(&shared) => {}
         result = main_loop(&shared, signals, stopped) => result?,
     }
     answering.abort();
+    feeding.abort();
     shut_down(&shared, threads);
     match lock(&shared.failure).take() {
         Some(why) => Err(RunError::Stopped(why)),
@@ -259,13 +263,18 @@ async fn main_loop(
     let mut is_ready = false;
     loop {
         tokio::select! {
-            () = &mut ready, if !is_ready => {
+            () = ready.as_mut(), if !is_ready => {
                 is_ready = true;
                 let line = one_line(shared);
                 tracing::info!("ready: {line}");
                 notify(&[NotifyState::Ready, NotifyState::Status(&line)]);
             }
-            _ = signals.hangup.recv() => reload(shared).await,
+            _ = signals.hangup.recv() => {
+                reload(shared).await;
+                // Ready again, as after a start: when the new feeds have been tried too.
+                ready.set(first_pulls(shared));
+                is_ready = false;
+            }
             _ = signals.terminate.recv() => return Ok(()),
             _ = signals.interrupt.recv() => return Ok(()),
             _ = stopped.recv() => return Ok(()),
@@ -314,7 +323,10 @@ async fn housekeeping(shared: &Arc<Shared>) {
     let mut ticks = 0u32;
     loop {
         tokio::select! {
-            _ = summaries.tick() => shared.path.summaries(Instant::now()),
+            _ = summaries.tick() => {
+                shared.main.beat(Instant::now());
+                shared.path.summaries(Instant::now());
+            }
             _ = tick.tick() => {
                 ticks = ticks.wrapping_add(1);
                 // Away from this thread: signals and the control socket must not wait for a long load.
@@ -430,8 +442,6 @@ async fn reload(shared: &Arc<Shared>) {
             tracing::error!("the new configuration is refused, the old one stays in force:\n{e}")
         }
     }
-    let line = one_line(shared);
-    notify(&[NotifyState::Ready, NotifyState::Status(&line)]);
 }
 
 /// Lints, behind the enforcement, what came from disk.

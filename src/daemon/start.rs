@@ -8,12 +8,14 @@ use std::{
         mpsc::sync_channel,
     },
     thread::{self, JoinHandle},
+    time::Instant,
 };
 
 use caps::{CapSet, Capability};
 
 use super::{
     RunError, Shared, core::Core, engine::Engine, lastgood, live, pressure::Pressure, status,
+    watchdog::Pulse,
 };
 use crate::{
     alert::{ecs::Observer, line::Identity, suppress::Policy},
@@ -21,13 +23,16 @@ use crate::{
     attribution::{Attributor, Roots},
     config::{self, Config},
     fetch,
-    host::addresses,
+    host::{addresses, modes},
     nft::{Kernel, NftError, QueueKind, TableState, Watch},
     queue::{MarkBits, Queue, QueueError},
     ruleset::Options,
     snapshot::Exception,
     store::Store,
 };
+
+/// Why an address of the configuration is an exception.
+pub(super) const CONFIGURED: &str = "exceptions.prefixes";
 
 /// Reads and checks the configuration; warnings go to the log, mistakes into the error.
 pub(super) fn read_config(file: &FilePath) -> Result<Config, RunError> {
@@ -45,7 +50,8 @@ pub(super) fn read_config(file: &FilePath) -> Result<Config, RunError> {
             for warning in &outcome.diagnostics {
                 tracing::warn!("{origin}:{}: {warning}", warning.line);
             }
-            for warning in fetch::loose_headers(&config.feeds) {
+            let headers = fetch::loose_headers(&config.feeds);
+            for warning in headers.into_iter().chain(modes::loose(file, &config)) {
                 tracing::warn!("{warning}");
             }
             Ok(config)
@@ -61,14 +67,7 @@ pub(super) fn read_config(file: &FilePath) -> Result<Config, RunError> {
 
 /// CAP_NET_ADMIN is a must; what attribution needs is worth a warning.
 pub(super) fn check_capabilities() -> Result<(), RunError> {
-    let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
-    if !has(Capability::CAP_NET_ADMIN) {
-        return Err(RunError::Permission(
-            "CAP_NET_ADMIN is missing: nftables sets and packet queues need it. \
-             Run feedgate as root, or as a service with AmbientCapabilities=CAP_NET_ADMIN"
-                .into(),
-        ));
-    }
+    need_net_admin()?;
     let wanted = [
         (
             Capability::CAP_SYS_PTRACE,
@@ -78,17 +77,36 @@ pub(super) fn check_capabilities() -> Result<(), RunError> {
             Capability::CAP_DAC_READ_SEARCH,
             "open files of other users' processes stay hidden: many flows have no pid",
         ),
-        (
-            Capability::CAP_SYS_ADMIN,
-            "network namespaces cannot be entered: containers are named, their processes not",
-        ),
     ];
     for (capability, effect) in wanted {
         if !has(capability) {
             tracing::warn!("{capability} is missing: {effect}");
         }
     }
+    // A choice of the unit's, not a mistake; the first flow that it matters to is worth the warning.
+    if !has(Capability::CAP_SYS_ADMIN) {
+        tracing::info!(
+            "network namespaces cannot be entered: containers are named, their processes not \
+             (CAP_SYS_ADMIN; the pod profile of the unit has it)"
+        );
+    }
     Ok(())
+}
+
+/// CAP_NET_ADMIN, without which nothing can be done.
+pub(super) fn need_net_admin() -> Result<(), RunError> {
+    if has(Capability::CAP_NET_ADMIN) {
+        return Ok(());
+    }
+    Err(RunError::Permission(
+        "CAP_NET_ADMIN is missing: nftables sets and packet queues need it. \
+         Run feedgate as root, or as a service with AmbientCapabilities=CAP_NET_ADMIN"
+            .into(),
+    ))
+}
+
+fn has(capability: Capability) -> bool {
+    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
 }
 
 /// Opens nf_tables, refuses somebody else's table, binds the queues.
@@ -196,7 +214,7 @@ pub(super) fn exceptions(
 ) -> Vec<Exception> {
     let configured = |prefix: &crate::prefix::Prefix| Exception {
         prefix: *prefix,
-        why: "exceptions.prefixes".into(),
+        why: CONFIGURED.into(),
     };
     let mut all: Vec<Exception> = config.prefixes.iter().map(configured).collect();
     all.extend(files);
@@ -295,6 +313,8 @@ pub(super) fn alert_db(config: &Config) -> Result<Option<Arc<AlertDb>>, RunError
 pub(super) struct Threads {
     stop: Arc<AtomicBool>,
     handles: Vec<JoinHandle<()>>,
+    /// When each of them was at work last.
+    pub(super) pulses: Vec<(String, Arc<Pulse>)>,
 }
 
 impl Threads {
@@ -313,13 +333,17 @@ impl Threads {
             deny: options.deny_bit(),
         };
         let stop = Arc::new(AtomicBool::new(false));
-        let mut handles = Vec::new();
+        let (mut handles, mut pulses) = (Vec::new(), Vec::new());
         for queue in queues {
             let number = queue.number();
             let attributor = Attributor::new(&Roots::default(), attribution.timeout)?
                 .with_clients(&attribution.clients);
             let pressure = Pressure::new(status::QUEUES.into(), number, max_len);
-            let engine = Engine::new(Arc::clone(&shared.path), attributor, pressure);
+            let pulse = Arc::new(Pulse::new(Instant::now()));
+            if queue.turns() {
+                pulses.push((format!("queue {number}"), Arc::clone(&pulse)));
+            }
+            let engine = Engine::new(Arc::clone(&shared.path), attributor, pressure, pulse);
             let (stop, quit, failed) = (Arc::clone(&stop), shared.stop.clone(), Arc::clone(shared));
             let work = move || {
                 if let Err(e) = queue.run(marks, &stop, engine) {
@@ -336,7 +360,11 @@ impl Threads {
                 source,
             })?);
         }
-        Ok(Self { stop, handles })
+        Ok(Self {
+            stop,
+            handles,
+            pulses,
+        })
     }
 
     /// Starts one more thread; it looks at its argument now and then and ends when that says so.

@@ -3,4 +3,5 @@
 pub mod addresses;
 pub mod clock;
 pub mod links;
+pub mod modes;
 pub mod wires;

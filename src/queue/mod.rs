@@ -98,6 +98,9 @@ pub trait Judge {
     /// The answer for one packet.
     fn judge(&mut self, packet: &Held<'_>) -> Answer;
 
+    /// Called before each wait for a packet, so every 200 ms when none comes: the thread is at work.
+    fn turn(&mut self) {}
+
     /// True when answers wait for [`Judge::settle`]: then the packets that are there already are
     /// judged together, at most 256 and for at most 5 ms, and wait for it once.
     fn waits(&self) -> bool {
@@ -190,6 +193,12 @@ impl Queue {
         self.number
     }
 
+    /// True when waiting for a packet ends after a while without one. Where the socket was not found it
+    /// does not, and nothing follows from a thread that waits.
+    pub fn turns(&self) -> bool {
+        self.waiter.is_some()
+    }
+
     /// Answers packets until `stop` is set and no packet is waiting.
     pub fn run(
         mut self,
@@ -226,6 +235,7 @@ impl Queue {
 
     /// Waits for a packet, for [`STOP_CHECK`] at most, and judges it.
     fn next(&mut self, peeked: &mut [u8], judge: &mut impl Judge) -> Result<Next, QueueError> {
+        judge.turn();
         let seen = match &self.waiter {
             Some(waiter) if self.tracked => waiter.peek(peeked),
             _ => Some(&[][..]),

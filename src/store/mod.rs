@@ -5,6 +5,7 @@
 //! STATE/feeds/NAME.last          last good data: a header line, then the body as pulled
 //! STATE/feeds/NAME.last.corrupt  data that was found damaged, moved aside
 //! STATE/sets.nft                 last good elements, for an nft include at boot
+//! STATE/exceptions               the host's own addresses, gateways, servers, as known last
 //! ```
 //!
 //! A file is replaced as a whole (temporary file, fsync, rename, fsync of the folder): whoever
@@ -22,7 +23,7 @@ mod tests;
 
 use std::{
     fs::{self, File},
-    io::{self, BufReader},
+    io::{self, BufReader, Read},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::SystemTime,
@@ -30,13 +31,16 @@ use std::{
 
 use nix::fcntl::Flock;
 
-use crate::feed::FeedName;
+use crate::{feed::FeedName, snapshot::Exception};
 pub use error::{Damage, Step, StoreError};
 use format::Unreadable;
 pub use format::{SOURCE_MAX, VALIDATOR_MAX};
 
 const FEEDS: &str = "feeds";
 const ELEMENTS: &str = "sets.nft";
+const EXCEPTIONS: &str = "exceptions";
+/// More than a host has; bounds what a damaged file can cost.
+const EXCEPTIONS_MAX: u64 = 4 << 20;
 const LAST: &str = ".last";
 const CORRUPT: &str = ".corrupt";
 
@@ -82,7 +86,9 @@ impl Store {
         let lock = folder::lock(state_dir)?;
         folder::create(&feeds)?;
         file::remove_unfinished(&feeds, |_| true)?;
-        file::remove_unfinished(state_dir, |name| name == ELEMENTS.as_bytes())?;
+        file::remove_unfinished(state_dir, |name| {
+            name == ELEMENTS.as_bytes() || name == EXCEPTIONS.as_bytes()
+        })?;
         Ok(Self {
             state: state_dir.to_owned(),
             feeds,
@@ -164,6 +170,38 @@ impl Store {
     pub fn save_elements(&self, text: &str) -> Result<(), StoreError> {
         let _turn = self.turn();
         file::replace(&self.state, ELEMENTS, &[text.as_bytes()])
+    }
+
+    /// Stores the exceptions that the host itself gives, a line each, as [`Self::exceptions`] gives them
+    /// back.
+    pub fn save_exceptions(&self, exceptions: &[Exception]) -> Result<(), StoreError> {
+        let lines = exceptions.iter().map(|exception| {
+            let why = exception.why.replace(char::is_control, " ");
+            format!("{} {why}\n", exception.prefix)
+        });
+        let text: String = lines.collect();
+        let _turn = self.turn();
+        file::replace(&self.state, EXCEPTIONS, &[text.as_bytes()])
+    }
+
+    /// The exceptions that were stored last; lines that are none are left out.
+    pub fn exceptions(&self) -> Vec<Exception> {
+        let read = || -> io::Result<String> {
+            let mut text = String::new();
+            let file = File::open(self.state.join(EXCEPTIONS))?;
+            file.take(EXCEPTIONS_MAX).read_to_string(&mut text)?;
+            Ok(text)
+        };
+        let line = |line: &str| {
+            let (prefix, why) = line.split_once(' ')?;
+            let (prefix, why) = (prefix.parse().ok()?, why.to_owned());
+            Some(Exception { prefix, why })
+        };
+        read()
+            .unwrap_or_default()
+            .lines()
+            .filter_map(line)
+            .collect()
     }
 
     fn move_aside(&self, feed: &FeedName, path: PathBuf, damage: Damage) -> StoreError {

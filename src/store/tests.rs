@@ -32,6 +32,30 @@ fn open() -> (TempDir, Store) {
     (folder, store)
 }
 
+#[test]
+fn exceptions_come_back_and_lines_that_are_none_do_not() {
+    let (_keep, store) = open();
+    assert!(store.exceptions().is_empty());
+    let exception = |prefix: &str, why: &str| Exception {
+        prefix: prefix.parse().unwrap(),
+        why: why.into(),
+    };
+    let kept = [
+        exception("192.0.2.1", "gateway on eth0"),
+        exception("2001:db8::/64", "resolver\n192.0.2.9 not a line"),
+    ];
+    store.save_exceptions(&kept).unwrap();
+    let expected = [
+        kept[0].clone(),
+        exception("2001:db8::/64", "resolver 192.0.2.9 not a line"),
+    ];
+    assert_eq!(store.exceptions(), expected);
+    let file = store.state.join(EXCEPTIONS);
+    assert_eq!(mode(&file), 0o600);
+    fs::write(&file, b"nonsense\n192.0.2.1\n300.0.0.1 x\n192.0.2.2 good\n").unwrap();
+    assert_eq!(store.exceptions(), [exception("192.0.2.2", "good")]);
+}
+
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }

@@ -42,6 +42,7 @@ mod pull;
 mod push;
 mod rails;
 mod reopen;
+mod service;
 mod short_lived;
 mod stored;
 mod support;

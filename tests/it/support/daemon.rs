@@ -164,6 +164,11 @@ impl<'a> Daemon<'a> {
         rows.find(|row| row["name"] == feed).unwrap().clone()
     }
 
+    /// What it tells its service manager next (sd_notify(3)), a state a line; empty after a while without.
+    pub(crate) fn notifications(&self) -> Vec<String> {
+        self.inner.notifications()
+    }
+
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.inner.pid()
