@@ -9,6 +9,7 @@
     clippy::panic
 )] // clippy.toml allows them in test functions only; a helper of a test may stop at the first surprise too
 
+mod abilities;
 mod attribution;
 mod busy;
 mod classes;
