@@ -30,7 +30,11 @@ fn what_the_kernel_gives_is_logged_once_and_shown() {
         ("pipapo", "pipapo"),
     ] {
         let has = kernel[key].as_bool().unwrap_or_else(|| panic!("{kernel}"));
-        let told = if has { name.to_owned() } else { format!("no {name}") };
+        let told = if has {
+            name.to_owned()
+        } else {
+            format!("no {name}")
+        };
         assert!(said.split(", ").any(|part| part == told), "{told}: {said}");
     }
     // What the daemon does with it.

@@ -49,6 +49,7 @@ mod reopen;
 mod resources;
 mod service;
 mod short_lived;
+mod soak;
 mod stored;
 mod support;
 mod syslog;
