@@ -13,12 +13,12 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Debian's names. To build, to run, to test.
 BUILD_PACKAGES := gcc libc6-dev libmnl-dev libnftnl-dev pkg-config
 RUN_PACKAGES := curl iproute2 nftables util-linux
-TEST_PACKAGES := iputils-ping logrotate rsyslog rsyslog-gnutls rsyslog-openssl sqlite3 systemd
+TEST_PACKAGES := iputils-ping libfaketime logrotate rsyslog rsyslog-gnutls rsyslog-openssl sqlite3 systemd
 SYSTEMD_PACKAGES := debootstrap systemd-container
 VM_PACKAGES := busybox-static cpio kmod qemu-system-x86 xz-utils
 # Tests that need the memory of the whole machine; .config/nextest.toml says why, and names the same ones.
 ALONE := a_million_prefixes two_hundred_thousand busy::
-# Kernels of `make test-kernels`, of 5.10, 6.1 and 6.12.
+# Kernels of `make test-kernels`, of 5.10, 6.1, 6.12 and newest.
 KERNELS ?= 6.1
 
 # The Debian of `make test-systemd`.
@@ -26,7 +26,7 @@ SUITE ?= bookworm
 
 EXAMPLE := src/config/feedgate.toml
 
-.PHONY: help deps test-deps build test test-containers test-kernels test-systemd demo bench lint audit install clean
+.PHONY: help deps test-deps build test test-containers test-kernels test-systemd soak soak-short demo bench lint audit install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,7 +54,7 @@ test: test-deps ## run all tests (as root: the integration tests make network na
 test-containers: deps ## name real containers of runc, podman, docker and containerd (root; installs them)
 	$(SUDO) tests/containers/run
 
-test-kernels: test-deps ## run the netfilter tests on real Debian kernels in virtual machines (KERNELS="6.1 6.12")
+test-kernels: test-deps ## run the netfilter tests on real Debian kernels in virtual machines (KERNELS="6.1 newest")
 	@$(call install_missing,$(VM_PACKAGES))
 	$(SUDO) tests/kernels/run $(KERNELS)
 
@@ -62,6 +62,13 @@ test-systemd: deps ## install, run, kill, reboot and uninstall the shipped units
 	@$(call install_missing,$(SYSTEMD_PACKAGES))
 	$(CARGO) build --locked
 	$(SUDO) env CARGO_TARGET_DIR=$(abspath $(TARGET)) SUITE=$(SUITE) tests/systemd/run
+
+soak: test-deps ## everything at once for SOAK_SECONDS (600), as root: kills, feeds, policies, outages; a table at the end
+	$(CARGO) test --locked --test it --no-run
+	$(SUDO) env PATH="$$PATH" SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked --test it -- --ignored --exact soak::soak --nocapture
+
+soak-short: ## the same for two minutes
+	@$(MAKE) --no-print-directory soak SOAK_SECONDS=120
 
 demo: deps ## the threat feed lab on this machine, without a network (root)
 	@echo "building feedgate (debug build: it is ready much sooner than the release)"

@@ -82,7 +82,10 @@ impl Account {
     }
 
     fn read_store(&mut self, lab: &Lab) {
-        let question = "SELECT action, indicator, count(*), sum(flows) FROM alert GROUP BY 1, 2";
+        // Live flows were counted when they began.
+        let question = "SELECT action, indicator, count(*), \
+             sum(iif(instr(body, '\"method\":\"live-flow\"'), 0, flows)) \
+             FROM alert JOIN record USING (seq) GROUP BY 1, 2";
         let mut sqlite = Command::new("sqlite3");
         sqlite.args(["-readonly", "-cmd", ".timeout 20000"]);
         let output = sqlite
