@@ -13,13 +13,13 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Debian's names. To build, to run, to test.
 BUILD_PACKAGES := gcc libc6-dev libmnl-dev libnftnl-dev pkg-config
 RUN_PACKAGES := curl iproute2 nftables util-linux
-TEST_PACKAGES := iputils-ping logrotate runc rsyslog rsyslog-gnutls rsyslog-openssl sqlite3 systemd
+TEST_PACKAGES := iputils-ping libfaketime logrotate runc rsyslog rsyslog-gnutls rsyslog-openssl sqlite3 systemd
 LAB_PACKAGES := perl-base runc
 SYSTEMD_PACKAGES := debootstrap systemd-container
 VM_PACKAGES := busybox-static cpio kmod qemu-system-x86 xz-utils
 # Tests that need the memory of the whole machine; .config/nextest.toml says why, and names the same ones.
 ALONE := a_million_prefixes two_hundred_thousand busy::
-# Kernels of `make test-kernels`, of 5.10, 6.1 and 6.12.
+# Kernels of `make test-kernels`, of 5.10, 6.1, 6.12 and newest.
 KERNELS ?= 6.1
 
 # The Debian of `make test-systemd`.
@@ -42,7 +42,7 @@ NFT := $(wildcard nft/*.nft nft/examples/*.nft)
 DOCS := $(filter-out docs/development.md,$(wildcard docs/*.* docs/*/*.*)) README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE
 UNITS := $(notdir $(wildcard systemd/*.service))
 
-.PHONY: help deps test-deps build lab test test-containers test-kernels test-systemd test-packages demo bench lint audit \
+.PHONY: help deps test-deps build lab test test-containers test-kernels test-systemd test-packages soak soak-short demo bench lint audit \
     install uninstall stage deb pack-deb rpm pack-rpm clean
 
 help: ## this list
@@ -71,7 +71,7 @@ test: test-deps ## run all tests (as root: the integration tests make network na
 test-containers: deps ## name real containers of runc, podman, docker and containerd (root; installs them)
 	$(SUDO) tests/containers/run
 
-test-kernels: test-deps ## run the netfilter tests on real Debian kernels in virtual machines (KERNELS="6.1 6.12")
+test-kernels: test-deps ## run the netfilter tests on real Debian kernels in virtual machines (KERNELS="6.1 newest")
 	@$(call install_missing,$(VM_PACKAGES))
 	$(SUDO) tests/kernels/run $(KERNELS)
 
@@ -84,6 +84,13 @@ lab: deps ## the lab with its Calico manifests, step by step, red in a real cont
 	@$(call install_missing,$(LAB_PACKAGES))
 	$(CARGO) build --locked
 	$(SUDO) env CARGO_TARGET_DIR=$(abspath $(TARGET)) tests/lab/run
+
+soak: test-deps ## everything at once for SOAK_SECONDS (600), as root: kills, feeds, policies, outages; a table at the end
+	$(CARGO) test --locked --test it --no-run
+	$(SUDO) env PATH="$$PATH" SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked --test it -- --ignored --exact soak::soak --nocapture
+
+soak-short: ## the same for two minutes
+	@$(MAKE) --no-print-directory soak SOAK_SECONDS=120
 
 demo: deps ## the threat feed lab on this machine, without a network (root)
 	@echo "building feedgate (debug build: it is ready much sooner than the release)"
