@@ -199,7 +199,7 @@ impl<'a> Soak<'a> {
     }
 
     fn change_feed(&mut self) {
-        self.feed.serve(Response::text(&listing(self.second)));
+        self.feed.serve(Response::text(listing(self.second)));
         if self.daemon().ctl(&["refresh", "block"]).status.success() {
             self.done.feed_changes += 1;
         } else {
