@@ -8,13 +8,14 @@
 //! packet    -> queue -> packet (decode) -> snapshot (match) -> attribution -> policy (decide) -> alert -> sink -> verdict
 //! ```
 //!
-//! Pure modules know no operating system: [`prefix`], [`feed`], [`snapshot`], [`ruleset`],
+//! Pure modules know no operating system: [`prefix`], [`feed`], [`arm`], [`snapshot`], [`ruleset`],
 //! [`packet`], [`policy`], [`alert`], [`flowlog`], [`config`], [`import`], [`manifest`], [`netlink`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
 //! [`conntrack`], [`attribution`], [`sink`], [`alertdb`], [`store`], [`resources`], [`host`], [`control`], [`metrics`]. Only [`daemon`] wires edges together.
 //! `netlink_socket` and `route` are sockets that several of them use, `background` lowers a thread's priority. `tests/structure.rs` holds this.
 
 pub mod alert;
 pub mod alertdb;
+pub mod arm;
 pub mod attribution;
 mod background;
 pub mod cli;

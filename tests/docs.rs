@@ -12,14 +12,11 @@ use std::{
 use feedgate::{
     alert::{Alert, Scan, ecs, eve, line, ocsf},
     attribution::{Capabilities, Grade, Source},
-    config::{self, Level},
+    config,
     feed::{Action, Direction, Severity},
-    flowlog,
+    flowlog, manifest,
     packet::{Flow, Protocol, Transport},
 };
-
-/// The message of a key, or a word of it, whose feature is not built.
-const PENDING: &str = "not in effect in this version";
 
 // ---- docs/configuration.md ----
 
@@ -28,7 +25,6 @@ struct Row {
     path: String,
     kind: String,
     default: String,
-    in_effect: String,
 }
 
 #[test]
@@ -52,42 +48,19 @@ fn the_defaults_are_those_of_the_shipped_file() {
 }
 
 #[test]
-fn what_is_not_in_effect_is_marked() {
-    let text = uncommented();
-    let outcome = config::parse(&text, "example");
-    let pending: BTreeSet<String> = outcome
-        .diagnostics
-        .iter()
-        .inspect(|found| assert_eq!(found.level, Level::Warning, "{found}"))
-        .filter(|found| found.message.starts_with(PENDING))
-        .map(|found| found.key.replace("[0]", ""))
-        .collect();
-    for row in rows() {
-        let yes = row.in_effect.starts_with("yes");
-        assert_eq!(yes, !pending.contains(&row.path), "{}", row.path);
-    }
-}
-
-#[test]
-fn words_that_are_not_in_effect_are_marked() {
+fn every_word_of_a_key_is_accepted() {
     let lists = ["nftables.hooks", "feed.directions"];
     let mut seen = 0;
     for row in rows() {
-        let later = words(&row.in_effect);
         for word in words(&row.kind) {
             let value = if lists.contains(&row.path.as_str()) {
                 format!("[{word}]")
             } else {
                 word.clone()
             };
-            let pending = is_pending(&row.path, &value);
-            let all = !row.in_effect.starts_with("yes");
-            assert_eq!(
-                pending,
-                all || later.contains(&word),
-                "{} = {word}",
-                row.path
-            );
+            let text = with_key(&row.path, &value);
+            let found = config::parse(&text, "word").diagnostics;
+            assert!(found.is_empty(), "{text}{found:?}");
             seen += 1;
         }
     }
@@ -104,14 +77,13 @@ fn rows() -> Vec<Row> {
             table = heading.trim_matches(['[', ']']).to_owned();
         }
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-        if let [key, kind, default, in_effect, _] = cells[..]
+        if let [key, kind, default, _] = cells[..]
             && let Some(key) = ticked(key)
         {
             rows.push(Row {
                 path: format!("{table}.{key}"),
                 kind: kind.to_owned(),
                 default: default.to_owned(),
-                in_effect: in_effect.to_owned(),
             });
         }
     }
@@ -129,11 +101,16 @@ fn words(cell: &str) -> Vec<String> {
     quoted.map(str::to_owned).collect()
 }
 
-fn is_pending(path: &str, value: &str) -> bool {
+/// A configuration with `key = value` at `path`, and what that key needs beside it.
+fn with_key(path: &str, value: &str) -> String {
     let (table, key) = path.rsplit_once('.').unwrap();
     let (header, rest) = match table {
         "feed" => ("[[feed]]", "name = \"x\"\n"),
         "alerts.syslog" if key == "address" => ("[[alerts.syslog]]", ""),
+        "alerts.syslog" if value == "\"journal\"" => {
+            let socket = "address = \"unix:/run/systemd/journal/socket\"\n";
+            ("[[alerts.syslog]]", socket)
+        }
         "alerts.syslog" => ("[[alerts.syslog]]", "address = \"unix:/dev/log\"\n"),
         // Other families are for mode include.
         "nftables" if key == "family" => ("[nftables]", "mode = \"include\"\n"),
@@ -143,17 +120,7 @@ fn is_pending(path: &str, value: &str) -> bool {
         "feed.format" => "[feed.json]\npath = \"$.list\"\n",
         _ => "",
     };
-    let text = format!("{header}\n{rest}{key} = {value}\n{below}");
-    let found = config::parse(&text, "word").diagnostics;
-    assert!(
-        found.iter().all(|d| d.level == Level::Warning),
-        "{text}{found:?}"
-    );
-    let ours = |d: &&config::Diagnostic| d.key.replace("[0]", "") == path;
-    found
-        .iter()
-        .filter(ours)
-        .any(|d| d.message.starts_with(PENDING))
+    format!("{header}\n{rest}{key} = {value}\n{below}")
 }
 
 /// Keys of the shipped file and their defaults; `None` for a mere example.
@@ -190,22 +157,6 @@ fn pair(line: &str) -> Option<(&str, &str)> {
     let (key, value) = line.split_once(" = ")?;
     let good = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     good.then_some((key, value))
-}
-
-/// The shipped file with every key in force.
-fn uncommented() -> String {
-    let mut last = "";
-    let lines = config::EXAMPLE.lines().map(|line| {
-        // The second of two keys that exclude each other stays out.
-        let or = std::mem::replace(&mut last, line).starts_with("# Or ");
-        let code = line.strip_prefix('#').unwrap_or(line);
-        if !or && (code.starts_with('[') || pair(code).is_some()) {
-            code
-        } else {
-            line
-        }
-    });
-    lines.collect::<Vec<_>>().join("\n")
 }
 
 // ---- docs/alerts.md ----
@@ -500,6 +451,26 @@ fn every_configuration_shown_is_good() {
         }
     }
     assert!(seen >= 3, "{seen} examples");
+}
+
+#[test]
+fn every_manifest_shown_is_good() {
+    let mut seen = 0;
+    for file in documents() {
+        for example in blocks(&document(&file), "yaml") {
+            if !example.contains("apiVersion: projectcalico.org/v3") {
+                continue;
+            }
+            let parsed = manifest::parse(&example);
+            assert!(
+                parsed.mistakes.is_empty(),
+                "{}",
+                manifest::render(&parsed.mistakes, &file)
+            );
+            seen += parsed.resources.len();
+        }
+    }
+    assert!(seen >= 7, "{seen} resources");
 }
 
 // ---- docs/troubleshooting.md ----

@@ -7,9 +7,9 @@ use std::{
 };
 
 /// No operating system in these, nor an edge.
-const PURE: [&str; 12] = [
-    "import", "netlink", "prefix", "feed", "snapshot", "ruleset", "packet", "policy", "alert",
-    "flowlog", "config", "manifest",
+const PURE: [&str; 13] = [
+    "import", "netlink", "prefix", "feed", "arm", "snapshot", "ruleset", "packet", "policy",
+    "alert", "flowlog", "config", "manifest",
 ];
 
 /// These talk to the operating system, each to its own part.

@@ -488,11 +488,10 @@ mod tests {
             "at": "2026-11-25T03:00:00Z", "by": { "uid": 0, "user": "root" }, "note": "a\nb",
         });
         let text = render(&item);
-        assert!(
-            text.starts_with(
-                "a sentence\ndismissed at 2026-11-25T03:00:00Z by root (uid 0): a?b\n"
-            )
-        );
+        assert!(text.starts_with(
+            "a sentence\ndenied by the feeds' own action\n\
+                 dismissed at 2026-11-25T03:00:00Z by root (uid 0): a?b\n"
+        ));
         assert!(text.contains("threat.feed.name   a, b\n"), "{text}");
         assert!(text.contains("process.name       cu?rl\n"), "{text}");
     }

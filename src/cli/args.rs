@@ -148,15 +148,56 @@ pub(super) enum Command {
     Describe(resource_args::Describe),
     /// Delete applied resources
     Delete(resource_args::Delete),
+    /// Let a feed that only alerts deny: for a while, and for good once that is confirmed
+    #[command(group = clap::ArgGroup::new("step").required(true).args(["confirm", "keep", "undo"]))]
+    Deny {
+        /// The feed
+        feed: String,
+        /// Deny now, and take it back after that time (5s to 24h) unless it is confirmed
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        confirm: Option<std::time::Duration>,
+        /// Confirm it: it goes on denying
+        #[arg(long)]
+        keep: bool,
+        /// Take it back
+        #[arg(long)]
+        undo: bool,
+        #[command(flatten)]
+        json: Json,
+    },
     /// The kernel ruleset
     Nft {
         #[command(subcommand)]
         command: NftCommand,
     },
+    /// Send a packet to a canary address and follow it through set, queue, attribution, alert and verdict
+    Selftest {
+        #[command(flatten)]
+        json: Json,
+    },
+    /// The child process of a self-test
+    #[command(hide = true)]
+    SelftestProbe {
+        /// Where it sends to
+        to: std::net::SocketAddr,
+        /// What it sends
+        token: String,
+    },
     /// Remove the table from the kernel and stop the daemon
     Down,
     /// Run the lab in network namespaces: a listed server, alerts, then deny (needs root)
     Demo,
+    /// Print the completions of a shell
+    Completions {
+        /// Which one
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages, for packages
+    #[command(hide = true)]
+    Man {
+        /// Folder that gets man5 and man8
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 
 use super::{Failure, args::CONFIG, ask, table::visible};
 use crate::{
-    config::{self, Config, Diagnostic, Level, Outcome},
+    config::{self, Config, Diagnostic, Outcome},
     daemon::{CheckedFile, CheckedManifests, check_manifests},
     fetch,
     host::modes,
+    manifest::Level,
 };
 
 pub(super) fn check(file: &Path, print: bool, as_json: bool) -> Result<(), Failure> {
@@ -36,10 +37,9 @@ pub(super) fn check(file: &Path, print: bool, as_json: bool) -> Result<(), Failu
         complain(&origin, &text, &outcome, &loose);
         complain_of_manifests(&manifests);
     }
-    let mut warnings = outcome.diagnostics.len() + loose.len();
+    let mut warnings = loose.len();
     let Some(config) = outcome.config else {
-        let errors = outcome.diagnostics.iter();
-        let errors = errors.filter(|d| d.level == Level::Error).count();
+        let errors = outcome.diagnostics.len();
         return Err(Failure::config(format!(
             "{origin}: {errors} {}",
             if errors == 1 { "mistake" } else { "mistakes" }
@@ -90,11 +90,7 @@ fn report(
     manifests: &CheckedManifests,
 ) -> Value {
     let diagnostic = |d: &Diagnostic| {
-        let level = match d.level {
-            Level::Error => "error",
-            Level::Warning => "warning",
-        };
-        json!({ "level": level, "key": d.key, "message": d.message, "help": d.help,
+        json!({ "level": "error", "key": d.key, "message": d.message, "help": d.help,
             "line": d.line, "column": d.column })
     };
     let diagnostics: Vec<Value> = outcome.diagnostics.iter().map(diagnostic).collect();

@@ -85,10 +85,22 @@ fn render(answer: &Value) -> String {
             .map(|why| format!(", does not count: {why}"))
             .unwrap_or_default();
         lines.push(format!(
-            "listed by {}: {} ({}{why})",
+            "listed by {}: {} ({}{}{why})",
             ask::text(&listing["feed"]),
             ask::text(&listing["indicator"]),
-            ask::text(&listing["action"])
+            ask::text(&listing["action"]),
+            if listing["trial"] == true {
+                ", on trial"
+            } else {
+                ""
+            },
+        ));
+    }
+    for exception in answer["exceptions"].as_array().into_iter().flatten() {
+        lines.push(format!(
+            "excepted: {} ({})",
+            ask::text(&exception["why"]),
+            ask::text(&exception["prefix"])
         ));
     }
     lines.iter().map(|line| visible(line) + "\n").collect()
@@ -116,8 +128,10 @@ fn becomes(verdict: &Value) -> String {
         (Some(policy), None) => format!(" by policy {policy}, at the end of its tier"),
         _ => String::new(),
     };
+    let trial = verdict["trial"].as_str();
+    let trial = trial.map(|words| format!("; {words}")).unwrap_or_default();
     format!(
-        "{what}{by}: {} in {} (class {}, severity {})",
+        "{what}{by}: {} in {} (class {}, severity {}){trial}",
         ask::text(&verdict["indicator"]),
         ask::list(&verdict["feeds"]),
         ask::text(&verdict["class"]),

@@ -6,15 +6,18 @@ mod alerts;
 mod args;
 mod ask;
 mod check;
+mod deny;
 mod describe;
 mod down;
 mod feeds;
 mod graph;
 mod import;
 mod lookup;
+mod man;
 mod nft;
 mod resource_args;
 mod resources;
+mod selftest;
 mod status;
 mod table;
 
@@ -166,8 +169,25 @@ fn run(args: Args) -> Result<(), Failure> {
             println!("{loaded}");
             Ok(())
         }
+        Command::Deny {
+            feed,
+            confirm,
+            keep,
+            undo: _,
+            json,
+        } => {
+            let step = deny::step(confirm, keep);
+            deny::deny(&config, &feed, step, json.json)
+        }
+        Command::Selftest { json } => selftest::selftest(&config, json.json),
+        Command::SelftestProbe { to, token } => {
+            crate::daemon::selftest_probe(to, &token);
+            Ok(())
+        }
         Command::Down => down::down(&config),
         Command::Demo => demo(),
+        Command::Completions { shell } => man::completions(shell),
+        Command::Man { folder } => man::write(&folder),
     }
 }
 

@@ -90,8 +90,14 @@ fn render_status(status: &Value) -> String {
             ));
         }
     }
+    for feed in &feeds {
+        if let Some(words) = feed["arming"]["text"].as_str() {
+            out.add(format!("arming     {} {words}", text(&feed["name"])));
+        }
+    }
     out.0.push_str(&spared(&feeds));
     out.0.push_str(&policies(&status["policies"]));
+    out.0.push_str(&guarded(&status["exceptions"]));
     let hour = &status["last_hour"];
     out.add(format!(
         "last hour  {} flows denied, {} alerted and passed",
@@ -166,6 +172,7 @@ fn render_status(status: &Value) -> String {
     if status["store"].is_object() {
         out.add(store(&status["store"]));
     }
+    out.add(selftest(&status["selftest"]));
     if let (Some(count), Some(max)) = (
         status["conntrack"]["count"].as_u64(),
         status["conntrack"]["max"].as_u64(),
@@ -227,6 +234,44 @@ fn spared(feeds: &[&Value]) -> String {
     format!("spared     {} (feedgate feeds)\n", words.join(", "))
 }
 
+fn selftest(last: &Value) -> String {
+    let Some(age) = last["age_s"].as_u64() else {
+        return "selftest   not run since the start (feedgate selftest)".to_owned();
+    };
+    let age = humantime::format_duration(std::time::Duration::from_secs(age));
+    let result = match (last["passed"] == true, last["why"].as_str()) {
+        (true, _) => "passed".to_owned(),
+        (false, Some(why)) => format!("not testable: {why};"),
+        (false, None) => "FAILED".to_owned(),
+    };
+    format!("selftest   {result} {age} ago")
+}
+
+/// Who is never denied because of what this host is and does; the host's own addresses go without saying.
+fn guarded(exceptions: &Value) -> String {
+    const SHOWN: usize = 6;
+    let is_own = |exception: &&Value| {
+        let why = text(&exception["why"]);
+        why.starts_with("own address") || why.starts_with("exceptions.") || why.contains('/')
+    };
+    let guarded = items(exceptions).filter(|exception| !is_own(exception));
+    let mut words: Vec<String> = guarded
+        .map(|exception| format!("{} {}", text(&exception["why"]), text(&exception["prefix"])))
+        .collect();
+    // Who may be locked out comes first.
+    words.sort_by_key(|word| !word.starts_with("SSH peer"));
+    if words.is_empty() {
+        return String::new();
+    }
+    let more = words.len().saturating_sub(SHOWN);
+    words.truncate(SHOWN);
+    let more = match more {
+        0 => String::new(),
+        more => format!(" and {more} more (feedgate status --json)"),
+    };
+    format!("guarded    {}{more}\n", words.join(", "))
+}
+
 fn feeds_in_short(feeds: &[&Value]) -> String {
     let word = |feed: &&Value| {
         let state = match (&feed["enabled"], &feed["stale"]) {
@@ -234,10 +279,14 @@ fn feeds_in_short(feeds: &[&Value]) -> String {
             (_, Value::Bool(true)) => " (stale)",
             _ => "",
         };
+        let action = match text(&feed["arming"]["state"]) {
+            "trial" => "deny (on trial)",
+            "pending" | "kept" => "deny (by command)",
+            _ => text(&feed["action"]),
+        };
         format!(
-            "{} {} {}{state}",
+            "{} {action} {}{state}",
             text(&feed["name"]),
-            text(&feed["action"]),
             feed["entries"]
         )
     };
@@ -289,6 +338,9 @@ fn render_feeds(feeds: &Value) -> String {
     for feed in items(feeds) {
         head(&mut out, feed);
         times(&mut out, feed);
+        if let Some(words) = feed["arming"]["text"].as_str() {
+            out.add(format!("  {words}"));
+        }
         let held = &feed["quarantined"];
         if held.is_object() {
             let (since, why) = (text(&held["since"]), text(&held["why"]));

@@ -3,25 +3,14 @@
 use std::{fmt, ops::Range};
 
 use annotate_snippets::{
-    Annotation, AnnotationKind, Level as Word, Renderer, Snippet, normalize_untrusted_str,
+    Annotation, AnnotationKind, Level, Renderer, Snippet, normalize_untrusted_str,
 };
 
 use super::secret;
 
-/// How bad a diagnostic is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Level {
-    /// The configuration is not used.
-    Error,
-    /// The configuration is used all the same.
-    Warning,
-}
-
-/// One mistake, or one thing to know, about the configuration.
+/// One mistake of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Error or warning.
-    pub level: Level,
     /// Dotted path with indexes from 0, `feed[1].period`; empty for a syntax error.
     pub key: String,
     /// What is wrong, without the key. Never holds a URL or a header's value.
@@ -98,13 +87,11 @@ fn one(diagnostic: &Diagnostic, text: &str, origin: &str, renderer: &Renderer) -
         let label = normalize_untrusted_str(message);
         snippet = snippet.annotation(mark(AnnotationKind::Context, other, begin).label(label));
     }
-    let word = match diagnostic.level {
-        Level::Error => Word::ERROR,
-        Level::Warning => Word::WARNING,
-    };
-    let mut group = word.primary_title(diagnostic.to_string()).element(snippet);
+    let mut group = Level::ERROR
+        .primary_title(diagnostic.to_string())
+        .element(snippet);
     if let Some(help) = &diagnostic.help {
-        group = group.element(Word::HELP.message(normalize_untrusted_str(help)));
+        group = group.element(Level::HELP.message(normalize_untrusted_str(help)));
     }
     format!("{}\n", renderer.render(&[group]))
 }
@@ -143,7 +130,6 @@ mod tests {
 
     fn at(span: Range<usize>, related: Option<Related>) -> Diagnostic {
         Diagnostic {
-            level: Level::Error,
             key: "feed[0].name".into(),
             message: "wrong".into(),
             help: Some("make it right".into()),

@@ -28,6 +28,11 @@ pub(super) fn feeds(log: &mut Log<'_>, root: &Table<'_>) -> Vec<Feed> {
         let Some(feed) = feed(log, table) else {
             continue;
         };
+        if feed.name.as_str() == FeedName::SELFTEST {
+            let problem = Problem::new("is the name that alerts of a self-test have");
+            let problem = problem.help("give the feed another name");
+            log.error(&table.path("name"), table.place("name"), problem);
+        }
         if let Some(other) = first.get(&feed.name) {
             same_name(log, table, other, &feed.name);
             continue;

@@ -1,120 +1,97 @@
-//! Every key of the configuration, and whether this version acts on it.
-//!
-//! A row is a path without indexes. A feature that becomes real flips its row from [`off`] to [`on`].
+//! Every key of the configuration, as a path without indexes.
 
-/// One row.
-struct Row {
-    path: &'static str,
-    in_effect: bool,
-}
-
-const fn on(path: &'static str) -> Row {
-    Row {
-        path,
-        in_effect: true,
-    }
-}
-
-#[allow(dead_code)] // goes with the warning that it stands for
-const fn off(path: &'static str) -> Row {
-    Row {
-        path,
-        in_effect: false,
-    }
-}
-
-const ROWS: &[Row] = &[
-    on("daemon.state-dir"),
-    on("daemon.control-socket"),
-    on("daemon.on-daemon-down"),
-    on("daemon.selftest"),
-    on("nftables.mode"),
-    on("nftables.family"),
-    on("nftables.table"),
-    on("nftables.owner"),
-    on("nftables.hooks"),
-    on("nftables.queue-first"),
-    on("nftables.queue-count"),
-    on("nftables.queue-max-len"),
-    on("nftables.mark-mask"),
-    on("nftables.cut-mask"),
-    on("nftables.deny-with"),
-    on("nftables.on-queue-full"),
-    on("exceptions.prefixes"),
-    on("exceptions.files"),
-    on("exceptions.own-addresses"),
-    on("exceptions.private-networks"),
-    on("pull.proxy"),
-    on("pull.ca-files"),
-    on("pull.connect-timeout"),
-    on("pull.total-timeout"),
-    on("feed.name"),
-    on("feed.preset"),
-    on("feed.url"),
-    on("feed.action"),
-    on("feed.directions"),
-    on("feed.period"),
-    on("feed.stale-after"),
-    on("feed.expire-after"),
-    on("feed.format"),
-    on("feed.csv.field-num"),
-    on("feed.csv.field-name"),
-    on("feed.csv.header"),
-    on("feed.csv.column-delimiter"),
-    on("feed.csv.comment-delimiter"),
-    on("feed.csv.record-size"),
-    on("feed.csv.disable-record-size-validation"),
-    on("feed.csv.port-column"),
-    on("feed.csv.score-column"),
-    on("feed.csv.tag-column"),
-    on("feed.csv.only"),
-    on("feed.json.path"),
-    on("feed.json.address-key"),
-    on("feed.json.port-key"),
-    on("feed.json.score-key"),
-    on("feed.json.tag-key"),
-    on("feed.min-score"),
-    on("feed.deny-score"),
-    on("feed.origin"),
-    on("feed.labels"),
-    on("feed.severity"),
-    on("feed.headers"),
-    on("feed.enabled"),
-    on("feed.max-entries"),
-    on("feed.max-bytes"),
-    on("feed.max-shrink"),
-    on("feed.max-growth"),
-    on("feed.max-bad"),
-    on("feed.allow-empty"),
-    on("feed.min-prefix4"),
-    on("feed.min-prefix6"),
-    on("consensus.deny-at"),
-    on("attribution.timeout"),
-    on("attribution.clients"),
-    on("host.labels"),
-    on("arm.after"),
-    on("alerts.suppress"),
-    on("alerts.scan-after"),
-    on("alerts.rate-limit"),
-    on("alerts.durable"),
-    on("alerts.json-file"),
-    on("alerts.json-format"),
-    on("alerts.store"),
-    on("alerts.store-max-age"),
-    on("alerts.store-max-size"),
-    on("alerts.flow-log"),
-    on("alerts.flow-log-aggregation"),
-    on("alerts.syslog.address"),
-    on("alerts.syslog.format"),
-    on("alerts.syslog.facility"),
-    on("alerts.syslog.queue"),
-    on("alerts.syslog.spool"),
-    on("alerts.syslog.ca-file"),
-    on("alerts.syslog.cert-file"),
-    on("alerts.syslog.key-file"),
-    on("metrics.listen"),
-    on("manifests.dir"),
-    on("manifests.secrets-dir"),
+const PATHS: &[&str] = &[
+    "daemon.state-dir",
+    "daemon.control-socket",
+    "daemon.on-daemon-down",
+    "daemon.selftest",
+    "nftables.mode",
+    "nftables.family",
+    "nftables.table",
+    "nftables.owner",
+    "nftables.hooks",
+    "nftables.queue-first",
+    "nftables.queue-count",
+    "nftables.queue-max-len",
+    "nftables.mark-mask",
+    "nftables.cut-mask",
+    "nftables.deny-with",
+    "nftables.on-queue-full",
+    "exceptions.prefixes",
+    "exceptions.files",
+    "exceptions.own-addresses",
+    "exceptions.private-networks",
+    "pull.proxy",
+    "pull.ca-files",
+    "pull.connect-timeout",
+    "pull.total-timeout",
+    "feed.name",
+    "feed.preset",
+    "feed.url",
+    "feed.action",
+    "feed.directions",
+    "feed.period",
+    "feed.stale-after",
+    "feed.expire-after",
+    "feed.format",
+    "feed.csv.field-num",
+    "feed.csv.field-name",
+    "feed.csv.header",
+    "feed.csv.column-delimiter",
+    "feed.csv.comment-delimiter",
+    "feed.csv.record-size",
+    "feed.csv.disable-record-size-validation",
+    "feed.csv.port-column",
+    "feed.csv.score-column",
+    "feed.csv.tag-column",
+    "feed.csv.only",
+    "feed.json.path",
+    "feed.json.address-key",
+    "feed.json.port-key",
+    "feed.json.score-key",
+    "feed.json.tag-key",
+    "feed.min-score",
+    "feed.deny-score",
+    "feed.origin",
+    "feed.labels",
+    "feed.severity",
+    "feed.headers",
+    "feed.enabled",
+    "feed.max-entries",
+    "feed.max-bytes",
+    "feed.max-shrink",
+    "feed.max-growth",
+    "feed.max-bad",
+    "feed.allow-empty",
+    "feed.min-prefix4",
+    "feed.min-prefix6",
+    "consensus.deny-at",
+    "attribution.timeout",
+    "attribution.clients",
+    "host.labels",
+    "arm.after",
+    "alerts.suppress",
+    "alerts.scan-after",
+    "alerts.rate-limit",
+    "alerts.durable",
+    "alerts.json-file",
+    "alerts.json-format",
+    "alerts.store",
+    "alerts.store-max-age",
+    "alerts.store-max-size",
+    "alerts.flow-log",
+    "alerts.flow-log-aggregation",
+    "alerts.syslog.address",
+    "alerts.syslog.format",
+    "alerts.syslog.facility",
+    "alerts.syslog.queue",
+    "alerts.syslog.spool",
+    "alerts.syslog.ca-file",
+    "alerts.syslog.cert-file",
+    "alerts.syslog.key-file",
+    "metrics.listen",
+    "manifests.dir",
+    "manifests.secrets-dir",
 ];
 
 /// True when `path` is a key, or a table that holds keys.
@@ -126,16 +103,9 @@ pub(super) fn known(path: &str) -> bool {
     })
 }
 
-/// True when this version acts on `path`. A table is always in effect.
-pub(super) fn in_effect(path: &str) -> bool {
-    ROWS.iter()
-        .find(|row| row.path == path)
-        .is_none_or(|row| row.in_effect)
-}
-
 /// Paths of all keys.
 pub(super) fn paths() -> impl Iterator<Item = &'static str> {
-    ROWS.iter().map(|row| row.path)
+    PATHS.iter().copied()
 }
 
 /// What to say about `key`, which table `table` does not have.
@@ -173,7 +143,7 @@ pub(crate) fn nearest<'a>(text: &str, words: impl Iterator<Item = &'a str>) -> O
         .map(|(_, word)| word)
 }
 
-/// Names directly below `table`, in the order of [`ROWS`].
+/// Names directly below `table`, in the order of [`PATHS`].
 fn children(table: &str) -> Vec<&'static str> {
     let mut names: Vec<&str> = paths()
         .filter_map(|path| match table {

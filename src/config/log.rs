@@ -1,10 +1,9 @@
 //! What is wrong with a text, collected while it is read.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::ops::Range;
 
 use super::{
-    diagnostic::{Diagnostic, Level, Related, boundary},
-    keys,
+    diagnostic::{Diagnostic, Related, boundary},
     value::Problem,
 };
 
@@ -12,8 +11,6 @@ use super::{
 pub(super) struct Log<'t> {
     lines: Lines<'t>,
     found: Vec<Diagnostic>,
-    /// Position in `found` and further lines of each key that is not in effect.
-    pending: BTreeMap<String, (usize, Vec<usize>)>,
     /// False when syntax errors hide parts of the text: then nothing counts as missing.
     pub(super) complete: bool,
 }
@@ -23,13 +20,12 @@ impl<'t> Log<'t> {
         Self {
             lines: Lines::new(text),
             found: Vec::new(),
-            pending: BTreeMap::new(),
             complete,
         }
     }
 
     pub(super) fn error(&mut self, key: &str, span: Range<usize>, problem: Problem) {
-        self.push(Level::Error, key, span, problem, None);
+        self.push(key, span, problem, None);
     }
 
     /// An error with a second place.
@@ -40,56 +36,19 @@ impl<'t> Log<'t> {
         problem: Problem,
         related: Related,
     ) {
-        self.push(Level::Error, key, span, problem, Some(related));
-    }
-
-    /// Warns, once for each `path` of [`keys`] that is not in effect, that nothing comes of it.
-    pub(super) fn pending(&mut self, path: &str, span: Range<usize>) {
-        if keys::in_effect(path) {
-            return;
-        }
-        if let Some((_, more)) = self.pending.get_mut(path) {
-            more.push(self.lines.position(span.start).0);
-            return;
-        }
-        self.pending
-            .insert(path.to_owned(), (self.found.len(), Vec::new()));
-        let problem = Problem::new("not in effect in this version");
-        self.push(Level::Warning, path, span, problem, None);
+        self.push(key, span, problem, Some(related));
     }
 
     /// Everything found, in the text's order.
     pub(super) fn finish(mut self) -> Vec<Diagnostic> {
-        const LISTED: usize = 8;
-        for (at, more) in self.pending.into_values() {
-            if let Some(diagnostic) = self.found.get_mut(at)
-                && !more.is_empty()
-            {
-                let mut lines: Vec<String> =
-                    more.iter().take(LISTED).map(usize::to_string).collect();
-                if more.len() > LISTED {
-                    lines.push("...".to_owned());
-                }
-                let word = if more.len() == 1 { "line" } else { "lines" };
-                diagnostic.help = Some(format!("also in {word} {}", lines.join(", ")));
-            }
-        }
         self.found
             .sort_by_key(|diagnostic| (diagnostic.span.start, diagnostic.span.end));
         self.found
     }
 
-    fn push(
-        &mut self,
-        level: Level,
-        key: &str,
-        span: Range<usize>,
-        problem: Problem,
-        related: Option<Related>,
-    ) {
+    fn push(&mut self, key: &str, span: Range<usize>, problem: Problem, related: Option<Related>) {
         let (line, column) = self.lines.position(span.start);
         self.found.push(Diagnostic {
-            level,
             key: key.to_owned(),
             message: problem.message,
             help: problem.help,

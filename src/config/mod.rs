@@ -30,7 +30,7 @@ use std::{
 
 use url::Url;
 
-pub use diagnostic::{Diagnostic, Level, Related, render};
+pub use diagnostic::{Diagnostic, Related, render};
 pub(crate) use keys::nearest;
 pub use parse::{Outcome, decode, parse};
 pub use print::to_toml;

@@ -4,7 +4,7 @@ use toml::de::DeTable;
 
 use super::{
     Config,
-    diagnostic::{Diagnostic, Level},
+    diagnostic::Diagnostic,
     feeds,
     log::{Lines, Log},
     read::Table,
@@ -20,9 +20,9 @@ const SHOWN: usize = 100;
 /// What came of a text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// The configuration; `None` when there is an error.
+    /// The configuration; `None` when there is a mistake.
     pub config: Option<Config>,
-    /// Errors and warnings, in the text's order.
+    /// All mistakes, in the text's order.
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -54,9 +54,7 @@ pub fn parse(text: &str, origin: &str) -> Outcome {
             .filter(|diagnostic| clear.is_none_or(|clear| diagnostic.span.end < clear)),
     );
     diagnostics.sort_by_key(|diagnostic| (diagnostic.span.start, diagnostic.span.end));
-    let failed = diagnostics
-        .iter()
-        .any(|diagnostic| diagnostic.level == Level::Error);
+    let failed = !diagnostics.is_empty();
     shorten(&mut diagnostics);
     Outcome {
         config: (!failed).then_some(config),
@@ -132,10 +130,7 @@ fn shorten(diagnostics: &mut Vec<Diagnostic>) {
     if more == 0 {
         return;
     }
-    // Errors first, so that a crowd of warnings cannot hide one.
-    diagnostics.sort_by_key(|diagnostic| diagnostic.level);
     diagnostics.truncate(SHOWN);
-    diagnostics.sort_by_key(|diagnostic| (diagnostic.span.start, diagnostic.span.end));
     if let Some(last) = diagnostics.last_mut() {
         last.help = Some(format!("and {more} more"));
     }
@@ -144,7 +139,6 @@ fn shorten(diagnostics: &mut Vec<Diagnostic>) {
 /// An error that has no place.
 fn whole(message: String) -> Diagnostic {
     Diagnostic {
-        level: Level::Error,
         key: String::new(),
         message,
         help: None,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _, path::Path, time::Duration};
 
 use super::{
-    Config, Feed, HeaderValue, Proxy, SyslogAddress, SyslogTarget, keys,
+    Config, Feed, HeaderValue, Proxy, SyslogAddress, SyslogTarget,
     words::{self, Words},
 };
 use crate::feed::{
@@ -13,26 +13,23 @@ use crate::feed::{
 
 /// `config` as TOML, every key of this version with its value.
 ///
-/// Holds what the file holds, secrets included: credentials in URLs and header values. A key that
-/// is not in effect is printed only where it differs from its default.
+/// Holds what the file holds, secrets included: credentials in URLs and header values.
 pub fn to_toml(config: &Config) -> String {
-    let usual = Config::default();
     let mut out = Printer::default();
 
-    let (daemon, usual_daemon) = (&config.daemon, &usual.daemon);
-    out.table("[daemon]", "daemon");
+    let daemon = &config.daemon;
+    out.table("[daemon]");
     out.path("state-dir", &daemon.state_dir);
     out.path("control-socket", &daemon.control_socket);
-    out.word_unless(
+    out.word(
         "on-daemon-down",
         words::ON_DAEMON_DOWN,
         daemon.on_daemon_down,
-        usual_daemon.on_daemon_down,
     );
     out.plain("selftest", daemon.selftest);
 
     let nftables = &config.nftables;
-    out.table("[nftables]", "nftables");
+    out.table("[nftables]");
     out.word("mode", words::MODES, nftables.mode);
     out.text("family", &nftables.family);
     out.text("table", &nftables.table);
@@ -46,15 +43,14 @@ pub fn to_toml(config: &Config) -> String {
     out.text("mark-mask", &format!("{:#010x}", nftables.mark_mask));
     out.text("cut-mask", &format!("{:#010x}", nftables.cut_mask));
     out.word("deny-with", words::DENY_WITH, nftables.deny_with);
-    out.word_unless(
+    out.word(
         "on-queue-full",
         words::ON_QUEUE_FULL,
         nftables.on_queue_full,
-        usual.nftables.on_queue_full,
     );
 
     let exceptions = &config.exceptions;
-    out.table("[exceptions]", "exceptions");
+    out.table("[exceptions]");
     out.list("prefixes", &exceptions.prefixes, ToString::to_string);
     out.list("files", &exceptions.files, |file| {
         file.display().to_string()
@@ -67,7 +63,7 @@ pub fn to_toml(config: &Config) -> String {
     );
 
     let pull = &config.pull;
-    out.table("[pull]", "pull");
+    out.table("[pull]");
     out.text(
         "proxy",
         match &pull.proxy {
@@ -86,50 +82,37 @@ pub fn to_toml(config: &Config) -> String {
         out.feed(feed);
     }
 
-    out.table("[consensus]", "consensus");
+    out.table("[consensus]");
     out.plain("deny-at", config.consensus.deny_at);
 
     let attribution = &config.attribution;
-    out.table("[attribution]", "attribution");
+    out.table("[attribution]");
     out.duration("timeout", attribution.timeout);
-    out.map_unless_empty("clients", &attribution.clients, |name| quote(name));
+    out.map("clients", &attribution.clients, |name| quote(name));
 
     if !config.host.labels.is_empty() {
-        out.table("[host]", "host");
+        out.table("[host]");
         out.map("labels", &config.host.labels, |label| quote(label));
     }
 
-    out.table("[arm]", "arm");
+    out.table("[arm]");
     out.duration("after", config.arm.after);
 
     let alerts = &config.alerts;
-    out.table("[alerts]", "alerts");
-    let usual_alerts = &usual.alerts;
+    out.table("[alerts]");
     out.duration("suppress", alerts.suppress);
-    out.plain_unless("scan-after", alerts.scan_after, usual_alerts.scan_after);
-    out.plain_unless("rate-limit", alerts.rate_limit, usual_alerts.rate_limit);
-    out.plain_unless("durable", alerts.durable, usual_alerts.durable);
+    out.plain("scan-after", alerts.scan_after);
+    out.plain("rate-limit", alerts.rate_limit);
+    out.plain("durable", alerts.durable);
     out.path_or_none("json-file", alerts.json_file.as_deref());
     out.word("json-format", words::JSON_FORMATS, alerts.json_format);
-    let (store, usual_store) = (&alerts.store, &usual_alerts.store);
-    if out.due("store", store.file != usual_store.file) {
-        out.text("store", store.file.as_deref().unwrap_or_default());
-    }
-    if out.due("store-max-age", store.max_age != usual_store.max_age) {
-        out.duration("store-max-age", store.max_age);
-    }
-    if out.due("store-max-size", store.max_size != usual_store.max_size) {
-        out.text("store-max-size", &size(store.max_size));
-    }
+    let store = &alerts.store;
+    out.text("store", store.file.as_deref().unwrap_or_default());
+    out.duration("store-max-age", store.max_age);
+    out.text("store-max-size", &size(store.max_size));
     let flow_log = &alerts.flow_log;
-    if out.due("flow-log", flow_log.file.is_some()) {
-        out.path_or_none("flow-log", flow_log.file.as_deref());
-    }
-    out.plain_unless(
-        "flow-log-aggregation",
-        flow_log.aggregation,
-        usual_alerts.flow_log.aggregation,
-    );
+    out.path_or_none("flow-log", flow_log.file.as_deref());
+    out.plain("flow-log-aggregation", flow_log.aggregation);
     if alerts.syslog.is_empty() {
         out.plain("syslog", "[]");
     }
@@ -138,14 +121,12 @@ pub fn to_toml(config: &Config) -> String {
     }
 
     if let Some(listen) = config.metrics.listen {
-        out.table("[metrics]", "metrics");
-        if out.due("listen", true) {
-            out.text("listen", &listen.to_string());
-        }
+        out.table("[metrics]");
+        out.text("listen", &listen.to_string());
     }
 
     let manifests = &config.manifests;
-    out.table("[manifests]", "manifests");
+    out.table("[manifests]");
     out.path_or_none("dir", manifests.dir.as_deref());
     out.path("secrets-dir", &manifests.secrets_dir);
     out.done
@@ -208,7 +189,6 @@ fn quote(text: &str) -> String {
 #[derive(Default)]
 struct Printer {
     done: String,
-    schema: &'static str,
 }
 
 impl Printer {
@@ -218,7 +198,7 @@ impl Printer {
             Scope::Out => &[Direction::Egress],
             Scope::In => &[Direction::Ingress],
         };
-        self.table("[[feed]]", "feed");
+        self.table("[[feed]]");
         self.text("name", feed.name.as_str());
         if let Some(preset) = feed.preset {
             self.text("preset", preset.name);
@@ -273,7 +253,7 @@ impl Printer {
     }
 
     fn csv(&mut self, csv: &CsvOptions) {
-        self.table("[feed.csv]", "feed.csv");
+        self.table("[feed.csv]");
         match &csv.column {
             Column::Number(number) => self.plain("field-num", number),
             Column::Name(name) => self.text("field-name", name),
@@ -302,7 +282,7 @@ impl Printer {
     }
 
     fn json(&mut self, json: &JsonOptions) {
-        self.table("[feed.json]", "feed.json");
+        self.table("[feed.json]");
         if let Some(path) = &json.path {
             self.text("path", &path.to_string());
         }
@@ -319,17 +299,14 @@ impl Printer {
     }
 
     fn target(&mut self, target: &SyslogTarget) {
-        self.table("[[alerts.syslog]]", "alerts.syslog");
+        self.table("[[alerts.syslog]]");
         self.text("address", &target.address.to_string());
         self.word("format", words::SYSLOG_FORMATS, target.format);
         self.text("facility", target.facility.name);
-        let usual = SyslogTarget::new(target.address.clone());
-        self.plain_unless("queue", target.queue, usual.queue);
-        if self.due("spool", target.spool != usual.spool) {
-            match target.spool {
-                0 => self.plain("spool", 0),
-                bytes => self.text("spool", &size(bytes)),
-            }
+        self.plain("queue", target.queue);
+        match target.spool {
+            0 => self.plain("spool", 0),
+            bytes => self.text("spool", &size(bytes)),
         }
         for (key, file) in [
             ("ca-file", &target.tls.ca),
@@ -343,13 +320,12 @@ impl Printer {
         }
     }
 
-    fn table(&mut self, header: &str, schema: &'static str) {
+    fn table(&mut self, header: &str) {
         if !self.done.is_empty() {
             self.done.push('\n');
         }
         self.done.push_str(header);
         self.done.push('\n');
-        self.schema = schema;
     }
 
     fn plain(&mut self, key: &str, value: impl std::fmt::Display) {
@@ -372,24 +348,12 @@ impl Printer {
         self.path(key, value.unwrap_or(Path::new("")));
     }
 
-    fn plain_unless<T: std::fmt::Display + PartialEq>(&mut self, key: &str, value: T, usual: T) {
-        if self.due(key, value != usual) {
-            self.plain(key, value);
-        }
-    }
-
     fn duration(&mut self, key: &str, value: Duration) {
         self.text(key, &duration(value));
     }
 
     fn word<T: PartialEq>(&mut self, key: &str, words: Words<T>, value: T) {
         self.text(key, words::print(words, value));
-    }
-
-    fn word_unless<T: PartialEq>(&mut self, key: &str, words: Words<T>, value: T, usual: T) {
-        if self.due(key, value != usual) {
-            self.word(key, words, value);
-        }
     }
 
     fn list<T>(&mut self, key: &str, items: &[T], print: impl Fn(&T) -> String) {
@@ -408,25 +372,5 @@ impl Printer {
         } else {
             self.plain(key, format!("{{ {inner} }}"));
         }
-    }
-
-    fn map_unless_empty(
-        &mut self,
-        key: &str,
-        map: &BTreeMap<String, String>,
-        print: impl Fn(&String) -> String,
-    ) {
-        if self.due(key, !map.is_empty()) {
-            self.map(key, map, print);
-        }
-    }
-
-    /// True when `key` is printed: it is in effect, or it differs from its default.
-    fn due(&mut self, key: &str, differs: bool) -> bool {
-        let in_effect = keys::in_effect(&format!("{}.{key}", self.schema));
-        if !in_effect && differs {
-            self.note("not in effect in this version:");
-        }
-        in_effect || differs
     }
 }

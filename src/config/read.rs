@@ -250,8 +250,6 @@ impl<'a> Table<'a> {
             if name.contains(['.', '=']) || !keys::known(&schema) {
                 let help = keys::suggest(&opened.schema, name);
                 log.error(&path, key.span(), Problem::new("unknown key").help(help));
-            } else {
-                log.pending(&schema, key.span());
             }
         }
         opened

@@ -131,6 +131,22 @@ pub enum Request {
         #[serde(default)]
         dry_run: bool,
     },
+    /// Let a feed deny, for a while or for good.
+    Deny {
+        /// The feed.
+        feed: String,
+        /// What to do.
+        step: DenyStep,
+    },
+    /// Put the canary of a self-test into the kernel.
+    SelftestBegin,
+    /// Wait until its packet came.
+    SelftestSeen,
+    /// Take it out of the kernel and say how it went.
+    SelftestEnd {
+        /// What the child process tells.
+        probed: Probed,
+    },
     /// Remove the table and stop.
     Down,
 }
@@ -178,6 +194,38 @@ pub struct Window {
     pub offset: usize,
 }
 
+/// What the child process of a self-test tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probed {
+    /// Its number.
+    pub pid: u32,
+    /// When it sent, in microseconds since 1970.
+    #[serde(default)]
+    pub sent_us: Option<u64>,
+    /// Why it could not.
+    #[serde(default)]
+    pub error: Option<String>,
+    /// How its second datagram was refused; `None`: it was not.
+    #[serde(default)]
+    pub again: Option<String>,
+}
+
+/// A step of `feedgate deny`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum DenyStep {
+    /// Deny from now on, and take that back unless it is kept.
+    Arm {
+        /// After so long.
+        seconds: u64,
+    },
+    /// Confirm.
+    Keep,
+    /// Take it back.
+    Undo,
+}
+
 impl Request {
     /// Length of what follows the request's line, in bytes.
     pub fn body_length(&self) -> u64 {
@@ -223,6 +271,12 @@ mod tests {
             bytes: 3,
         };
         assert_eq!(text(push), r#"{"command":"push","feed":"f","bytes":3}"#);
+        let step = DenyStep::Arm { seconds: 60 };
+        let feed = "f".to_owned();
+        assert_eq!(
+            text(Request::Deny { feed, step }),
+            r#"{"command":"deny","feed":"f","step":{"arm":{"seconds":60}}}"#
+        );
         assert_eq!(
             Response::Error("no".into()).to_string(),
             r#"{"error":"no"}"#

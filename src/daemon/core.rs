@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{Arc, mpsc::SyncSender},
     time::{Duration, Instant, SystemTime},
 };
@@ -10,10 +11,14 @@ use super::{
     engine::Path, glance::Desk, heal::Pace, intake::Quarantined, resources::ManifestFeed, status,
 };
 use crate::{
+    arm::Book,
     config::{self, Config, Mode},
     feed::{FeedData, FeedName, Finding, formats::CrowdsecState},
     fetch::Validators,
-    host::{addresses::Files, clock::Uptime},
+    host::{
+        addresses::{self, Files},
+        clock::Uptime,
+    },
     nft::{Applied, Kernel, NftError},
     policy::{NetworkSet, Policies},
     ruleset::Counter,
@@ -121,6 +126,14 @@ pub(super) struct Core {
     /// What is wrong with manifests, each in words.
     pub(super) manifest_problems: Vec<String>,
     pub(super) path: Arc<Path>,
+    /// The address of the self-test that runs.
+    pub(super) canary: Option<IpAddr>,
+    /// Which feeds deny now.
+    pub(super) arming: Book,
+    /// It changed since it was stored.
+    pub(super) arming_changed: bool,
+    /// What was stored of it, and when.
+    pub(super) arming_saved: (Vec<u8>, Instant),
     /// Where a copy for the client commands lies during long work.
     pub(super) desk: Arc<Desk>,
     /// The last transaction.
@@ -169,6 +182,10 @@ impl Core {
             manifest_feeds: Arc::default(),
             manifest_problems: Vec::new(),
             path,
+            canary: None,
+            arming: Book::default(),
+            arming_changed: false,
+            arming_saved: (Vec::new(), Instant::now()),
             desk: Arc::default(),
             applied: None,
             broken: None,
@@ -273,13 +290,14 @@ impl Core {
             state.config.enabled || other.as_ref().is_some_and(|(other, _)| *other == name)
         };
         let enabled = self.feeds.values().filter(|state| asked(state));
-        let inputs: Vec<Input> = enabled
+        let mut inputs: Vec<Input> = enabled
             .filter_map(|s| {
                 let mut input = Input::new(&s.config, data(s)?);
                 input.network_set = input.network_set.filter(|_| s.keeps_set);
-                Some(input)
+                Some(input.with(self.arming.force(&s.config.name)))
             })
             .collect();
+        inputs.extend(self.canary_inputs());
         let options = Options {
             private: self.config.exceptions.private_networks,
             deny_at: self.config.consensus.deny_at,
@@ -321,6 +339,7 @@ impl Core {
         if self.closed || self.inherited {
             return Ok(());
         }
+        self.settle_arming();
         let _busy = self.busy();
         let next = Arc::new(self.build());
         self.path.view.announce(Arc::clone(&next));
@@ -336,6 +355,7 @@ impl Core {
         if self.inherited {
             return self.leave_inherited();
         }
+        self.settle_arming();
         let _busy = self.busy();
         let start = Instant::now();
         let next = Arc::new(self.build());
@@ -531,7 +551,12 @@ impl Core {
     /// boot without a network does not find them again.
     pub(super) fn host_exceptions(&self) -> Vec<Exception> {
         let files: BTreeSet<&Exception> = self.files.iter().collect();
-        let computed = |e: &&Exception| e.why != super::start::CONFIGURED && !files.contains(*e);
+        // Who was logged in is nobody any more after a boot.
+        let computed = |e: &&Exception| {
+            e.why != super::start::CONFIGURED
+                && !e.why.starts_with(addresses::SSH_PEER)
+                && !files.contains(*e)
+        };
         self.exceptions.iter().filter(computed).cloned().collect()
     }
 

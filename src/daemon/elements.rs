@@ -65,7 +65,7 @@ pub(super) fn keep(shared: &Shared, now: bool) {
 
 /// What the kernel holds, if that is good enough to begin with after a boot.
 fn good(core: &Core) -> Option<(Options, Arc<Snapshot>, BTreeMap<SetName, Shape>)> {
-    if core.inherited || core.broken.is_some() || core.applied.is_none() {
+    if core.inherited || core.broken.is_some() || core.applied.is_none() || core.canary.is_some() {
         return None;
     }
     let snapshot = core.path.view.previous_or_current();

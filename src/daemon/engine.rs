@@ -12,10 +12,12 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::{
+    arming::Trials,
     flow_log::FlowLog,
     judge::{self, Judged},
     meters::Meters,
     pressure::{self, Kind, Pressure},
+    selftest::{Canary, Seen},
     tally::Tally,
     view::View,
     watchdog::Pulse,
@@ -55,6 +57,10 @@ pub(super) struct Path {
     pub(super) counts: Counts,
     pub(super) meters: Meters,
     pub(super) own_pid: u32,
+    /// The canary of a self-test.
+    pub(super) canary: ArcSwapOption<Canary>,
+    /// Feeds on trial, and what they would have denied.
+    pub(super) trials: Trials,
     /// Flows alerted a moment ago, which a search for live flows finds too.
     pub(super) just: Just,
     /// The table was gone: the next search for live flows looks at all of them.
@@ -155,6 +161,8 @@ impl Path {
             just: Just::default(),
             search_all: AtomicBool::new(false),
             searched: Mutex::default(),
+            trials: Trials::default(),
+            canary: ArcSwapOption::empty(),
         }
     }
 
@@ -280,6 +288,11 @@ impl Engine {
             .connection
             .and_then(Entry::from_attributes)
             .filter(|entry| is_of(entry, &flow));
+        let canary = path.canary.load();
+        let canary = canary
+            .as_ref()
+            .filter(|canary| canary.is_it(flow.dst, packet.hook, packet.bytes));
+        let asked = Instant::now();
         let (pressure, attributor) = (&mut self.pressure, &mut self.attributor);
         let folds = !first.depends()
             && pressure.folds(
@@ -307,6 +320,7 @@ impl Engine {
         let Some(Judged { decision, source }) = judged else {
             return Answer::Pass;
         };
+        let attribution = asked.elapsed();
         // The daemon must reach its feeds and logs whatever they list.
         if source.pid == Some(path.own_pid) && packet.hook == Hook::Output {
             counts.own.fetch_add(1, Ordering::Relaxed);
@@ -329,11 +343,28 @@ impl Engine {
             Some(entry) => entry.meant(),
             None => source.meant.map(|end| (end.ip(), Some(end.port()))),
         };
+        let seen = (decision.direction, flow.src);
+        let source = path.trials.note(source, &decision.hit, seen);
         let alert = Alert {
             nat_dst: meant,
             ..alert(packet, flow, decision, source, start)
         };
-        path.report(&alert, start);
+        match canary {
+            None => path.report(&alert, start),
+            Some(canary) if !canary.is_awaited() => {}
+            Some(canary) => {
+                let handing = Instant::now();
+                path.send(&alert);
+                canary.saw(Seen {
+                    at: alert.time.checked_sub(alert.held).unwrap_or(alert.time),
+                    attribution,
+                    alert: handing.elapsed(),
+                    action,
+                    held: start.elapsed(),
+                    source: alert.source,
+                });
+            }
+        }
         match action {
             Action::Alert => Answer::Allow,
             Action::Deny => Answer::Deny,

@@ -5,12 +5,11 @@ use std::sync::{Arc, atomic::Ordering};
 use serde_json::{Value, json};
 
 use super::{
-    Shared, alerts,
+    Shared, alerts, arming,
     engine::lock,
     glance::{blocking as in_place, glance},
     intake::{self, Body},
-    lookup::lookup,
-    pulls, resources, status,
+    lookup, pulls, resources, selftest, status,
 };
 use crate::{
     control::{Peer, Request, Response},
@@ -29,7 +28,13 @@ pub(super) async fn answer(
         Request::Feeds => blocking(&shared, |shared| value(&glance(shared).feeds)).await,
         Request::Lookup { addr, asked } => {
             let work = move |shared: &Shared| {
-                value(&lookup(&shared.path.view.current().index, addr, &asked)?)
+                let (snapshot, glance) = (shared.path.view.current(), glance(shared));
+                let place = lookup::Place {
+                    index: &snapshot.index,
+                    trials: &shared.path.trials,
+                    exceptions: &glance.exceptions,
+                };
+                value(&lookup::lookup(&place, addr, &asked)?)
             };
             blocking(&shared, work).await
         }
@@ -78,6 +83,15 @@ pub(super) async fn answer(
             dry_run,
             ..
         } => resources::delete(&shared, words, body, ignore_not_found, dry_run).await,
+        Request::Deny { feed, step } => {
+            let work = move |shared: &Shared| arming::deny(shared, &feed, step);
+            blocking(&shared, work).await
+        }
+        Request::SelftestBegin => blocking(&shared, selftest::begin).await,
+        Request::SelftestSeen => blocking(&shared, selftest::seen).await,
+        Request::SelftestEnd { probed } => {
+            blocking(&shared, move |shared| selftest::end(shared, &probed)).await
+        }
         Request::Down => down(&shared).await,
     };
     match result {

@@ -7,12 +7,13 @@ use std::{
 
 use serde::Serialize;
 
+use super::arming::Trials;
 use crate::{
     control::Asked,
     feed::{Action, Direction, FeedName, Indicator, PortMatch},
     packet::Protocol,
     policy::{Endpoint, Fact, Finding, Labels, NAMESPACE, Policies, Question, Step, Truth},
-    snapshot::{Index, Port, hit_of},
+    snapshot::{Exception, Index, Port, hit_of},
 };
 
 /// What a lookup found.
@@ -35,6 +36,8 @@ pub(super) struct Answer {
     endpoint: Option<Labels>,
     /// Every entry that covers the address, most specific first.
     listings: Vec<Listed>,
+    /// Why it is never blocked and never alerted; empty: no reason.
+    exceptions: Vec<Exception>,
 }
 
 /// What becomes of a flow at one port of the address.
@@ -57,6 +60,9 @@ struct Verdict {
     /// The feeds, or the network sets written by hand.
     feeds: Vec<FeedName>,
     severity: &'static str,
+    /// What becomes of it when a feed on trial is armed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trial: Option<String>,
     /// It is let pass without an alert.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     quiet: bool,
@@ -84,13 +90,29 @@ struct Listed {
     feed: FeedName,
     indicator: Indicator,
     action: Action,
+    /// The feed is on trial: what it denies only alerts.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    trial: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     ignored: Option<&'static str>,
 }
 
-/// Looks an address up in the index of the snapshot in force.
-pub(super) fn lookup(index: &Index, address: IpAddr, asked: &Asked) -> Result<Answer, String> {
+/// What an address is looked up in.
+pub(super) struct Place<'a> {
+    /// That of the snapshot in force.
+    pub(super) index: &'a Index,
+    /// Feeds on trial.
+    pub(super) trials: &'a Trials,
+    /// All exceptions.
+    pub(super) exceptions: &'a [Exception],
+}
+
+/// Looks an address up.
+pub(super) fn lookup(place: &Place<'_>, address: IpAddr, asked: &Asked) -> Result<Answer, String> {
+    let index = place.index;
     let address = address.to_canonical();
+    let exceptions = place.exceptions.iter();
+    let exceptions = exceptions.filter(|exception| exception.prefix.contains(address));
     let port: Option<PortMatch> = match &asked.port {
         None => None,
         Some(text) => Some(
@@ -105,6 +127,7 @@ pub(super) fn lookup(index: &Index, address: IpAddr, asked: &Asked) -> Result<An
     };
     let look = Look {
         index,
+        trials: place.trials,
         address,
         endpoint: endpoint(index, asked.endpoint.as_ref()),
     };
@@ -138,9 +161,11 @@ pub(super) fn lookup(index: &Index, address: IpAddr, asked: &Asked) -> Result<An
                 feed: l.feed,
                 indicator: l.indicator,
                 action: l.action,
+                trial: l.trial,
                 ignored: l.ignored,
             })
             .collect(),
+        exceptions: exceptions.cloned().collect(),
     })
 }
 
@@ -178,6 +203,7 @@ enum Of {
 
 struct Look<'a> {
     index: &'a Index,
+    trials: &'a Trials,
     address: IpAddr,
     endpoint: Endpoint,
 }
@@ -198,6 +224,7 @@ impl Look<'_> {
                 action: hit.action,
                 class: class(hit.action),
                 indicator: hit.indicator,
+                trial: self.trials.words(&hit.would_deny),
                 feeds: hit.feeds,
                 severity: hit.severity.as_str(),
                 quiet: false,
@@ -233,6 +260,12 @@ impl Look<'_> {
             None => unknown(&steps),
         };
         let action = certain.unwrap_or_else(|| regime.when_unknown());
+        let by = by(&regime.policies, &question);
+        // Trials are of what feeds deny by themselves.
+        let trial = match by {
+            None => self.trials.words(&hit.would_deny),
+            Some(_) => None,
+        };
         Some(Verdict {
             action,
             class: self.class(&question, listed, hit.action),
@@ -241,7 +274,8 @@ impl Look<'_> {
             severity: hit.severity.as_str(),
             quiet: certain == Some(Action::Alert) && !listed && !reach.log,
             depends_on,
-            by: by(&regime.policies, &question),
+            by,
+            trial,
             explanation: steps.iter().map(ToString::to_string).collect(),
         })
     }
@@ -370,8 +404,13 @@ mod tests {
     fn it_tells_who_decides_or_on_what_it_depends() {
         let index = index();
         let ask = |unit, port| {
-            let answer =
-                lookup(&index, "203.0.113.9".parse().unwrap(), &asked(unit, port)).unwrap();
+            let place = Place {
+                index: &index,
+                trials: &Trials::default(),
+                exceptions: &[],
+            };
+            let address = "203.0.113.9".parse().unwrap();
+            let answer = lookup(&place, address, &asked(unit, port)).unwrap();
             assert!(answer.network_sets == ["partners"] && answer.listings.is_empty());
             let ingress = answer.ingress.unwrap().unwrap();
             assert!(ingress.quiet && ingress.class == "none");

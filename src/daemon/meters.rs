@@ -12,6 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 
+use super::arming::WOULD;
 use crate::{
     alert::Alert,
     attribution::{Grade, Source},
@@ -142,7 +143,12 @@ impl Meters {
         if let Some(cell) = row.and_then(|row| row.get(column)) {
             cell.fetch_add(1, Relaxed);
         }
-        if let Some(cause) = &source.cause {
+        // Behind that nothing is said of the source.
+        let cause = source
+            .cause
+            .as_ref()
+            .and_then(|cause| cause.split(WOULD).next());
+        if let Some(cause) = cause.filter(|cause| !cause.is_empty()) {
             let kind = CAUSES.iter().position(|(part, _)| cause.contains(part));
             if let Some(cell) = kind.and_then(|kind| self.causes.get(kind)) {
                 cell.fetch_add(1, Relaxed);

@@ -5,6 +5,7 @@
 
 mod abilities;
 mod alerts;
+mod arming;
 mod boot;
 mod confine;
 mod core;
@@ -29,6 +30,7 @@ mod policing;
 mod pressure;
 mod pulls;
 mod resources;
+mod selftest;
 mod serving;
 mod start;
 mod status;
@@ -59,7 +61,10 @@ use crate::{
     control,
     feed::FeedName,
     fetch,
-    host::addresses,
+    host::{
+        addresses::{self, LifelineError},
+        clock::Uptime,
+    },
     nft::NftError,
     queue::QueueError,
     sink::{SinkError, Sinks},
@@ -70,6 +75,7 @@ use engine::{Path, lock};
 use flow_log::FlowLog;
 pub use flow_log::FlowLogStatus;
 pub(crate) use resources::{Checked as CheckedManifests, CheckedFile, check as check_manifests};
+pub use selftest::{Order as SelftestOrder, Probe as SelftestProbe, probe as selftest_probe};
 pub use status::{FeedStatus, Status};
 
 /// How long the first pulls may hold back the ready message (DESIGN.md section 4).
@@ -148,6 +154,12 @@ struct Shared {
     /// A first pull has ended.
     progress: Notify,
     pulls: Mutex<pulls::Tasks>,
+    /// The self-test.
+    selftest: Mutex<selftest::Place>,
+    /// What was said to be wrong with the addresses of servers.
+    lifelines_told: Mutex<Vec<String>>,
+    /// Who is logged in by SSH.
+    ssh: Mutex<addresses::SshPeers>,
     /// Where metrics are served.
     listening: Mutex<serving::Listening>,
     /// Set by `down`: the table is to go.
@@ -161,8 +173,10 @@ struct Shared {
 pub fn run(config_file: &FilePath) -> Result<(), RunError> {
     let config = start::read_config(config_file)?;
     start::check_capabilities()?;
-    // Before the first thread, so that each has it.
-    confine::confine();
+    // Before the first thread, so that each has it. The self-test of the start runs a program.
+    if !config.daemon.selftest {
+        confine::confine();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("feedgate-async")
@@ -217,6 +231,9 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         main: Arc::new(watchdog::Pulse::new(Instant::now())),
         progress: Notify::new(),
         pulls: Mutex::default(),
+        selftest: Mutex::default(),
+        lifelines_told: Mutex::default(),
+        ssh: Mutex::default(),
         listening: Mutex::default(),
         down: AtomicBool::new(false),
         stop,
@@ -230,6 +247,9 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         let mut core = lock(&shared.core);
         let _busy = core.busy();
         core.take_exceptions(exceptions);
+        core.arming = arming::recall(&shared.store);
+        // What was not confirmed is no longer on disk either, then.
+        core.arming_changed = core.arming.was_pending();
         start::recall(&mut core, &shared.store);
         core.resume_counters(&shared.store);
         start::first_table(&mut core)?;
@@ -249,6 +269,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     let feeding = tokio::spawn(watchdog::feed(Arc::clone(&shared), pulses));
     tokio::select! {
         () = housekeeping(&shared) => {}
+        () = arming::run(&shared) => {}
         result = main_loop(&shared, signals, stopped) => result?,
     }
     answering.abort();
@@ -286,6 +307,7 @@ async fn main_loop(
                 let line = one_line(shared);
                 tracing::info!("ready: {line}");
                 notify(&[NotifyState::Ready, NotifyState::Status(&line)]);
+                test_itself(shared);
             }
             _ = signals.hangup.recv() => {
                 reload(shared).await;
@@ -298,6 +320,18 @@ async fn main_loop(
             _ = stopped.recv() => return Ok(()),
         }
     }
+}
+
+/// Where `[daemon] selftest` asks for it, in the background.
+fn test_itself(shared: &Arc<Shared>) {
+    let shared = Arc::clone(shared);
+    tokio::task::spawn_blocking(move || {
+        let wanted = lock(&shared.core).config.daemon.selftest;
+        if wanted {
+            selftest::at_start(&shared);
+            confine::confine();
+        }
+    });
 }
 
 /// Waits until each first pull has ended, at most [`FIRST_PULLS`].
@@ -408,11 +442,14 @@ async fn find_exceptions(shared: &Arc<Shared>, config: &Config) -> Vec<crate::sn
     let mut servers = Vec::new();
     let mut problems = false;
     if config.exceptions.own_addresses {
-        let found = addresses::servers(config, RESOLVE).await;
-        for problem in &found.problems {
+        let found = addresses::servers(config, &addresses::Roots::default(), RESOLVE).await;
+        let texts: Vec<String> = found.problems.iter().map(ToString::to_string).collect();
+        let mut told = lock(&shared.lifelines_told);
+        for problem in texts.iter().filter(|problem| !told.contains(problem)) {
             tracing::warn!("{problem}");
         }
-        problems = !found.problems.is_empty();
+        *told = texts;
+        problems = found.problems.iter().any(LifelineError::is_of_a_name);
         servers = found.exceptions;
     }
     let (shared, exceptions) = (Arc::clone(shared), config.exceptions.clone());
@@ -442,7 +479,16 @@ fn own_exceptions(
         let mut core = lock(&shared.core);
         (core.take_files(found), core.servers.clone())
     };
-    start::exceptions(config, files, servers)
+    let guarded = if config.own_addresses {
+        let mut ssh = lock(&shared.ssh);
+        if let Err(problem) = ssh.look("/proc".as_ref(), Uptime::now()) {
+            tracing::warn!("{problem}");
+        }
+        [servers, ssh.exceptions()].concat()
+    } else {
+        servers
+    };
+    start::exceptions(config, files, guarded)
 }
 
 /// SIGHUP: a good configuration replaces the one in force, a broken one is refused.
@@ -589,7 +635,9 @@ fn shut_down(shared: &Arc<Shared>, threads: start::Threads) {
         let mut core = lock(&shared.core);
         if !down {
             core.count_unattributed(&shared.store);
+            arming::end(&mut core);
         }
+        arming::keep(&mut core, &shared.store, true);
         let sets = core.path.view.current();
         // The rules of an inherited table name sets that the daemon does not know.
         if !down

@@ -34,7 +34,7 @@ use crate::{
 /// Why an address of the configuration is an exception.
 pub(super) const CONFIGURED: &str = "exceptions.prefixes";
 
-/// Reads and checks the configuration; warnings go to the log, mistakes into the error.
+/// Reads and checks the configuration; loose files go to the log, mistakes into the error.
 pub(super) fn read_config(file: &FilePath) -> Result<Config, RunError> {
     let bytes = std::fs::read(file).map_err(|e| {
         RunError::Config(format!(
@@ -47,9 +47,6 @@ pub(super) fn read_config(file: &FilePath) -> Result<Config, RunError> {
     let outcome = config::parse(&text, &origin);
     match outcome.config {
         Some(config) => {
-            for warning in &outcome.diagnostics {
-                tracing::warn!("{origin}:{}: {warning}", warning.line);
-            }
             let headers = fetch::loose_headers(&config.feeds);
             for warning in headers.into_iter().chain(modes::loose(file, &config)) {
                 tracing::warn!("{warning}");
@@ -203,7 +200,11 @@ pub(super) fn first_table(core: &mut Core) -> Result<(), NftError> {
         feed.config.enabled && feed.config.url.is_some() && feed.data.is_none()
     };
     let missing = core.feeds.values().any(waits);
-    if missing && core.kernel.table_state()? == TableState::Ours {
+    if missing && core.arming.was_pending() {
+        tracing::warn!(
+            "the last run ended before `feedgate deny` was confirmed: its table does not stay in force"
+        );
+    } else if missing && core.kernel.table_state()? == TableState::Ours {
         tracing::warn!("no good data of some feed yet: the table of the last run stays in force");
         core.inherited = true;
         return Ok(());

@@ -14,12 +14,14 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{
     Shared,
     abilities::Abilities,
+    arming::Arming,
     core::{Core, FeedState},
     engine::lock,
     flow_log::FlowLogStatus,
     glance::{Glance, glance},
     include,
     policing::Policing,
+    selftest,
     tally::LastHour,
 };
 use crate::{
@@ -88,6 +90,9 @@ pub struct Status {
     /// The store of alerts, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<DbStatus>,
+    /// The last self-test, where there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selftest: Option<serde_json::Value>,
     /// Conntrack entries, without which nothing is enforced.
     pub conntrack: Conntrack,
     /// Addresses that are never blocked, with the reason.
@@ -215,6 +220,9 @@ pub struct FeedStatus {
     pub preset: Option<&'static str>,
     /// Enforced at all.
     pub enabled: bool,
+    /// How it comes to deny, where its configuration alone does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arming: Option<Arming>,
     /// What a match does; with a `deny-score`, that of an entry with such a score.
     pub action: Action,
     /// At or above it an entry is denied, the others alert.
@@ -306,6 +314,7 @@ pub(super) fn status(shared: &Shared) -> Status {
     problems.extend(flow_log.as_ref().and_then(FlowLogStatus::problem));
     problems.extend(store.iter().flat_map(store_problems));
     problems.extend(lock(&shared.listening).problem.clone());
+    problems.extend(selftest::problem(shared));
     let protected = glance.broken.is_none()
         && !glance.nothing_known
         && glance.table.state == "present"
@@ -346,6 +355,7 @@ pub(super) fn status(shared: &Shared) -> Status {
         sinks,
         flow_log,
         store,
+        selftest: selftest::shown(shared),
         conntrack,
         exceptions: glance.exceptions.clone(),
     }
@@ -356,7 +366,14 @@ pub(super) fn feeds(core: &Core) -> Vec<FeedStatus> {
     let now = SystemTime::now();
     core.feeds
         .values()
-        .map(|state| feed(state, report.feeds.get(&state.config.name), now))
+        .map(|state| {
+            let name = &state.config.name;
+            let arming = core.arming.shown(name, Instant::now());
+            FeedStatus {
+                arming: arming.map(|shown| Arming::of(name, &shown)),
+                ..feed(state, report.feeds.get(name), now)
+            }
+        })
         .collect()
 }
 
@@ -368,6 +385,7 @@ fn feed(state: &FeedState, report: Option<&FeedReport>, now: SystemTime) -> Feed
         name: state.config.name.clone(),
         url: url.map(|url| Place::new(&state.config.name, url).url),
         preset: state.config.preset.map(|preset| preset.name),
+        arming: None,
         enabled: state.config.enabled,
         action: match state.config.deny_score {
             Some(_) => Action::Deny,

@@ -16,6 +16,9 @@ pub struct FeedName(Arc<str>);
 pub struct NameError;
 
 impl FeedName {
+    /// The feed that alerts of a self-test name; no real one has this name.
+    pub const SELFTEST: &str = "feedgate-selftest";
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

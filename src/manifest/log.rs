@@ -2,7 +2,14 @@
 
 use std::fmt;
 
-pub use crate::config::Level;
+/// How bad a [`Mistake`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// The resource is refused.
+    Error,
+    /// The resource is taken all the same.
+    Warning,
+}
 
 /// More mistakes of one document are only counted.
 const LISTED: usize = 100;

@@ -144,7 +144,11 @@ fn question<'a>(
     }
 }
 
-fn by_ruling(direction: Direction, hit: Hit, listed: bool, ruling: Ruling) -> Decision {
+fn by_ruling(direction: Direction, mut hit: Hit, listed: bool, ruling: Ruling) -> Decision {
+    if ruling.verdict.is_some() {
+        // Trials are of what feeds deny by themselves.
+        hit.would_deny.clear();
+    }
     let action = match ruling.verdict {
         Some(RuleAction::Deny) => Action::Deny,
         Some(_) => Action::Alert,

@@ -8,6 +8,7 @@ use super::{
     report::feed_reports,
 };
 use crate::{
+    arm::Force,
     config,
     config::PrivateNetworks,
     feed::{Action, FeedData, FeedName, Scope, Severity, Span, bound_size},
@@ -32,6 +33,8 @@ pub struct Input {
     pub origin: String,
     /// Labels of the network set that it keeps, `threatfeed.NAME`; `None`: it keeps none.
     pub network_set: Option<Labels>,
+    /// It is on trial: what it denies only alerts.
+    pub trial: bool,
     /// Its entries.
     pub data: Arc<FeedData>,
 }
@@ -47,10 +50,38 @@ impl Input {
             severity: feed.severity,
             origin: feed.origin().to_owned(),
             network_set: Some(feed.labels.clone()),
+            trial: false,
             data,
         }
     }
 
+    /// The same feed with what it denies now.
+    #[must_use]
+    pub fn with(self, force: Force) -> Self {
+        match force {
+            Force::AsConfigured => self,
+            Force::Trial => Self {
+                trial: true,
+                ..self
+            },
+            Force::Deny => Self {
+                action: Action::Deny,
+                deny_score: None,
+                ..self
+            },
+        }
+    }
+
+    /// What an entry does now.
+    pub(super) fn action_now(&self, score: Option<u32>) -> Action {
+        if self.trial {
+            Action::Alert
+        } else {
+            self.action_for(score)
+        }
+    }
+
+    /// What an entry does, were the feed not on trial.
     pub(super) fn action_for(&self, score: Option<u32>) -> Action {
         match self.deny_score {
             None => self.action,
@@ -132,6 +163,7 @@ fn index(inputs: &[Input], options: &Options, rules: Rules) -> Index {
             origin,
             labels: input.network_set.clone().map(Arc::new),
             is_feed: true,
+            trial: input.trial,
         });
         for item in input.data.parsed.items() {
             let range = item.note.and_then(|note| note.written.as_deref());
@@ -158,6 +190,7 @@ fn index(inputs: &[Input], options: &Options, rules: Rules) -> Index {
             origin: u32::MAX,
             labels: Some(Arc::new(set.labels.clone())),
             is_feed: false,
+            trial: false,
         });
         for net in &set.nets {
             let tag = Tag {

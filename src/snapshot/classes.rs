@@ -131,7 +131,7 @@ impl<A: Address> Family<'_, A> {
                 let Some(range) = A::bounds(&item.prefix) else {
                     continue;
                 };
-                let class = class(input.action_for(item.score()));
+                let class = class(input.action_now(item.score()));
                 match item.port {
                     None => {
                         let pool = pools.entry((class, input.scope)).or_default();

@@ -30,6 +30,8 @@ pub(super) struct Meta {
     pub(super) labels: Option<Arc<Labels>>,
     /// Its entries alert and deny by themselves; those of a network set written by hand do not.
     pub(super) is_feed: bool,
+    /// What it denies only alerts.
+    pub(super) trial: bool,
 }
 
 /// What the feeds say about the far end of a flow.
@@ -43,6 +45,8 @@ pub struct Hit {
     pub feeds: Vec<FeedName>,
     /// Highest severity among them.
     pub severity: Severity,
+    /// It only alerts because these feeds are on trial (`[arm] after`); empty otherwise.
+    pub would_deny: Vec<FeedName>,
 }
 
 /// One feed's entry that covers an address.
@@ -52,8 +56,10 @@ pub struct Listing {
     pub feed: FeedName,
     /// The entry, as the feed wrote it.
     pub indicator: Indicator,
-    /// What the feed does.
+    /// What the feed does, were it not on trial.
     pub action: Action,
+    /// It is on trial: what it denies only alerts.
+    pub trial: bool,
     /// In which directions.
     pub scope: Scope,
     /// Why the entry does not count for this address, if so.
@@ -188,13 +194,19 @@ impl Index {
         let mut best: Option<(Action, Indicator)> = None;
         let mut severity = Severity::Low;
         let mut origins = Vec::new();
-        let mut feeds: Vec<FeedName> = Vec::new();
+        let (mut feeds, mut would_deny): (Vec<FeedName>, Vec<FeedName>) = (Vec::new(), Vec::new());
         self.visit(addr, |seen| {
             let (meta, action) = (seen.meta, seen.action);
             let counts = seen.ignored.is_none() && seen.is_at(port);
             if !counts || !meta.is_feed || !meta.scope.covers(direction) {
                 return;
             }
+            let action = if meta.trial && action == Action::Deny {
+                would_deny.push(meta.name.clone());
+                Action::Alert
+            } else {
+                action
+            };
             // The most specific entry comes first, so it only gives way to a stronger action.
             if best.is_none_or(|(strongest, _)| action > strongest) {
                 best = Some((action, seen.indicator));
@@ -208,16 +220,23 @@ impl Index {
         let (mut action, indicator) = best?;
         if self.rules.deny_at > 1 && distinct(origins) < self.rules.deny_at {
             action = Action::Alert;
+            would_deny.clear();
         }
-        if feeds.len() > 1 {
-            feeds.sort_unstable();
-            feeds.dedup();
+        if action == Action::Deny {
+            would_deny.clear();
+        }
+        for names in [&mut feeds, &mut would_deny] {
+            if names.len() > 1 {
+                names.sort_unstable();
+                names.dedup();
+            }
         }
         Some(Hit {
             action,
             indicator,
             feeds,
             severity,
+            would_deny,
         })
     }
 
@@ -230,6 +249,7 @@ impl Index {
                     feed: seen.meta.name.clone(),
                     indicator: seen.indicator,
                     action: seen.action,
+                    trial: seen.meta.trial,
                     scope: seen.meta.scope,
                     ignored: seen.ignored,
                 });

@@ -117,5 +117,6 @@ pub(crate) fn hit_of(members: &[Member<'_>]) -> Option<Hit> {
         indicator: members.first()?.indicator,
         feeds,
         severity: members.iter().map(|member| member.severity).max()?,
+        would_deny: Vec::new(),
     })
 }

@@ -80,7 +80,7 @@ fn bound<A: Address>(
             let Some(range) = A::bounds(&item.prefix) else {
                 continue;
             };
-            let action = input.action_for(item.score());
+            let action = input.action_now(item.score());
             let mut next = Some(range.first);
             while let Some(addr) = next {
                 next = addr.next().filter(|next| *next <= range.last);
@@ -115,7 +115,7 @@ fn items<A: Address>(
     let mut items = Vec::new();
     for (feed, input) in inputs.iter().enumerate() {
         for item in input.data.parsed.items().filter(|item| item.port.is_none()) {
-            let action = input.action_for(item.score());
+            let action = input.action_now(item.score());
             items.extend(A::bounds(&item.prefix).map(|range| Marked {
                 range,
                 mark: judge.entry(feed, action, !range.is_host()),

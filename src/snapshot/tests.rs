@@ -36,6 +36,7 @@ pub(super) fn input(name: &str, action: Action, scope: Scope, prefixes: &[&str])
         severity,
         origin,
         network_set: Some(crate::policy::Labels::new()),
+        trial: false,
         data,
     }
 }
@@ -170,22 +171,30 @@ proptest! {
         exceptions in proptest::collection::vec(prefix(), 0..3),
         mode in 0usize..3,
         deny_at in 1usize..4,
-        a in 0u8..5, b in 0u8..5, port in 79u16..82,
+        a in 0u8..5, b in 0u8..5, port in 79u16..82, trials in 0u8..32,
     ) {
         let mode = [PrivateNetworks::Refuse, PrivateNetworks::AlertOnly, PrivateNetworks::Keep][mode];
         let inputs: Vec<Input> = feeds.iter().enumerate().map(|(i, (deny, scope, list))| {
             let list: Vec<&str> = list.iter().map(String::as_str).collect();
-            input(&format!("f{i}"), if *deny { Action::Deny } else { Action::Alert }, *scope, &list)
+            let trial = trials & 16 != 0 && trials & (1 << i) != 0;
+            Input { trial, ..input(&format!("f{i}"), if *deny { Action::Deny } else { Action::Alert }, *scope, &list) }
         }).collect();
+        let armed: Vec<Input> = inputs.iter().cloned().map(|input| Input { trial: false, ..input }).collect();
         let exceptions: Vec<Exception> = exceptions.iter().map(|p| except(p)).collect();
         let snapshot = build(&inputs, &exceptions, options(mode, deny_at));
+        let armed = build(&armed, &exceptions, options(mode, deny_at));
         for addr in [format!("10.{a}.0.{b}"), format!("203.{a}.0.{b}"), format!("203.{a}.1.{b}"), format!("2001:db8::{a}"), format!("2001:db9::{b}")] {
             let addr: IpAddr = addr.parse().unwrap();
             for direction in [Direction::Egress, Direction::Ingress] {
                 for proto in [Protocol::TCP, Protocol::UDP, Protocol::ICMP] {
-                    let index = snapshot.index.lookup(addr, Some((proto, port)), direction).map(|hit| hit.action);
+                    let hit = snapshot.index.lookup(addr, Some((proto, port)), direction);
+                    let index = hit.as_ref().map(|hit| hit.action);
                     let sets = kernel(&snapshot.sets, addr, proto, (port, port), direction);
                     prop_assert_eq!(sets, index, "{} {} {}:{}", addr, direction, proto, port);
+                    let later = armed.index.lookup(addr, Some((proto, port)), direction).map(|hit| hit.action);
+                    let only_trial = index == Some(Action::Alert) && later == Some(Action::Deny);
+                    let said = hit.is_some_and(|hit| !hit.would_deny.is_empty());
+                    prop_assert_eq!(said, only_trial, "{} {} {}:{}", addr, direction, proto, port);
                 }
             }
         }

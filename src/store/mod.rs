@@ -8,6 +8,7 @@
 //! STATE/resources/               applied manifests, see [`crate::resources`]
 //! STATE/manifests-lastgood/      last good texts of the manifests folder, see there too
 //! STATE/exceptions               the host's own addresses, gateways, servers, as known last
+//! STATE/arming.json              deny feeds on trial, and what `feedgate deny` armed
 //! ```
 //!
 //! A file is replaced as a whole (temporary file, fsync, rename, fsync of the folder): whoever
@@ -67,6 +68,11 @@ pub struct LastGood {
 /// Counters of the kernel that were reported last.
 const REPORTED: &str = "reported";
 
+/// What is known of trials.
+const ARMING: &str = "arming.json";
+/// A larger file of it is not ours, in bytes.
+const ARMING_MAX: u64 = 16 << 20;
+
 /// An open state folder, locked for as long as this lives.
 #[derive(Debug)]
 pub struct Store {
@@ -91,7 +97,9 @@ impl Store {
         folder::create(&feeds)?;
         file::remove_unfinished(&feeds, |_| true)?;
         file::remove_unfinished(state_dir, |name| {
-            name == ELEMENTS.as_bytes() || name == EXCEPTIONS.as_bytes()
+            [ELEMENTS, EXCEPTIONS, ARMING]
+                .iter()
+                .any(|own| name == own.as_bytes())
         })?;
         Ok(Self {
             state: state_dir.to_owned(),
@@ -168,6 +176,28 @@ impl Store {
         let text = std::fs::read_to_string(self.state.join(REPORTED)).unwrap_or_default();
         let mut numbers = text.split_whitespace().map_while(|word| word.parse().ok());
         (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+    }
+
+    /// Stores what is known of trials, as [`Self::arming`] gives it back.
+    pub fn save_arming(&self, text: &[u8]) -> Result<(), StoreError> {
+        let _turn = self.turn();
+        file::replace(&self.state, ARMING, &[text])
+    }
+
+    /// What [`Self::save_arming`] stored; `None` when nothing is.
+    pub fn arming(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.state.join(ARMING);
+        let failed = |source| StoreError::io(Step::Read, &path, source);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed(e)),
+        };
+        let mut text = Vec::new();
+        file.take(ARMING_MAX)
+            .read_to_end(&mut text)
+            .map_err(failed)?;
+        Ok(Some(text))
     }
 
     /// Replaces `sets.nft`, which an admin's ruleset includes at boot.

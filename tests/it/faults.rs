@@ -137,7 +137,7 @@ fn a_daemon_that_stands_still_for_ten_seconds() {
     let stream = connect(&lab.host, &format!("{WATCHED}:80")).unwrap();
     let port = stream.local_addr().unwrap().port().to_string();
     alerts
-        .wait(&[("spt", &port)])
+        .wait(&[("spt", &port), ("proto", "tcp")])
         .assert(&[("pid", &std::process::id().to_string())]);
 }
 

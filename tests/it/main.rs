@@ -10,6 +10,7 @@
 )] // clippy.toml allows them in test functions only; a helper of a test may stop at the first surprise too
 
 mod abilities;
+mod arming;
 mod attribution;
 mod busy;
 mod classes;
@@ -25,12 +26,14 @@ mod flood;
 mod flow_log;
 mod formats;
 mod forward;
+mod guard;
 mod heal;
 mod heal_large;
 mod import;
 mod inbound;
 mod include;
 mod json_forms;
+mod lab;
 mod lastgood;
 mod lifecycle;
 mod lint;
@@ -49,6 +52,7 @@ mod rails;
 mod reopen;
 mod resources;
 mod secrets;
+mod selftest;
 mod service;
 mod short_lived;
 mod soak;

@@ -309,6 +309,14 @@ error: feed[2].name: \"a\" is also the name of feed[0]
 }
 
 #[test]
+fn the_name_of_the_self_test_is_taken() {
+    assert_eq!(
+        errors("[[feed]]\nname = 'feedgate-selftest'\n"),
+        ["2:8 feed[0].name: is the name that alerts of a self-test have"]
+    );
+}
+
+#[test]
 fn an_unknown_key_is_shown_with_a_suggestion() {
     let text = "# ünïcode first\n[[feed]]\nname = \"a\"\nperoid = \"24h\"\n";
     let outcome = parse(text, "/etc/feedgate/feedgate.toml");

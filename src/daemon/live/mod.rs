@@ -433,6 +433,8 @@ impl Search {
         if source.pid == Some(self.path.own_pid) && found.hook == Hook::Output {
             return Ok(());
         }
+        let seen = (decision.direction, found.filtered.src);
+        let source = self.path.trials.note(source, &decision.hit, seen);
         let action = decision.action();
         self.path
             .report(&alert(found, decision, source), Instant::now());

@@ -1,12 +1,15 @@
 //! The host's lifelines: addresses that no feed may cut off, each with the reason, so that the
 //! status can say which exception removed what.
 //!
-//! Own addresses, gateways and resolvers ([`own`]), the servers the daemon itself talks to
-//! ([`servers`]), and the admin's files ([`files`]). Subtracting them is [`crate::snapshot`]'s work.
+//! Own addresses, gateways and resolvers ([`own`]), where SSH sessions come from ([`SshPeers`]), the
+//! servers that the daemon itself talks to and the Kubernetes API ([`servers`]), and the admin's files
+//! ([`files`]). Subtracting them is [`crate::snapshot`]'s work.
 
 mod files;
+mod kubernetes;
 mod routes;
 mod servers;
+mod ssh;
 
 use std::{collections::HashSet, io, net::IpAddr, path::PathBuf, time::Duration};
 
@@ -14,6 +17,7 @@ use nix::{ifaddrs, net::if_::InterfaceFlags, sys::socket::SockaddrStorage};
 
 pub use files::{FileError, Files, files};
 pub use servers::servers;
+pub use ssh::{LINGER, SSH_PEER, SshPeers};
 
 use crate::{prefix::Prefix, snapshot::Exception};
 
@@ -70,6 +74,14 @@ pub enum LifelineError {
         /// What went wrong.
         cause: io::Error,
     },
+    /// Who is logged in by SSH cannot be seen.
+    #[error(
+        "cannot see where SSH sessions come from: {cause}; add these addresses to exceptions.prefixes, or give feedgate CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
+    )]
+    Ssh {
+        /// What went wrong.
+        cause: io::Error,
+    },
     /// A name of the configuration has no address.
     #[error(
         "cannot resolve {host} ({what}): {cause}; it is tried again, or add its address to exceptions.prefixes"
@@ -96,6 +108,13 @@ pub enum LifelineError {
     },
 }
 
+impl LifelineError {
+    /// True when asking again soon may help: a name did not resolve.
+    pub fn is_of_a_name(&self) -> bool {
+        matches!(self, Self::Resolve { .. } | Self::ResolveTimeout { .. })
+    }
+}
+
 /// Where the host's files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roots {
@@ -105,6 +124,8 @@ pub struct Roots {
     pub etc: PathBuf,
     /// `/run`
     pub run: PathBuf,
+    /// `/var/lib`
+    pub lib: PathBuf,
 }
 
 impl Default for Roots {
@@ -113,6 +134,7 @@ impl Default for Roots {
             proc: "/proc".into(),
             etc: "/etc".into(),
             run: "/run".into(),
+            lib: "/var/lib".into(),
         }
     }
 }
@@ -228,6 +250,7 @@ mod tests {
             proc: folder.join("proc"),
             etc: folder.join("etc"),
             run: folder.join("run"),
+            lib: folder.join("lib"),
         }
     }
 

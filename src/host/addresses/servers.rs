@@ -1,15 +1,17 @@
-//! The servers the daemon itself talks to: were one of them listed, it could cut its own supply.
+//! The servers that the daemon itself talks to, and the Kubernetes API: were one of them listed, the
+//! host could cut its own supply.
 
 use std::{env, io, net::IpAddr, time::Duration};
 
 use tokio::{net::lookup_host, task::JoinSet, time::timeout};
 use url::Url;
 
-use super::{Exception, LifelineError, Lifelines};
+use super::{Exception, LifelineError, Lifelines, Roots, kubernetes};
 use crate::config::{Config, Host, Proxy, SyslogAddress};
 
-/// Addresses of the enabled feeds' servers, of remote syslog servers and of the proxies, names resolved in parallel, each within `limit`.
-pub async fn servers(config: &Config, limit: Duration) -> Lifelines {
+/// Addresses of the enabled feeds' servers, of remote syslog servers, of the proxies and of the
+/// Kubernetes API, names resolved in parallel, each within `limit`.
+pub async fn servers(config: &Config, roots: &Roots, limit: Duration) -> Lifelines {
     let proxies: Vec<Server> = match &config.pull.proxy {
         Proxy::Environment => {
             let set = env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_proxy));
@@ -24,12 +26,25 @@ pub async fn servers(config: &Config, limit: Duration) -> Lifelines {
             })
             .collect(),
     };
+    let (api, bad) = kubernetes::servers(roots, env::var_os(kubernetes::VARIABLE));
+    let api = api.into_iter().map(|host| Server {
+        host,
+        what: "Kubernetes API".to_owned(),
+    });
     let servers = feeds(config).chain(syslog(config)).chain(proxies);
+    let servers = servers.chain(api);
     let mut lookups = JoinSet::new();
     for server in servers {
         lookups.spawn(server.resolve(limit));
     }
     let mut found = Lifelines::default();
+    found
+        .problems
+        .extend(bad.into_iter().map(|(file, cause)| LifelineError::Read {
+            file,
+            what: "Kubernetes API server",
+            cause,
+        }));
     for part in lookups.join_all().await {
         found.add(part);
     }

@@ -49,6 +49,11 @@ fn include_fills_the_shipped_table_and_empties_it_again() {
         "{printed}"
     );
 
+    let output = daemon.ctl(&["selftest"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("FAILED queue"), "{said}");
+    assert!(said.contains("include inspect.nft"), "{said}");
+
     // A delta, then the table made again by a reload of the admin's ruleset.
     let more = conf.clone().feed("more", "deny", &["203.0.113.3"]);
     daemon.reload(&more.text());
@@ -102,6 +107,8 @@ fn include_with_queue_rules_names_who_it_was() {
     alerts.wait(&[("dst", "203.0.113.1"), ("action", "deny"), ("pid", &pid)]);
     alerts.wait(&[("dst", "203.0.113.2"), ("action", "alert"), ("pid", &pid)]);
     connect(&lab.host, "203.0.113.9:80").expect("what the sets held before is gone");
+    let said = daemon.ok(&["selftest"]);
+    assert!(said.contains("passed in "), "{said}");
     let now = daemon.status();
     assert_eq!(
         (&now["protected"], &now["problems"]),

@@ -67,15 +67,15 @@ impl Conf {
         self
     }
 
-    /// A key of `[daemon]`.
-    pub(crate) fn daemon(mut self, line: &str) -> Self {
-        writeln!(self.daemon, "{line}").unwrap();
-        self
-    }
-
     /// A key of `[nftables]`.
     pub(crate) fn nftables(mut self, line: &str) -> Self {
         writeln!(self.nftables, "{line}").unwrap();
+        self
+    }
+
+    /// A key of `[daemon]`.
+    pub(crate) fn daemon(mut self, line: &str) -> Self {
+        writeln!(self.daemon, "{line}").unwrap();
         self
     }
 

@@ -1,0 +1,574 @@
+//! Which feeds deny now: new deny feeds on trial (`[arm] after`), and what `feedgate deny` says.
+//!
+//! A deny feed is new from its first data on until `after` has passed; it only alerts so long. What
+//! `feedgate deny` arms is taken back unless it is confirmed in time. Knows no clock and no disk.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::feed::FeedName;
+
+/// Different sources counted for one feed; more count as this many.
+pub const MAX_SOURCES: usize = 1_000;
+
+/// What becomes of a feed's entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    /// As its configuration says.
+    AsConfigured,
+    /// What its configuration denies only alerts.
+    Trial,
+    /// Everything is denied.
+    Deny,
+}
+
+/// A feed of the configuration, as far as it matters here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its name.
+    pub name: FeedName,
+    /// Its configuration denies all of its entries, or those with a high score.
+    pub denies: bool,
+    /// It has data: before that nothing is tried out.
+    pub has_data: bool,
+}
+
+/// What time it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// On the wall: for what outlives the process.
+    pub wall: SystemTime,
+    /// Of the process: for what does not.
+    pub instant: Instant,
+}
+
+/// Something that changed by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A deny feed is new: it only alerts until then.
+    Began(FeedName, SystemTime),
+    /// A trial is over, or there is none: it denies from now on.
+    Armed(FeedName),
+    /// Nobody confirmed: it only alerts again.
+    TakenBack(FeedName),
+    /// It is no deny feed any more, or not configured any more.
+    Forgotten(FeedName),
+}
+
+/// Why `feedgate deny` does not do it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ArmError {
+    /// It denies anyway.
+    #[error("feed {0} denies already, by its configuration")]
+    Denies(FeedName),
+    /// It denies by an earlier command.
+    #[error("feed {0} is kept denying already; take that back with: feedgate deny --undo {0}")]
+    Kept(FeedName),
+    /// There is nothing to keep.
+    #[error(
+        "feed {0} is not waiting to be confirmed (it may have been taken back); arm it with: feedgate deny --confirm 60s {0}"
+    )]
+    NotPending(FeedName),
+    /// There is nothing to take back.
+    #[error("feed {0} does not deny by `feedgate deny`: nothing is taken back")]
+    NotArmed(FeedName),
+    /// It has no data.
+    #[error("feed {0} is not enabled or has no data yet: there is nothing to deny")]
+    NoData(FeedName),
+}
+
+/// Flows that a feed on trial would have denied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Would {
+    /// How many.
+    pub flows: u64,
+    /// Of how many sources: hashes of who it was, at most [`MAX_SOURCES`].
+    sources: BTreeSet<u64>,
+}
+
+impl Would {
+    /// Counts a flow of a source.
+    pub fn count(&mut self, source: u64) {
+        self.flows = self.flows.saturating_add(1);
+        if self.sources.len() < MAX_SOURCES {
+            self.sources.insert(source);
+        }
+    }
+
+    /// Number of different sources, at most [`MAX_SOURCES`].
+    pub fn sources(&self) -> usize {
+        self.sources.len()
+    }
+}
+
+/// A feed on trial, as the packet path sees it.
+#[derive(Debug)]
+pub struct Trial {
+    /// It denies from then on.
+    pub until: SystemTime,
+    would: Arc<Mutex<Would>>,
+}
+
+impl Trial {
+    /// Counts a flow that would have been denied.
+    pub fn count(&self, source: u64) {
+        locked(&self.would).count(source);
+    }
+}
+
+/// What is shown of a feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// On trial until then.
+    pub trial_until: Option<SystemTime>,
+    /// What it would have denied so far.
+    pub would: Would,
+    /// Denying by `feedgate deny` until then, unless it is confirmed: so much is left.
+    pub pending: Option<Duration>,
+    /// Denying by `feedgate deny`, confirmed then.
+    pub kept_since: Option<SystemTime>,
+}
+
+/// What is known of the feeds.
+#[derive(Debug, Default)]
+pub struct Book {
+    after: Duration,
+    feeds: BTreeMap<FeedName, Entry>,
+    /// An earlier daemon ended before an arm was confirmed.
+    was_pending: bool,
+    /// What an earlier daemon knew is lost.
+    lost: bool,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    /// When it was first seen to deny.
+    since: Option<SystemTime>,
+    /// Its trial is over.
+    armed: bool,
+    /// `feedgate deny`, confirmed then.
+    kept: Option<SystemTime>,
+    /// `feedgate deny`, to be confirmed by then.
+    pending: Option<Instant>,
+    would: Arc<Mutex<Would>>,
+}
+
+impl Entry {
+    fn on_trial(&self, after: Duration) -> Option<SystemTime> {
+        let since = self.since.filter(|_| !self.armed)?;
+        since.checked_add(after)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.since.is_none() && self.kept.is_none() && self.pending.is_none()
+    }
+}
+
+impl Book {
+    /// A book of which everything is lost: whatever denies when it is first looked at counts as tried
+    /// out. What has protected for long must not stop because of a damaged file.
+    pub fn lost() -> Self {
+        Self {
+            lost: true,
+            ..Self::default()
+        }
+    }
+
+    /// Looks at the feeds that are enabled, after a change of them and now and then. What comes back
+    /// is to be told; if there is any, the kernel's sets are to follow and the book is to be saved.
+    pub fn settle(&mut self, feeds: &[Candidate], after: Duration, now: Now) -> Vec<Change> {
+        self.after = after;
+        let lost = std::mem::take(&mut self.lost);
+        let mut changes = Vec::new();
+        let there: BTreeSet<&FeedName> = feeds.iter().map(|feed| &feed.name).collect();
+        self.feeds.retain(|name, _| {
+            let stays = there.contains(name);
+            if !stays {
+                changes.push(Change::Forgotten(name.clone()));
+            }
+            stays
+        });
+        for feed in feeds {
+            let entry = self.feeds.entry(feed.name.clone()).or_default();
+            let name = || feed.name.clone();
+            if entry.pending.is_some_and(|until| until <= now.instant) {
+                entry.pending = None;
+                changes.push(Change::TakenBack(name()));
+            }
+            match entry.since {
+                Some(_) if !feed.denies => {
+                    *entry = Entry::default();
+                    changes.push(Change::Forgotten(name()));
+                }
+                None if feed.denies && feed.has_data => {
+                    // Who was kept denying has been tried out.
+                    entry.armed = after.is_zero() || entry.kept.is_some() || lost;
+                    (entry.since, entry.kept, entry.pending) = (Some(now.wall), None, None);
+                    changes.push(match entry.on_trial(after) {
+                        Some(until) => Change::Began(name(), until),
+                        None => Change::Armed(name()),
+                    });
+                }
+                // The wall clock was set back.
+                Some(since) if !entry.armed && since > now.wall => entry.since = Some(now.wall),
+                _ => {}
+            }
+            if entry.on_trial(after).is_some_and(|until| until <= now.wall) {
+                (entry.armed, entry.kept, entry.pending) = (true, None, None);
+                changes.push(Change::Armed(name()));
+            }
+        }
+        self.feeds.retain(|_, entry| !entry.is_idle());
+        changes
+    }
+
+    /// What becomes of a feed's entries.
+    pub fn force(&self, name: &FeedName) -> Force {
+        let Some(entry) = self.feeds.get(name) else {
+            return Force::AsConfigured;
+        };
+        let overridden = entry.kept.is_some() || entry.pending.is_some();
+        match entry.since {
+            None if overridden => Force::Deny,
+            Some(_) if !overridden && !entry.armed => Force::Trial,
+            _ => Force::AsConfigured,
+        }
+    }
+
+    /// Denies from now on, until `until` unless [`Self::keep`] comes before.
+    pub fn arm(&mut self, feed: &Candidate, until: Instant) -> Result<(), ArmError> {
+        let name = || feed.name.clone();
+        if !feed.has_data {
+            return Err(ArmError::NoData(name()));
+        }
+        let entry = self.feeds.entry(feed.name.clone()).or_default();
+        let refused = if entry.kept.is_some() {
+            Some(ArmError::Kept(name()))
+        } else if feed.denies && entry.on_trial(self.after).is_none() {
+            Some(ArmError::Denies(name()))
+        } else {
+            None
+        };
+        match refused {
+            Some(why) => {
+                self.feeds.retain(|_, entry| !entry.is_idle());
+                Err(why)
+            }
+            None => {
+                entry.pending = Some(until);
+                Ok(())
+            }
+        }
+    }
+
+    /// Confirms [`Self::arm`].
+    pub fn keep(&mut self, name: &FeedName, now: SystemTime) -> Result<(), ArmError> {
+        let entry = self.feeds.get_mut(name);
+        match entry.filter(|entry| entry.pending.is_some()) {
+            Some(entry) => {
+                (entry.kept, entry.pending) = (Some(now), None);
+                Ok(())
+            }
+            None => Err(ArmError::NotPending(name.clone())),
+        }
+    }
+
+    /// Takes back what [`Self::arm`] or [`Self::keep`] did.
+    pub fn undo(&mut self, name: &FeedName) -> Result<(), ArmError> {
+        let entry = self.feeds.get_mut(name);
+        match entry.filter(|entry| entry.kept.is_some() || entry.pending.is_some()) {
+            Some(entry) => {
+                (entry.kept, entry.pending) = (None, None);
+                self.feeds.retain(|_, entry| !entry.is_idle());
+                Ok(())
+            }
+            None => Err(ArmError::NotArmed(name.clone())),
+        }
+    }
+
+    /// Takes back all that is not confirmed; true when there was any.
+    pub fn take_back_pending(&mut self) -> bool {
+        let pending = self.feeds.values_mut().map(|entry| entry.pending.take());
+        let any = pending.flatten().count() > 0;
+        self.feeds.retain(|_, entry| !entry.is_idle());
+        any
+    }
+
+    /// True when the daemon before this one ended before an arm was confirmed.
+    pub fn was_pending(&self) -> bool {
+        self.was_pending
+    }
+
+    /// The feeds on trial.
+    pub fn trials(&self) -> BTreeMap<FeedName, Trial> {
+        let on_trial = |(name, entry): (&FeedName, &Entry)| {
+            let trial = Trial {
+                until: entry.on_trial(self.after)?,
+                would: Arc::clone(&entry.would),
+            };
+            (self.force(name) == Force::Trial).then(|| (name.clone(), trial))
+        };
+        self.feeds.iter().filter_map(on_trial).collect()
+    }
+
+    /// What is to be shown of a feed; `None`: nothing.
+    pub fn shown(&self, name: &FeedName, now: Instant) -> Option<Shown> {
+        let entry = self.feeds.get(name)?;
+        let shown = Shown {
+            trial_until: entry.on_trial(self.after),
+            would: locked(&entry.would).clone(),
+            pending: entry
+                .pending
+                .map(|until| until.saturating_duration_since(now)),
+            kept_since: entry.kept,
+        };
+        let any = shown.trial_until.is_some() || shown.pending.is_some();
+        (any || shown.kept_since.is_some()).then_some(shown)
+    }
+
+    /// Everything that outlives the process, as JSON.
+    pub fn to_json(&self) -> Vec<u8> {
+        let row = |(name, entry): (&FeedName, &Entry)| {
+            let row = Row {
+                since: entry.since.map(seconds),
+                armed: entry.armed,
+                kept: entry.kept.map(seconds),
+                pending: entry.pending.is_some(),
+                would: locked(&entry.would).clone(),
+            };
+            (name.to_string(), row)
+        };
+        let file = File {
+            feeds: self.feeds.iter().map(row).collect(),
+        };
+        // A value of these types can always be written.
+        serde_json::to_vec_pretty(&file).unwrap_or_default()
+    }
+
+    /// What [`Self::to_json`] wrote. What was not confirmed is taken back.
+    ///
+    /// # Errors
+    /// In words, when it is not that.
+    pub fn from_json(text: &[u8]) -> Result<Self, String> {
+        let file: File = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+        let mut book = Self::default();
+        for (name, row) in file.feeds {
+            let name: FeedName = name.parse().map_err(|e| format!("{name}: {e}"))?;
+            book.was_pending |= row.pending;
+            let entry = Entry {
+                since: row.since.and_then(time),
+                armed: row.armed,
+                kept: row.kept.and_then(time),
+                pending: None,
+                would: Arc::new(Mutex::new(row.would)),
+            };
+            book.feeds.insert(name, entry);
+        }
+        book.feeds.retain(|_, entry| !entry.is_idle());
+        Ok(book)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct File {
+    feeds: BTreeMap<String, Row>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Row {
+    /// Seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    since: Option<u64>,
+    armed: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kept: Option<u64>,
+    #[serde(default)]
+    pending: bool,
+    #[serde(default)]
+    would: Would,
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+fn time(seconds: u64) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+}
+
+fn locked(would: &Mutex<Would>) -> std::sync::MutexGuard<'_, Would> {
+    would.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn name() -> FeedName {
+        "f".parse().unwrap()
+    }
+
+    fn feed(denies: bool, has_data: bool) -> Candidate {
+        Candidate {
+            name: name(),
+            denies,
+            has_data,
+        }
+    }
+
+    /// Days since 2026, about.
+    fn day(days: u32) -> Now {
+        static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        Now {
+            wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600) + DAY * days,
+            instant: *START.get_or_init(Instant::now) + DAY * days,
+        }
+    }
+
+    #[test]
+    fn a_new_deny_feed_alerts_for_a_while_and_then_denies() {
+        let mut book = Book::default();
+        assert_eq!(book.settle(&[feed(true, false)], DAY, day(0)), []);
+        assert_eq!(book.shown(&name(), day(0).instant), None, "no data yet");
+        let began = book.settle(&[feed(true, true)], DAY, day(1));
+        assert_eq!(began, [Change::Began(name(), day(2).wall)]);
+        assert_eq!(book.force(&name()), Force::Trial);
+        let trials = book.trials();
+        for source in [1, 2, 1] {
+            trials[&name()].count(source);
+        }
+        let shown = book.shown(&name(), day(1).instant).unwrap();
+        assert_eq!(shown.trial_until, Some(day(2).wall));
+        assert_eq!((shown.would.flows, shown.would.sources()), (3, 2));
+        // Neither a restart nor a reload begins it anew.
+        let mut book = Book::from_json(&book.to_json()).unwrap();
+        assert_eq!(book.settle(&[feed(true, true)], DAY, day(1)), []);
+        assert_eq!(book.shown(&name(), day(1).instant).unwrap().would.flows, 3);
+        let armed = book.settle(&[feed(true, true)], DAY, day(2));
+        assert_eq!(armed, [Change::Armed(name())]);
+        assert_eq!(book.force(&name()), Force::AsConfigured);
+        // A longer trial is for new feeds, not for what denies already.
+        let mut book = Book::from_json(&book.to_json()).unwrap();
+        assert_eq!(book.settle(&[feed(true, true)], DAY * 9, day(3)), []);
+        assert_eq!(book.force(&name()), Force::AsConfigured);
+        // From alert to deny again it is new.
+        book.settle(&[feed(false, true)], DAY, day(4));
+        let began = book.settle(&[feed(true, true)], DAY, day(5));
+        assert_eq!(began, [Change::Began(name(), day(6).wall)]);
+        assert_eq!(book.shown(&name(), day(5).instant).unwrap().would.flows, 0);
+        // And when it is taken away and put back.
+        assert_eq!(book.settle(&[], DAY, day(5)), [Change::Forgotten(name())]);
+    }
+
+    #[test]
+    fn without_a_trial_it_denies_at_once_and_a_clock_set_back_is_survived() {
+        let mut book = Book::default();
+        book.settle(&[feed(true, true)], Duration::ZERO, day(0));
+        assert_eq!(book.force(&name()), Force::AsConfigured);
+        let mut book = Book::default();
+        book.settle(&[feed(true, true)], DAY, day(9));
+        book.settle(&[feed(true, true)], DAY, day(1));
+        assert_eq!(
+            book.shown(&name(), day(1).instant).unwrap().trial_until,
+            Some(day(2).wall)
+        );
+    }
+
+    #[test]
+    fn what_is_not_confirmed_is_taken_back() {
+        let (mut book, now) = (Book::default(), day(0));
+        let alerts = feed(false, true);
+        book.settle(std::slice::from_ref(&alerts), DAY, now);
+        assert_eq!(
+            book.keep(&name(), now.wall),
+            Err(ArmError::NotPending(name()))
+        );
+        book.arm(&alerts, now.instant + MINUTE).unwrap();
+        assert_eq!(book.force(&name()), Force::Deny);
+        let shown = book.shown(&name(), now.instant).unwrap();
+        assert_eq!(shown.pending, Some(MINUTE));
+        let later = Now {
+            instant: now.instant + MINUTE,
+            ..now
+        };
+        let changes = book.settle(std::slice::from_ref(&alerts), DAY, later);
+        assert_eq!(changes, [Change::TakenBack(name())]);
+        assert_eq!(book.force(&name()), Force::AsConfigured);
+        assert!(book.keep(&name(), now.wall).is_err());
+        // It does not outlive a daemon, and the next one knows.
+        book.arm(&alerts, now.instant + MINUTE).unwrap();
+        let next = Book::from_json(&book.to_json()).unwrap();
+        assert!(next.was_pending());
+        assert_eq!(next.force(&name()), Force::AsConfigured);
+        assert!(book.take_back_pending() && !book.take_back_pending());
+        assert!(!Book::from_json(&book.to_json()).unwrap().was_pending());
+    }
+
+    #[test]
+    fn what_is_confirmed_stays_until_it_is_undone_or_written_down() {
+        let (mut book, now) = (Book::default(), day(0));
+        let alerts = feed(false, true);
+        book.arm(&alerts, now.instant + MINUTE).unwrap();
+        book.keep(&name(), now.wall).unwrap();
+        let mut book = Book::from_json(&book.to_json()).unwrap();
+        assert_eq!(book.settle(std::slice::from_ref(&alerts), DAY, day(5)), []);
+        assert_eq!(book.force(&name()), Force::Deny);
+        assert_eq!(book.arm(&alerts, now.instant), Err(ArmError::Kept(name())));
+        // Written into the configuration: it has been tried, so it goes on.
+        let changes = book.settle(&[feed(true, true)], DAY, day(6));
+        assert_eq!(changes, [Change::Armed(name())]);
+        assert_eq!(book.force(&name()), Force::AsConfigured);
+        assert_eq!(
+            book.arm(&feed(true, true), now.instant),
+            Err(ArmError::Denies(name()))
+        );
+        assert_eq!(book.undo(&name()), Err(ArmError::NotArmed(name())));
+    }
+
+    #[test]
+    fn a_trial_can_be_cut_short_and_taken_up_again() {
+        let (mut book, now) = (Book::default(), day(0));
+        let denies = feed(true, true);
+        book.settle(std::slice::from_ref(&denies), DAY, now);
+        book.arm(&denies, now.instant + MINUTE).unwrap();
+        assert_eq!(book.force(&name()), Force::AsConfigured, "by its score");
+        assert!(book.trials().is_empty());
+        book.keep(&name(), now.wall).unwrap();
+        book.undo(&name()).unwrap();
+        assert_eq!(book.force(&name()), Force::Trial);
+        let nothing = feed(false, false);
+        assert!(matches!(
+            book.arm(&nothing, now.instant),
+            Err(ArmError::NoData(_))
+        ));
+    }
+
+    #[test]
+    fn of_a_lost_book_what_denies_goes_on() {
+        let mut book = Book::lost();
+        book.settle(&[feed(true, true)], DAY, day(0));
+        assert_eq!(book.force(&name()), Force::AsConfigured);
+        book.settle(&[], DAY, day(0));
+        book.settle(&[feed(true, true)], DAY, day(0));
+        assert_eq!(book.force(&name()), Force::Trial);
+    }
+
+    #[test]
+    fn sources_are_bounded_and_garbage_is_no_book() {
+        let mut would = Would::default();
+        (0..3_000).for_each(|source| would.count(source));
+        assert_eq!((would.flows, would.sources()), (3_000, MAX_SOURCES));
+        for garbage in ["", "{}", "[]", r#"{"feeds":{"a b":{"armed":true}}}"#] {
+            assert!(Book::from_json(garbage.as_bytes()).is_err(), "{garbage}");
+        }
+    }
+}
