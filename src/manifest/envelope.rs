@@ -155,7 +155,7 @@ fn resource<'t>(
     let id = resource.id();
     if !id.name.is_empty() && found.ids.contains(&id) {
         let problem = Problem::new(format!("{id} is there twice"));
-        root.error(log, "metadata", problem.help("keep one of them"));
+        root.error_below(log, "metadata", "name", problem.help("keep one of them"));
     }
     if log.errors() == before {
         found.ids.insert(id);

@@ -45,7 +45,11 @@ pub(super) fn read(
     let fields = FIELDS.get(..FIELDS.len() - usize::from(!is_staged))?;
     let spec = root.table(log, "spec", fields)?;
     let tier = spec.read(log, "tier", tier);
-    let name = full_name(log, root, &spec, name, tier.as_deref());
+    // A tier that is wrong was reported, and says nothing about the name.
+    let name = match (&tier, spec.has("tier")) {
+        (None, true) => name.to_owned(),
+        _ => full_name(log, root, &spec, name, tier.as_deref()),
+    };
     let order = spec.read(log, "order", scalar::number);
     let chosen = spec.read(log, "selector", selector).flatten();
     let namespaces = spec.read(log, "namespaceSelector", selector);

@@ -37,13 +37,13 @@ fn the_labs_manifests_parse_as_they_stand() {
 }
 
 /// Every message of a text, with the place and without the frame.
-fn mistakes(text: &str) -> Vec<String> {
+pub(super) fn mistakes(text: &str) -> Vec<String> {
     let line = |m: &Mistake| format!("{}:{} {}: {}", m.line, m.column, m.path, m.message);
     parse(text).mistakes.iter().map(line).collect()
 }
 
 /// A document of this kind with such a spec, which stands in its fourth line.
-fn with_spec(kind: &str, name: &str, spec: &str) -> String {
+pub(super) fn with_spec(kind: &str, name: &str, spec: &str) -> String {
     format!(
         "apiVersion: projectcalico.org/v3\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
     )
