@@ -155,16 +155,24 @@ fn a_step_that_fails_is_said_and_leaves_nothing() {
     if !privileged() {
         return;
     }
-    let mut run = Run::new("no");
-    let child = run.command.env("FEEDGATE", "/bin/true");
-    let child = child.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = child.env("LAB_SECONDS", "5").spawn().unwrap();
-    let id = child.id();
-    let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        !output.status.success() && said.contains("FAILED: "),
-        "{said}"
-    );
-    run.assert_gone(id);
+    for (key, value, why) in [
+        (
+            "FEEDGATE",
+            "/bin/true",
+            "the daemon ended before it was ready",
+        ),
+        // Two lines of red's log after step 6 alone take longer.
+        ("LAB_SECONDS", "1", "took more than 1 seconds"),
+    ] {
+        let mut run = Run::new("no");
+        let child = run.command.env(key, value);
+        let child = child.stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = child.spawn().unwrap();
+        let id = child.id();
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{said}");
+        assert!(said.contains("FAILED: ") && said.contains(why), "{said}");
+        run.assert_gone(id);
+    }
 }
