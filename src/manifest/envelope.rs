@@ -18,11 +18,11 @@ pub(super) const API_VERSION: &str = "projectcalico.org/v3";
 pub(super) const PAGE_ANNOTATION: &str = "feedgate/nets";
 
 /// Fields of a resource.
-const FIELDS: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
+pub(super) const FIELDS: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
 /// Fields of a list.
 const LIST_FIELDS: [&str; 4] = ["apiVersion", "kind", "metadata", "items"];
 /// Fields of `metadata`; all but the first three are a cluster's, and are not kept.
-const METADATA: [&str; 14] = [
+pub(super) const METADATA: [&str; 14] = [
     "name",
     "labels",
     "annotations",

@@ -10,7 +10,7 @@ use super::{
 use crate::policy::{DEFAULT_TIER, Order, Policy, Rule, Selector};
 
 /// The last one is of staged policies only.
-const FIELDS: [&str; 13] = [
+pub(super) const FIELDS: [&str; 13] = [
     "tier",
     "order",
     "selector",

@@ -276,3 +276,30 @@ fn what_is_wrong_with_a_policy_has_its_place() {
         assert_eq!(mistakes(&text), [expect], "{spec}");
     }
 }
+
+#[test]
+fn every_field_is_documented() {
+    let text = concat!(
+        include_str!("../../docs/calico.md"),
+        include_str!("../../docs/policies.md")
+    );
+    // In the cells of tables; an example alone explains nothing.
+    let rows = text.lines().filter(|line| line.starts_with('|'));
+    let cells = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
+    let explained: std::collections::BTreeSet<&str> = cells
+        .flat_map(|cell| cell.split(|c: char| !c.is_ascii_alphanumeric()))
+        .collect();
+    let fields = [
+        &envelope::METADATA[..],
+        &threat_feed::FIELDS,
+        &threat_feed::CSV,
+        &network_set::FIELDS,
+        &tier::FIELDS,
+        &policy::FIELDS,
+        &rule::FIELDS,
+        &rule::ENTITY,
+    ];
+    for field in fields.concat() {
+        assert!(explained.contains(field), "{field} is in no table");
+    }
+}

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::policy::{DEFAULT_TIER, DEFAULT_TIER_ORDER, Order};
 
-const FIELDS: [&str; 2] = ["order", "defaultAction"];
+pub(super) const FIELDS: [&str; 2] = ["order", "defaultAction"];
 
 pub(super) fn read(log: &mut Log, root: &Table<'_, '_>, name: &str) -> TierSpec {
     if name.contains('.') {

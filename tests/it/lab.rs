@@ -117,6 +117,7 @@ fn goes_through(runc: &str) {
         "tier.projectcalico.org/tigera-security deleted",
         "training.ip.threatfeed deleted",
         "nft list ruleset is as it was before step 2.",
+        "\"verdict\":\"alert\"",
         "Every step was as expected.",
     ] {
         let at = rest.find(shown);
