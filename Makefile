@@ -13,13 +13,13 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Debian's names. To build, to run, to test.
 BUILD_PACKAGES := gcc libc6-dev libmnl-dev libnftnl-dev pkg-config
 RUN_PACKAGES := curl iproute2 nftables util-linux
-TEST_PACKAGES := iputils-ping logrotate runc rsyslog rsyslog-gnutls rsyslog-openssl sqlite3 systemd
+TEST_PACKAGES := iputils-ping libfaketime logrotate runc rsyslog rsyslog-gnutls rsyslog-openssl sqlite3 systemd
 LAB_PACKAGES := perl-base runc
 SYSTEMD_PACKAGES := debootstrap systemd-container
 VM_PACKAGES := busybox-static cpio kmod qemu-system-x86 xz-utils
 # Tests that need the memory of the whole machine; .config/nextest.toml says why, and names the same ones.
 ALONE := a_million_prefixes two_hundred_thousand busy::
-# Kernels of `make test-kernels`, of 5.10, 6.1 and 6.12.
+# Kernels of `make test-kernels`, of 5.10, 6.1, 6.12 and newest.
 KERNELS ?= 6.1
 
 # The Debian of `make test-systemd`.
@@ -27,7 +27,23 @@ SUITE ?= bookworm
 
 EXAMPLE := src/config/feedgate.toml
 
-.PHONY: help deps test-deps build lab test test-containers test-kernels test-systemd demo bench lint audit install clean
+# What `make install` puts where. STRIP= keeps the line tables (65 MB more).
+BIN ?= $(TARGET)/release/feedgate
+STRIP ?= yes
+SBIN := $(DESTDIR)$(PREFIX)/sbin
+LIB := $(DESTDIR)$(PREFIX)/lib
+SHARE := $(DESTDIR)$(PREFIX)/share
+NAME_bash := completions/feedgate
+NAME_zsh := _feedgate
+NAME_fish := feedgate.fish
+COMPLETIONS := $(SHARE)/bash-completion/$(NAME_bash) $(SHARE)/zsh/site-functions/$(NAME_zsh) \
+    $(SHARE)/fish/vendor_completions.d/$(NAME_fish)
+NFT := $(wildcard nft/*.nft nft/examples/*.nft)
+DOCS := $(filter-out docs/development.md,$(wildcard docs/*.* docs/*/*.*)) README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE
+UNITS := $(notdir $(wildcard systemd/*.service))
+
+.PHONY: help deps test-deps build lab test test-containers test-kernels test-systemd test-packages soak soak-short demo bench lint audit \
+    install uninstall stage deb pack-deb rpm pack-rpm clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,7 +71,7 @@ test: test-deps ## run all tests (as root: the integration tests make network na
 test-containers: deps ## name real containers of runc, podman, docker and containerd (root; installs them)
 	$(SUDO) tests/containers/run
 
-test-kernels: test-deps ## run the netfilter tests on real Debian kernels in virtual machines (KERNELS="6.1 6.12")
+test-kernels: test-deps ## run the netfilter tests on real Debian kernels in virtual machines (KERNELS="6.1 newest")
 	@$(call install_missing,$(VM_PACKAGES))
 	$(SUDO) tests/kernels/run $(KERNELS)
 
@@ -68,6 +84,13 @@ lab: deps ## the lab with its Calico manifests, step by step, red in a real cont
 	@$(call install_missing,$(LAB_PACKAGES))
 	$(CARGO) build --locked
 	$(SUDO) env CARGO_TARGET_DIR=$(abspath $(TARGET)) tests/lab/run
+
+soak: test-deps ## everything at once for SOAK_SECONDS (600), as root: kills, feeds, policies, outages; a table at the end
+	$(CARGO) test --locked --test it --no-run
+	$(SUDO) env PATH="$$PATH" SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked --test it -- --ignored --exact soak::soak --nocapture
+
+soak-short: ## the same for two minutes
+	@$(MAKE) --no-print-directory soak SOAK_SECONDS=120
 
 demo: deps ## the threat feed lab on this machine, without a network (root)
 	@echo "building feedgate (debug build: it is ready much sooner than the release)"
@@ -90,20 +113,60 @@ lint: deps ## format, clippy, documentation, licences
 audit: ## look for known security advisories (needs cargo-deny and the network)
 	$(CARGO) deny --locked check advisories
 
-install: ## install below $(DESTDIR)$(PREFIX); build first; a configuration that is there is kept
-	install -Dm 0755 $(TARGET)/release/feedgate $(DESTDIR)$(PREFIX)/sbin/feedgate
-	@$(foreach file,$(wildcard nft/*.nft nft/examples/*.nft),install -Dvm 0644 $(file) $(DESTDIR)$(PREFIX)/share/feedgate/$(file);)
-	@$(foreach file,$(wildcard systemd/*.service),\
-	    install -d $(DESTDIR)$(PREFIX)/lib/systemd/system && \
-	    sed 's|/usr/local/|$(PREFIX)/|g' $(file) > $(DESTDIR)$(PREFIX)/lib/systemd/system/$(notdir $(file));)
-	install -Dm 0644 systemd/feedgate.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/feedgate.conf
-	install -Dm 0644 systemd/feedgate.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/feedgate.conf
-	install -Dm 0644 systemd/feedgate-pod.conf $(DESTDIR)$(PREFIX)/share/feedgate/systemd/feedgate-pod.conf
-	@if [ -e $(DESTDIR)/etc/feedgate/feedgate.toml ]; then \
-	    echo "$(DESTDIR)/etc/feedgate/feedgate.toml is kept"; \
-	else \
-	    install -Dvm 0640 $(EXAMPLE) $(DESTDIR)/etc/feedgate/feedgate.toml; \
-	fi
+install: ## install below $(DESTDIR)$(PREFIX); build first; configuration that is there is kept
+	install -d $(SBIN)
+	install $(if $(STRIP),-s) -m 0755 $(BIN) $(SBIN)/feedgate
+	$(BIN) man $(SHARE)/man
+	install -d $(dir $(COMPLETIONS))
+	$(foreach shell,bash zsh fish,$(BIN) completions $(shell) > $(filter %/$(NAME_$(shell)),$(COMPLETIONS)) &&) true
+	@$(foreach file,$(NFT),install -Dvm 0644 $(file) $(SHARE)/feedgate/$(file) &&) true
+	@$(foreach file,$(DOCS),install -Dvm 0644 $(file) $(SHARE)/doc/feedgate/$(file) &&) true
+	install -d $(LIB)/systemd/system
+	@$(foreach unit,$(UNITS),sed 's|/usr/local/|$(PREFIX)/|g' systemd/$(unit) > $(LIB)/systemd/system/$(unit) && \
+	    chmod 0644 $(LIB)/systemd/system/$(unit) && echo "$(LIB)/systemd/system/$(unit)" &&) true
+	install -Dm 0644 systemd/feedgate.sysusers $(LIB)/sysusers.d/feedgate.conf
+	install -Dm 0644 systemd/feedgate.tmpfiles $(LIB)/tmpfiles.d/feedgate.conf
+	install -Dm 0644 systemd/feedgate-pod.conf $(SHARE)/feedgate/systemd/feedgate-pod.conf
+	@$(call install_kept,0640,$(EXAMPLE),$(DESTDIR)/etc/feedgate/feedgate.toml)
+	@$(call install_kept,0644,systemd/feedgate.logrotate,$(DESTDIR)/etc/logrotate.d/feedgate)
+
+uninstall: ## remove what install put there, but for the configuration in /etc/feedgate, state and logs
+	@[ -n "$(DESTDIR)" ] || echo "A daemon that runs goes on, and what it denies stays denied: feedgate down; systemctl disable feedgate"
+	rm -f $(SBIN)/feedgate $(COMPLETIONS) $(SHARE)/man/man8/feedgate.8 $(SHARE)/man/man8/feedgate-*.8
+	rm -f $(SHARE)/man/man5/feedgate.toml.5 $(UNITS:%=$(LIB)/systemd/system/%)
+	rm -f $(LIB)/sysusers.d/feedgate.conf $(LIB)/tmpfiles.d/feedgate.conf $(DESTDIR)/etc/logrotate.d/feedgate
+	rm -rf $(SHARE)/feedgate $(SHARE)/doc/feedgate
+
+stage: ## put what a package holds into target/package (BIN names another binary)
+	rm -rf target/package
+	$(MAKE) --no-print-directory install DESTDIR=$(abspath target/package) PREFIX=/usr BIN=$(BIN) STRIP=$(STRIP)
+	debian/third-party > target/package/usr/share/doc/feedgate/third-party.txt
+
+deb: deps ## make target/debian/*.deb (gets cargo-deb into target/tools, some minutes once)
+	@$(call install_missing,dpkg-dev)
+	@$(call install_tool,cargo-deb)
+	$(MAKE) build stage
+	$(MAKE) pack-deb
+
+pack-deb:
+	PATH="$(abspath $(TARGET)/tools/bin):$$PATH" $(CARGO) deb --no-build --no-strip --output target/debian/
+
+rpm: deps ## make target/generate-rpm/*.rpm (gets cargo-generate-rpm into target/tools, some minutes once)
+	@$(call install_tool,cargo-generate-rpm)
+	$(MAKE) build stage
+	$(MAKE) pack-rpm
+
+pack-rpm:
+	mkdir -p target/generate-rpm
+	PATH="$(abspath $(TARGET)/tools/bin):$$PATH" $(CARGO) generate-rpm --auto-req builtin --output target/generate-rpm/
+
+test-packages: deps ## install, upgrade, remove and purge the package in a Debian of its own; look into the rpm (root)
+	@$(call install_missing,$(SYSTEMD_PACKAGES) dpkg-dev rpm)
+	@$(call install_tool,cargo-deb)
+	@$(call install_tool,cargo-generate-rpm)
+	$(CARGO) build --locked
+	$(MAKE) stage pack-deb pack-rpm BIN=$(TARGET)/debug/feedgate
+	$(SUDO) env CARGO_TARGET_DIR=$(abspath $(TARGET)) tests/packages/run
 
 clean: ## remove what was built
 	$(CARGO) clean
@@ -120,6 +183,21 @@ if ! command -v promtool >/dev/null && [ ! -x $(TARGET)/tools/promtool ] && comm
         && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool); \
     mkdir -p $(TARGET)/tools; \
     mv "$$scratch/usr/bin/promtool" $(TARGET)/tools/promtool; \
+fi
+endef
+
+# $(call install_kept,MODE,FILE,PLACE): not over a file that is there.
+define install_kept
+if [ -e $(3) ]; then echo "$(3) is kept"; else install -Dvm $(1) $(2) $(3); fi
+endef
+
+# $(call install_tool,CRATE): a cargo subcommand into target/tools, unless there is one.
+define install_tool
+set -e; \
+if ! command -v $(1) >/dev/null && [ ! -x $(TARGET)/tools/bin/$(1) ]; then \
+    echo "building $(1), once: some minutes"; \
+    $(CARGO) install --locked --root $(TARGET)/tools --target-dir $(TARGET)/tools/build $(1); \
+    rm -rf $(TARGET)/tools/build; \
 fi
 endef
 

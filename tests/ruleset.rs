@@ -37,6 +37,23 @@ fn in_namespace(test: impl FnOnce() + Send + 'static) {
     .unwrap();
 }
 
+/// False where nft writes rules about concatenated ranges that the kernel refuses: nft 1.0.6 swaps the bytes
+/// of the one-byte protocol (`byteorder reg 9 = hton(reg 9, 2, 1)`), and kernels since 6.12.117 and 7.3 take
+/// such an expression no more. The daemon writes its own rules, without it.
+fn nft_knows_ranges() -> bool {
+    let rule = "ip daddr . meta l4proto . th dport @s accept";
+    let text = format!(
+        "table inet t {{ set s {{ type ipv4_addr . inet_proto . inet_service; flags interval; }}; \
+         chain c {{ {rule}; }}; }}; delete table inet t\n"
+    );
+    let (ok, said) = nft(&["-f", "-"], &text);
+    if !ok {
+        assert!(said.contains("Operation not supported"), "{said}");
+        println!("skipped: this nft and this kernel do not fit: {said}");
+    }
+    ok
+}
+
 fn nft(args: &[&str], input: &str) -> (bool, String) {
     use std::io::Write;
     let mut child = Command::new("nft")
@@ -234,6 +251,9 @@ fn same_notation(line: &str) -> String {
 #[test]
 fn netlink_and_text_say_the_same() {
     in_namespace(|| {
+        if !nft_knows_ranges() {
+            return;
+        }
         let sets = with_flows(&mixed().sets);
         let kernel = kernel();
         kernel.install(&sets).unwrap();
@@ -565,6 +585,9 @@ fn blocks(listing: &str, native: bool) -> BTreeMap<String, Vec<String>> {
 #[test]
 fn the_shipped_files_are_what_the_daemon_installs() {
     in_namespace(|| {
+        if !nft_knows_ranges() {
+            return;
+        }
         let probe = "table inet probe { chain c { queue num 4470 bypass; }; }";
         let native = nft(&["-c", "-f", "-"], probe).0;
         if std::env::var_os("FEEDGATE_TEST_NATIVE_QUEUE").is_some() {

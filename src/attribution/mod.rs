@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::feed::Direction;
 
+mod abilities;
 mod attributor;
 mod capabilities;
 pub mod cgroup;
@@ -37,6 +38,7 @@ mod status;
 mod tests;
 mod users;
 
+pub use abilities::Abilities;
 pub use attributor::Attributor;
 pub use capabilities::Capabilities;
 pub use roots::Roots;

@@ -187,6 +187,17 @@ pub(super) enum Command {
     Down,
     /// Run the lab in network namespaces: a listed server, alerts, then deny (needs root)
     Demo,
+    /// Print the completions of a shell
+    Completions {
+        /// Which one
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages, for packages
+    #[command(hide = true)]
+    Man {
+        /// Folder that gets man5 and man8
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -13,6 +13,7 @@ mod feeds;
 mod graph;
 mod import;
 mod lookup;
+mod man;
 mod nft;
 mod resource_args;
 mod resources;
@@ -185,6 +186,8 @@ fn run(args: Args) -> Result<(), Failure> {
         }
         Command::Down => down::down(&config),
         Command::Demo => demo(),
+        Command::Completions { shell } => man::completions(shell),
+        Command::Man { folder } => man::write(&folder),
     }
 }
 

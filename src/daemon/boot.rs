@@ -5,7 +5,7 @@
 
 use std::{fmt, path::Path as FilePath, sync::Arc};
 
-use super::{RunError, core::Core, engine::Path, resources::Resources, start};
+use super::{RunError, arming, core::Core, engine::Path, resources::Resources, start};
 use crate::{
     config::{self, Mode},
     host::addresses,
@@ -79,6 +79,8 @@ pub fn load(config_file: &FilePath) -> Result<Loaded, RunError> {
     let mut core = Core::new(config, kernel, Arc::new(silent_path()?));
     core.take_resources(resources.resolve(&core.config));
     take_known_exceptions(&mut core, &store);
+    // What is on trial only alerts, and what was tried out or kept denies.
+    core.arming = arming::recall(&store);
     start::recall(&mut core, &store);
     let feeds = core.feeds.values().filter(|s| s.data.is_some()).count();
     if feeds == 0 && core.network_sets.is_empty() {

@@ -3,6 +3,7 @@
 //! Threads: one for each queue (never blocked by anything below), the asynchronous runtime for
 //! pulls, timers and the control socket, and the sinks' own.
 
+mod abilities;
 mod alerts;
 mod arming;
 mod boot;
@@ -146,6 +147,8 @@ struct Shared {
     elements: Mutex<elements::Written>,
     config_file: PathBuf,
     started: SystemTime,
+    /// What this kernel gives.
+    abilities: abilities::Abilities,
     /// When the main loop was last seen at work.
     main: Arc<watchdog::Pulse>,
     /// A first pull has ended.
@@ -193,6 +196,8 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     let store = Store::open(&config.daemon.state_dir)?;
     let resources = resources::Resources::open(&config)?;
     let (mut kernel, queues) = start::open_kernel(&config)?;
+    let abilities = abilities::Abilities::find(&kernel, &queues);
+    tracing::info!("{abilities}");
     // Another program's table is that program's to change.
     let own = config.nftables.mode == Mode::Own;
     let watch = own.then(|| start::watch(&mut kernel)).flatten();
@@ -222,6 +227,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         elements: Mutex::default(),
         config_file: config_file.to_owned(),
         started: SystemTime::now(),
+        abilities,
         main: Arc::new(watchdog::Pulse::new(Instant::now())),
         progress: Notify::new(),
         pulls: Mutex::default(),

@@ -13,6 +13,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
     Shared,
+    abilities::Abilities,
     arming::Arming,
     core::{Core, FeedState},
     engine::lock,
@@ -55,6 +56,8 @@ pub struct Status {
     /// The same in seconds since 1970.
     #[serde(skip)]
     pub started_unix: u64,
+    /// What this kernel gives.
+    pub kernel: Abilities,
     /// True when the table is in the kernel with the current feeds and packets are attributed.
     pub protected: bool,
     /// Why not, each in words.
@@ -325,6 +328,7 @@ pub(super) fn status(shared: &Shared) -> Status {
         pid: std::process::id(),
         started: rfc3339(Some(shared.started)),
         started_unix: unix(shared.started),
+        kernel: shared.abilities.clone(),
         protected,
         problems,
         loading_ms: glance.busy_since.map(|since| since.elapsed().as_millis()),

@@ -80,8 +80,16 @@ impl RawMessage {
 
     /// The same, owned by the socket that sends it: gone with the socket it would be without PERSIST.
     pub(super) fn owned_table(name: &CStr) -> Self {
+        Self::flagged_table(name, TABLE_OWNER | TABLE_PERSIST)
+    }
+
+    /// Owned, and gone with its socket: only to ask whether the kernel knows owners.
+    pub(super) fn fleeting_table(name: &CStr) -> Self {
+        Self::flagged_table(name, TABLE_OWNER)
+    }
+
+    fn flagged_table(name: &CStr, flags: u32) -> Self {
         let mut message = Self::table(name);
-        let flags = TABLE_OWNER | TABLE_PERSIST;
         wire::put(&mut message.attributes, 2, &flags.to_be_bytes());
         message
     }

@@ -8,6 +8,7 @@ mod include;
 mod install;
 mod layout;
 mod message;
+mod probe;
 mod query;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,7 @@ mod watch;
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
-    ffi::{CStr, CString},
+    ffi::CString,
     io,
     sync::Arc,
     time::{Duration, Instant},
@@ -35,6 +36,7 @@ use crate::{
 use include::Include;
 pub use layout::Included;
 use message::{RawMessage, SetMessage};
+pub use probe::Abilities;
 pub use query::{Count, TableState};
 use transaction::{Netlink, Transaction};
 use watch::Membership;
@@ -175,7 +177,8 @@ pub struct Kernel {
     options: Options,
     table: CString,
     queue: QueueKind,
-    /// The kernel knows owned tables that outlive their owner (6.9).
+    abilities: Abilities,
+    /// The kernel knows owned tables that outlive their owner (6.9), and this one is the daemon's.
     can_own: bool,
     /// The listener's place in its group, once there is one.
     membership: Option<Arc<Membership>>,
@@ -197,15 +200,17 @@ impl Kernel {
         let include = options.include.map(Include::new);
         let queue = match include {
             Some(_) => QueueKind::Missing,
-            None => probe_queue(&netlink, options.queue_first)?,
+            None => probe::queue(&netlink, options.queue_first)?,
         };
-        let can_own = include.is_none() && probe_owner(&netlink)?;
+        let abilities = probe::abilities(&netlink)?;
+        let can_own = include.is_none() && abilities.persist;
         Ok(Self {
             include,
             netlink,
             options,
             table,
             queue,
+            abilities,
             can_own,
             membership: None,
             installed_after: Cell::new(None),
@@ -219,6 +224,11 @@ impl Kernel {
             Some(include) => include.queue_kind(),
             None => self.queue,
         }
+    }
+
+    /// What else this kernel's nf_tables knows.
+    pub fn abilities(&self) -> Abilities {
+        self.abilities
     }
 
     /// True when the table is this daemon's alone while it lives: others' changes end in EPERM, also
@@ -585,49 +595,4 @@ fn nft_chain<'a>(table: &'a Table, chain: &ruleset::Chain) -> Chain<'a> {
         nft.set_policy(Policy::Accept);
     }
     nft
-}
-
-/// Lets the kernel check, and not apply, a rule with each kind of queue.
-fn probe_queue(netlink: &Netlink, first: u16) -> Result<QueueKind, NftError> {
-    for kind in [QueueKind::Native, QueueKind::Compat] {
-        let name: &CStr = c"feedgate-probe";
-        let mut transaction = Transaction::new();
-        transaction.add(&RawMessage::table(name), "probe table");
-        let table = Table::new(name, ProtoFamily::Inet);
-        let chain = Chain::new(c"probe", &table);
-        transaction.add(&chain, "probe chain");
-        let mut rule = Rule::new(&chain);
-        for expr in expression::compile(&ruleset::Statement::Queue { first, count: 1 }, kind) {
-            rule.add_expr(&expr);
-        }
-        transaction.add(&rule, "probe rule");
-        if is_known(transaction, netlink, kind.as_str())? {
-            return Ok(kind);
-        }
-    }
-    Ok(QueueKind::Missing)
-}
-
-/// Lets the kernel check, and not apply, an owned table that outlives its owner.
-fn probe_owner(netlink: &Netlink) -> Result<bool, NftError> {
-    let mut transaction = Transaction::new();
-    let table = RawMessage::owned_table(c"feedgate-probe");
-    transaction.add(&table, "probe of an owned table");
-    is_known(transaction, netlink, "tables with owner and persist")
-}
-
-/// False when the kernel refuses for another reason than permission.
-fn is_known(transaction: Transaction, netlink: &Netlink, what: &str) -> Result<bool, NftError> {
-    match transaction.check(netlink) {
-        Ok(()) => Ok(true),
-        Err(NftError::Refused {
-            what: message,
-            errno,
-            ..
-        }) if errno != Errno::EPERM => {
-            tracing::debug!("{what}: not available: {message}: {errno}");
-            Ok(false)
-        }
-        Err(e) => Err(e),
-    }
 }

@@ -193,6 +193,11 @@ impl Queue {
         self.number
     }
 
+    /// True when a packet comes with its connection, so with what NAT did.
+    pub fn is_tracked(&self) -> bool {
+        self.tracked
+    }
+
     /// True when waiting for a packet ends after a while without one. Where the socket was not found it
     /// does not, and nothing follows from a thread that waits.
     pub fn turns(&self) -> bool {

@@ -9,6 +9,7 @@
     clippy::panic
 )] // clippy.toml allows them in test functions only; a helper of a test may stop at the first surprise too
 
+mod abilities;
 mod arming;
 mod attribution;
 mod busy;
@@ -16,6 +17,7 @@ mod classes;
 mod cli;
 mod coexist;
 mod containers;
+mod control_fuzz;
 mod demo;
 mod entries;
 mod faults;
@@ -49,9 +51,11 @@ mod push;
 mod rails;
 mod reopen;
 mod resources;
+mod secrets;
 mod selftest;
 mod service;
 mod short_lived;
+mod soak;
 mod stored;
 mod support;
 mod syslog;

@@ -669,3 +669,52 @@ fn an_established_flow_is_cut_when_a_policy_comes_that_denies_it() {
     daemon.ok(&["delete", "gnp/default.partners"]);
     connect(&lab.host, "203.0.113.5:80").expect("nothing denies it any more");
 }
+
+#[test]
+fn a_threat_feed_is_armed_by_hand_like_any_other() {
+    let Some(lab) = Lab::new() else { return };
+    let _web = web(&lab.server);
+    let _site = site(&lab, "203.0.113.5\n");
+    let daemon = Daemon::start(&lab, &lab.host, &Conf::new(&lab));
+    apply(&daemon, FEED);
+    daemon.ok(&["refresh", "training.ip.threatfeed"]);
+    connect(&lab.host, "203.0.113.5:80").expect("it only alerts");
+    daemon.ok(&["deny", "--confirm", "1h", "training.ip.threatfeed"]);
+    assert!(dropped(&lab.host, "203.0.113.5:80"));
+    daemon.ok(&["deny", "--keep", "training.ip.threatfeed"]);
+    // Applied again and reloaded, it stays what it is.
+    assert!(apply(&daemon, FEED).contains("unchanged"));
+    daemon.signal(Signal::SIGHUP);
+    assert!(dropped(&lab.host, "203.0.113.5:80"));
+    daemon.ok(&["delete", "gtf", "training.ip.threatfeed"]);
+    connect(&lab.host, "203.0.113.5:80").expect("the feed is gone");
+}
+
+#[test]
+fn verdicts_that_the_kernel_remembers_go_with_a_policy() {
+    let Some(lab) = Lab::new() else { return };
+    let _web = web(&lab.server);
+    let daemon = Daemon::start(
+        &lab,
+        &lab.host,
+        &Conf::new(&lab).daemon("on-daemon-down = \"deny\""),
+    );
+    apply(&daemon, SET);
+    // It hangs on the source, so the kernel's sets stay as they are when it is denied, and then allowed.
+    let by_user = DENY_SET.replace("spec:\n", "spec:\n  selector: user == 'nobody'\n");
+    apply(&daemon, &by_user);
+    let _stream = connect(&lab.host, "203.0.113.5:80").expect("root is not nobody");
+    let remembered = || {
+        let table = nft(
+            &lab.host,
+            &["list", "set", "inet", "feedgate", "recent_allow4"],
+        );
+        table.contains("203.0.113.5")
+    };
+    eventually("the verdict is remembered", || remembered().then_some(()));
+    let updates = || daemon.output().matches("kernel updated").count();
+    let before = updates();
+    apply(&daemon, &by_user.replace("'nobody'", "'games'"));
+    assert!(!remembered(), "an apply forgets what was decided before it");
+    assert_eq!(updates(), before, "and no set has changed");
+}

@@ -126,6 +126,55 @@ fn a_boot_has_the_last_good_sets_before_the_daemon() {
 }
 
 #[test]
+fn a_boot_knows_policies_network_sets_and_what_was_kept() {
+    let Some(lab) = Lab::new() else { return };
+    let _web = web(&lab.server);
+    let conf = Conf::new(&lab)
+        .section("[arm]\nafter = \"24h\"")
+        .feed("trial", "deny", &["203.0.113.3"])
+        .feed("kept", "alert", &["203.0.113.4"]);
+    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    let manifests = lab.path("m.yaml");
+    fs::write(&manifests, DENIED_SET).unwrap();
+    daemon.ok(&["apply", "-f", manifests.to_str().unwrap()]);
+    daemon.ok(&["deny", "--confirm", "10m", "kept"]);
+    daemon.ok(&["deny", "--keep", "kept"]);
+    daemon.stop();
+    nft(&lab.host, &["delete", "table", "inet", "feedgate"]);
+
+    let loaded = load(&lab.host, &lab);
+    assert!(loaded.status.success(), "{}", said(&loaded));
+    for denied in ["203.0.113.1:80", "203.0.113.4:80"] {
+        assert!(dropped(&lab.host, denied), "{denied}");
+    }
+    // On trial: it only alerts.
+    assert!(reached(&lab.host, "203.0.113.3:80").is_some());
+}
+
+/// A network set written by hand, denied to everybody.
+const DENIED_SET: &str = "\
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkSet
+metadata:
+  name: bad
+  labels: {kind: bad}
+spec:
+  nets: [203.0.113.1/32]
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata:
+  name: default.no-bad
+spec:
+  selector: all()
+  types: [Egress]
+  egress:
+  - action: Deny
+    destination: {selector: kind == 'bad'}
+  - action: Pass
+";
+
+#[test]
 fn somebody_elses_table_is_left_alone_at_a_boot() {
     let Some(lab) = Lab::new() else { return };
     let conf = Conf::new(&lab).feed("f", "deny", &["203.0.113.1"]);
