@@ -16,6 +16,8 @@ use crate::config::nearest;
 pub(super) const API_VERSION: &str = "projectcalico.org/v3";
 /// Set on a document that shows a part of a network set's nets; see `print`.
 pub(super) const PAGE_ANNOTATION: &str = "feedgate/nets";
+/// Says where a resource is kept that was not applied.
+const SOURCE_ANNOTATION: &str = "feedgate/source";
 
 /// Fields of a resource.
 pub(super) const FIELDS: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
@@ -144,6 +146,11 @@ fn resource<'t>(
     let Some(root) = Table::open(log, text, node, path, &FIELDS) else {
         return;
     };
+    if let Some((why, help)) = kept_elsewhere(&root, kind) {
+        let problem = Problem::new(format!("left out: {why}"));
+        root.warning(log, "metadata", problem.help(help));
+        return;
+    }
     let metadata = metadata(log, &root, kind);
     let Some(spec) = spec(log, &root, kind, &metadata) else {
         return;
@@ -162,6 +169,34 @@ fn resource<'t>(
         let start = node.place.start;
         found.resources.push((resource, log.document(), start));
     }
+}
+
+/// Who keeps a resource that `get` printed, and what to do instead of applying it: it comes back from
+/// there.
+fn kept_elsewhere(root: &Table<'_, '_>, kind: Kind) -> Option<(String, &'static str)> {
+    let metadata = root.get("metadata")?;
+    if let Some(source) =
+        below(metadata, "annotations").and_then(|all| below(all, SOURCE_ANNOTATION))
+    {
+        let source = scalar::text(source).map_or_else(|_| String::new(), short);
+        return Some((format!("it is kept in {source}"), "change it there"));
+    }
+    let name = below(metadata, "name")?;
+    let is_feeds = kind == Kind::GlobalNetworkSet
+        && scalar::text(name).is_ok_and(|name| name.starts_with("threatfeed."))
+        && below(metadata, "ownerReferences").is_some();
+    is_feeds.then(|| ("its feed keeps it".into(), "apply the GlobalThreatFeed"))
+}
+
+/// A field of a map.
+fn below<'a, 't>(node: &'a Node<'t>, name: &str) -> Option<&'a Node<'t>> {
+    let Value::Map(pairs) = &node.value else {
+        return None;
+    };
+    let mut pairs = pairs.iter();
+    pairs
+        .find(|(key, _)| key.text == name)
+        .map(|(_, node)| node)
 }
 
 fn version(log: &mut Log, root: &Table<'_, '_>) {

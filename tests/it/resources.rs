@@ -430,16 +430,16 @@ fn the_folder_is_followed_and_a_broken_file_keeps_its_last_good_version() {
         .as_str()
         .unwrap();
     assert_eq!(source, format!("{}:1", path.display()));
-    for refused in [
-        &["delete", "gns/partners"][..],
-        &["apply", "-f", path.to_str().unwrap()],
-    ] {
-        let said = daemon.fails(refused);
-        assert!(
-            said.contains(&format!("is kept in {}:1", path.display())),
-            "{said}"
-        );
-    }
+    let is_kept = |said: &str| {
+        let place = format!("is kept in {}:1", path.display());
+        assert!(said.contains(&place), "{said}");
+    };
+    is_kept(&daemon.fails(&["delete", "gns/partners"]));
+    is_kept(&refused(
+        &daemon,
+        &SET.replace("203.0.113.5", "203.0.113.8"),
+    ));
+    assert!(apply(&daemon, SET).contains("unchanged"));
     // A file that is rewritten in place, too.
     fs::write(&path, SET.replace("203.0.113.5", "203.0.113.6")).unwrap();
     eventually("the other address is denied", || {
@@ -717,4 +717,30 @@ fn verdicts_that_the_kernel_remembers_go_with_a_policy() {
     apply(&daemon, &by_user.replace("'nobody'", "'games'"));
     assert!(!remembered(), "an apply forgets what was decided before it");
     assert_eq!(updates(), before, "and no set has changed");
+}
+
+#[test]
+fn what_get_prints_may_be_applied_as_it_is() {
+    let Some(lab) = Lab::new() else { return };
+    let _site = site(&lab, "203.0.113.5\n203.0.113.6\n");
+    let conf = Conf::new(&lab).feed("own", "deny", &["203.0.113.7"]);
+    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    apply(
+        &daemon,
+        &format!("{FEED}---\n{POLICY}---\n{SET}---\n{STAGED}"),
+    );
+    daemon.ok(&["refresh", "training.ip.threatfeed"]);
+    let all = daemon.ok(&["get", "all", "-o", "yaml"]);
+    let output = daemon.ctl_with(&["apply", "-f", "-"], all.as_bytes());
+    assert!(output.status.success(), "{}", both(&output));
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said.lines().count(), 5, "{said}");
+    assert!(
+        said.lines().all(|line| line.ends_with(" unchanged")),
+        "{said}"
+    );
+    let warned = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(warned.matches("left out: ").count(), 4, "{warned}");
+    assert!(warned.contains("left out: it is kept in"), "{warned}");
+    assert!(warned.contains("left out: its feed keeps it"), "{warned}");
 }

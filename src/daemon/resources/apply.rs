@@ -159,6 +159,11 @@ pub(super) fn plan(
             .get(&id)
             .filter(|entry| entry.origin != Origin::Applied);
         if let Some(entry) = elsewhere {
+            // What `get` printed may come back as it is.
+            if is_same(&entry.item.resource, &resource) {
+                plan.results.push((id, UNCHANGED));
+                continue;
+            }
             refused.push(format!("{id} is kept in {}: change it there", entry.origin));
             continue;
         }
@@ -191,6 +196,14 @@ pub(super) fn plan(
     }
     refused.push("nothing was applied".to_owned());
     Err(refused.join("\n"))
+}
+
+/// The same but for annotations of feedgate's own.
+fn is_same(there: &Resource, new: &Resource) -> bool {
+    let own = |key: &String| key.starts_with(OWN);
+    let mut there = there.clone();
+    there.metadata.annotations.retain(|key, _| !own(key));
+    there == *new
 }
 
 impl Resources {
