@@ -54,7 +54,7 @@ deps: ## install what building and running need (apt; only what is missing)
 
 test-deps: deps
 	@$(call install_missing,$(TEST_PACKAGES))
-	@$(call unpack_promtool)
+	@$(call unpack_tool,promtool,prometheus,usr/bin)
 
 build: ## build the release binary
 	$(CARGO) build --release --locked
@@ -181,21 +181,28 @@ test-packages: deps ## install, upgrade, remove and purge the package in a Debia
 	$(MAKE) stage pack-deb pack-rpm BIN=$(TARGET)/debug/feedgate
 	$(SUDO) env CARGO_TARGET_DIR=$(abspath $(TARGET)) tests/packages/run
 
+.PHONY: test-fleet
+test-fleet: deps ## run what docs/fleet.md has for the feed mirror and the log server: cron line, nginx, rsyslog (root)
+	@$(call install_missing,rsyslog)
+	@$(call unpack_tool,nginx,nginx,usr/sbin)
+	$(CARGO) build --locked
+	$(SUDO) env CARGO_TARGET_DIR=$(abspath $(TARGET)) tests/fleet/run
+
 clean: ## remove what was built
 	$(CARGO) clean
 
-# promtool, which checks metrics and alert rules, out of Debian's package of Prometheus (19 MB): only that one
-# file. Installing the package would start a Prometheus server.
-define unpack_promtool
+# $(call unpack_tool,TOOL,PACKAGE,FOLDER): only that file out of a package of Debian, where it is missing: promtool, which
+# checks metrics and alert rules, of Prometheus (19 MB); nginx. Installing the packages would start servers.
+define unpack_tool
 set -e; \
-if ! command -v promtool >/dev/null && [ ! -x $(TARGET)/tools/promtool ] && command -v apt-get >/dev/null; then \
-    echo "getting promtool"; \
+if ! command -v $(1) >/dev/null && [ ! -x $(TARGET)/tools/$(1) ] && command -v apt-get >/dev/null; then \
+    echo "getting $(1)"; \
     scratch=$$(mktemp -d); \
     trap 'rm -rf "$$scratch"' EXIT; \
-    (cd "$$scratch" && { apt-get download -q prometheus || { $(SUDO) apt-get update -q && apt-get download -q prometheus; }; } \
-        && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool); \
+    (cd "$$scratch" && { apt-get download -q $(2) || { $(SUDO) apt-get update -q && apt-get download -q $(2); }; } \
+        && dpkg-deb --fsys-tarfile $(2)_*.deb | tar -x ./$(3)/$(1)); \
     mkdir -p $(TARGET)/tools; \
-    mv "$$scratch/usr/bin/promtool" $(TARGET)/tools/promtool; \
+    mv "$$scratch/$(3)/$(1)" $(TARGET)/tools/$(1); \
 fi
 endef
 
