@@ -15,6 +15,7 @@ BUILD_PACKAGES := gcc libc6-dev libmnl-dev libnftnl-dev pkg-config
 RUN_PACKAGES := curl iproute2 nftables util-linux
 TEST_PACKAGES := iputils-ping libfaketime logrotate runc rsyslog rsyslog-gnutls rsyslog-openssl sqlite3 systemd
 LAB_PACKAGES := perl-base runc
+IMAGE_PACKAGES := curl debootstrap perl-base runc
 SYSTEMD_PACKAGES := debootstrap systemd-container
 VM_PACKAGES := busybox-static cpio kmod qemu-system-x86 xz-utils
 # Tests that need the memory of the whole machine; .config/nextest.toml says why, and names the same ones.
@@ -42,7 +43,7 @@ NFT := $(wildcard nft/*.nft nft/examples/*.nft)
 DOCS := $(filter-out docs/development.md,$(wildcard docs/*.* docs/*/*.*)) README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE
 UNITS := $(notdir $(wildcard systemd/*.service))
 
-.PHONY: help deps test-deps build lab test test-containers test-kernels test-systemd test-packages soak soak-short demo demo-svg bench lint audit \
+.PHONY: help deps test-deps build lab test test-containers test-kernels test-systemd test-packages test-image check-kubernetes soak soak-short demo demo-svg bench lint audit \
     install uninstall stage deb pack-deb rpm pack-rpm clean
 
 help: ## this list
@@ -84,6 +85,18 @@ lab: deps ## the lab with its Calico manifests, step by step, red in a real cont
 	@$(call install_missing,$(LAB_PACKAGES))
 	$(CARGO) build --locked
 	$(SUDO) env CARGO_TARGET_DIR=$(abspath $(TARGET)) tests/lab/run
+
+test-image: deps ## the container of the Dockerfile and the DaemonSet, without an engine: its root file system run by runc (root)
+	@$(call install_missing,$(IMAGE_PACKAGES))
+	$(CARGO) build --locked
+	$(SUDO) env CARGO_TARGET_DIR=$(abspath $(TARGET)) tests/image/run
+
+# kubernetes-validate of PyPI brings the schemas of Kubernetes with it.
+check-kubernetes: ## hold the DaemonSet against the schemas of Kubernetes
+	@[ -x $(TARGET)/tools/kubernetes/bin/kubernetes-validate ] || { echo "getting kubernetes-validate"; \
+	    python3 -m venv $(TARGET)/tools/kubernetes && $(TARGET)/tools/kubernetes/bin/pip install -q kubernetes-validate; }
+	for version in 1.28 1.32 1.37; do \
+	    $(TARGET)/tools/kubernetes/bin/kubernetes-validate --strict -k $$version docs/kubernetes/daemonset.yaml || exit 1; done
 
 soak: test-deps ## everything at once for SOAK_SECONDS (600), as root: kills, feeds, policies, outages; a table at the end
 	$(CARGO) test --locked --test it --no-run

@@ -1,6 +1,6 @@
 //! `make bench`: one run, one table; feedgate beside the kernel's floor and the tools people use.
 //!
-//! `cargo bench [-- feed|kernel|load|path|flows|store|alerts ...] [--check]`. The parent stays small and measures processes: each
+//! `cargo bench [-- feed|kernel|load|path|flows|store|alerts|fleet ...] [--check]`. The parent stays small and measures processes: each
 //! figure comes from a helper (this program again) with memory, and where needed a network namespace,
 //! of its own. `--check` fails when a target is missed.
 #![allow(
@@ -13,6 +13,7 @@
 mod alerts;
 mod common;
 mod feed;
+mod fleet;
 mod flows;
 mod kernel;
 mod load;
@@ -26,7 +27,7 @@ use common::{machine, table};
 /// A piece of the table: its name and what it measures.
 type Piece = (&'static str, fn() -> Vec<table::Row>);
 
-const PIECES: [Piece; 7] = [
+const PIECES: [Piece; 8] = [
     ("feed", feed::rows),
     ("kernel", kernel::rows),
     ("load", load::rows),
@@ -34,6 +35,7 @@ const PIECES: [Piece; 7] = [
     ("flows", flows::rows),
     ("store", store::rows),
     ("alerts", alerts::rows),
+    ("fleet", fleet::rows),
 ];
 
 fn main() -> ExitCode {
@@ -75,6 +77,7 @@ fn helper(words: &[String]) {
         ["durable"] => flows::time_durable(),
         ["flood"] => flows::time_flood(),
         ["store"] => store::time_store(),
+        ["fleet", case] => fleet::time_fleet(case),
         ["alerts"] => alerts::time_alerts(),
         ["daemon-memory"] => flows::daemon_memory(),
         _ => panic!("no such helper: {words:?}"),

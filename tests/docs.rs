@@ -473,6 +473,33 @@ fn every_manifest_shown_is_good() {
     assert!(seen >= 7, "{seen} resources");
 }
 
+/// What the shipped DaemonSet configures, and the capabilities that it adds.
+#[test]
+fn the_daemonset_has_a_good_configuration_and_the_capabilities_that_are_explained() {
+    let text = document("docs/kubernetes/daemonset.yaml");
+    let (_, rest) = text.split_once("  feedgate.toml: |\n").unwrap();
+    let (toml, _) = rest.split_once("---\n").unwrap();
+    let toml: Vec<&str> = toml
+        .lines()
+        .map(|line| line.strip_prefix("    ").unwrap_or(line))
+        .collect();
+    let outcome = config::parse(&toml.join("\n"), "daemonset.yaml");
+    assert!(outcome.diagnostics.is_empty(), "{:?}", outcome.diagnostics);
+    assert_eq!(outcome.config.unwrap().feeds.len(), 1);
+
+    let (_, rest) = text.split_once("            add:\n").unwrap();
+    let added = rest
+        .lines()
+        .map_while(|line| line.trim().strip_prefix("- "))
+        .map(|line| format!("CAP_{}", line.split_whitespace().next().unwrap()));
+    let security = document("docs/security.md");
+    let added: Vec<String> = added.collect();
+    assert_eq!(added.len(), 4);
+    for capability in added {
+        assert!(security.contains(&capability), "{capability}");
+    }
+}
+
 // ---- docs/troubleshooting.md ----
 
 #[test]

@@ -74,6 +74,7 @@ pub use boot::{Loaded, load};
 use engine::{Path, lock};
 use flow_log::FlowLog;
 pub use flow_log::FlowLogStatus;
+pub use pulls::jittered;
 pub(crate) use resources::{Checked as CheckedManifests, CheckedFile, check as check_manifests};
 pub use selftest::{Order as SelftestOrder, Probe as SelftestProbe, probe as selftest_probe};
 pub use status::{FeedStatus, Status};

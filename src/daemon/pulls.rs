@@ -450,7 +450,7 @@ fn tell_private(core: &Core, name: &FeedName) {
 }
 
 /// Up to a tenth later, so that a thousand hosts do not ask at once.
-fn jittered(period: Duration) -> Duration {
+pub fn jittered(period: Duration) -> Duration {
     let random = RandomState::new().hash_one(SystemTime::now());
     let tenth = u64::try_from(period.as_millis() / 10)
         .unwrap_or(u64::MAX)

@@ -1,6 +1,7 @@
 //! Whatever is sent to the control socket, the daemon answers or closes, goes on, and serves others.
 
 use std::{
+    cell::Cell,
     fs,
     io::{Read as _, Write as _},
     net::Shutdown,
@@ -131,22 +132,30 @@ fn nothing_that_is_sent_stops_the_daemon_or_others() {
         failure_persistence: None,
         ..Config::default()
     });
-    // Where `down` comes out of it by chance the daemon ends as it should: it is not among the commands.
+    // `down` is not among the commands: the daemon would end, as it should.
+    let (done, refused, closed) = (Cell::new(0), Cell::new(0), Cell::new(0));
     let tried = runner.run(&input, |bytes| {
         let answer = talk(&socket, &bytes);
-        if !answer.is_empty() {
-            let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
-            prop_assert!(
-                answer.get("ok").is_some() || answer.get("error").is_some(),
-                "{}",
-                answer
-            );
+        if answer.is_empty() {
+            closed.update(|count| count + 1);
+            return Ok(());
         }
+        let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+        let is = |key| answer.get(key).is_some();
+        prop_assert!(is("ok") || is("error"), "{}", answer);
+        let kind = if is("ok") { &done } else { &refused };
+        kind.update(|count| count + 1);
         Ok(())
     });
     if let Err(error) = tried {
         panic!("{error}");
     }
+    let met = [done.get(), refused.get(), closed.get()];
+    assert!(
+        met.iter().all(|count| *count > 0),
+        "done, refused, closed: {met:?}"
+    );
+    eprintln!("done, refused, closed: {met:?}");
     // Too long, and more than is announced.
     for bytes in [vec![b'['; 1 << 20], vec![b'x'; 1 << 20], vec![0; 1 << 20]] {
         talk(&socket, &bytes);
@@ -190,4 +199,27 @@ fn clients_that_say_nothing_hold_up_others_for_seconds_only() {
         }
         assert!(answer.is_empty(), "{answer:?}");
     }
+}
+
+#[test]
+fn a_manifest_that_is_a_bomb_is_refused() {
+    let Some(lab) = Lab::new() else { return };
+    let daemon = Daemon::start(&lab, &lab.host, &Conf::new(&lab));
+    let before = memory(daemon.pid());
+    let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for n in 1..12 {
+        let same = vec![format!("*a{}", n - 1); 9].join(", ");
+        laughs += &format!("a{n}: &a{n} [{same}]\n");
+    }
+    let deep = format!("kind: {}\n", "[".repeat(200_000));
+    for bomb in [laughs, deep] {
+        let output = daemon.ctl_with(&["apply", "-f", "-"], bomb.as_bytes());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.len() < 20_000, "{}", said.len());
+        eprintln!("{}", said.lines().next().unwrap_or_default());
+    }
+    let grown = memory(daemon.pid()).saturating_sub(before);
+    assert!(grown < MEMORY, "{grown} KiB");
+    assert_eq!(daemon.status()["table"]["state"], "present");
 }

@@ -188,6 +188,19 @@ impl Account {
         let row = |what: &str, found: u64, allowed: u64| {
             Law::within(&format!("{phase}: {what}"), found, allowed)
         };
+        // Stable addresses: exactly what was sent, but for what was told without an address.
+        let stable = |addresses: &[&str], denied, unattributed: u64| {
+            let rows = self.stored.iter();
+            let of = rows.filter(|((action, indicator), _)| {
+                (action == "deny") == denied && addresses.contains(&indicator.as_str())
+            });
+            let stored: u64 = of.map(|(_, flows)| flows).sum();
+            let sent = Self::of(&self.sent, addresses);
+            sent.saturating_sub(stored + unattributed) + stored.saturating_sub(sent)
+        };
+        // A packet that is held while its address leaves or enters a list: the alert has the verdict of
+        // before, the kernel's sets that of after. Lists change each second.
+        let moving = tolerance + 2 * seconds;
         let unlisted = Self::of(&self.sent, &UNLISTED).abs_diff(Self::of(&self.arrived, &UNLISTED));
         vec![
             row(
@@ -199,12 +212,22 @@ impl Account {
             row(
                 &format!("of {} dropped flows not accounted for", sent - arrived),
                 (sent - arrived).abs_diff(denied_told),
+                moving,
+            ),
+            row(
+                "flows to always denied addresses not accounted for",
+                stable(&DENIED, true, self.unattributed[0]),
+                tolerance,
+            ),
+            row(
+                "flows to always watched addresses not accounted for",
+                stable(&WATCHED, false, self.unattributed[1]),
                 tolerance,
             ),
             row(
                 &format!("of {watched} passed flows not accounted for"),
                 watched.abs_diff(passed_told),
-                tolerance,
+                moving,
             ),
             row(
                 &format!("of {} stored alerts not told to syslog once", self.alerts),

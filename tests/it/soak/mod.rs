@@ -10,7 +10,9 @@
 //! arrived at watched addresses = flows of other alerts in the store + UNATTRIBUTED passed told to syslog
 //! ```
 //!
-//! exactly, as long as nobody kills the daemon: the second phase. In the first phase it is killed every 20
+//! as long as nobody kills the daemon: the second phase. It holds exactly for addresses whose verdict never
+//! changes. Where lists change, a packet that is held meanwhile may be alerted by the list of before and judged
+//! by that of after: at most two flows a second are allowed to differ. In the first phase it is killed every 20
 //! seconds. A kill may take what was not on disk yet, which docs/alerts.md puts at a second, and the packets
 //! that the queue held: the law has a tolerance of two seconds of flows for each kill there.
 
