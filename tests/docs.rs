@@ -500,6 +500,50 @@ fn the_daemonset_has_a_good_configuration_and_the_capabilities_that_are_explaine
     }
 }
 
+// ---- docs/lab.md ----
+
+#[test]
+fn every_command_of_the_lab_is_one_that_is_run() {
+    let script = fs::read_to_string(root().join("tests/lab/run")).unwrap();
+    // As the script shows them.
+    let plain = |line: &str| {
+        let line = line.replace("$manifests/", "").replace("$LAB/", "");
+        let line = line
+            .replace("$BAD", "10.48.255.194")
+            .replace("\"$id\"", "ID");
+        line.replace(['"', '\''], "")
+    };
+    let run: BTreeSet<String> = script
+        .lines()
+        .filter_map(|line| line.strip_prefix("look "))
+        .map(plain)
+        .collect();
+    let text = document("docs/lab.md");
+    let shown = text.lines().filter_map(|line| line.strip_prefix("$ "));
+    let mut seen = BTreeSet::new();
+    for command in shown {
+        let command = plain(command);
+        let command = match command.strip_prefix("feedgate alerts show ") {
+            Some(_) => "feedgate alerts show ID".to_owned(),
+            None => command.replace("runc delete --force red", "delete_red"),
+        };
+        assert!(run.contains(&command), "{command} is not in {run:?}");
+        seen.insert(command);
+    }
+    // Each step has its section, with all that changes something.
+    for step in 1..=8 {
+        assert!(text.contains(&format!("\n## Step {step}: ")), "step {step}");
+    }
+    for command in run.iter().filter(|command| {
+        ["apply", "delete", "alerts", "graph"].iter().any(|verb| {
+            command.starts_with(&format!("feedgate {verb} "))
+                || *command == &format!("feedgate {verb}")
+        })
+    }) {
+        assert!(seen.contains(command), "{command} is not shown");
+    }
+}
+
 // ---- docs/troubleshooting.md ----
 
 #[test]

@@ -42,9 +42,15 @@ pub(super) fn get(config: &Path, args: &Get) -> Result<(), Failure> {
     let value = fetch(config, &args.which)?;
     let found: Vec<&Value> = items(&value["items"]).collect();
     match args.form() {
-        Some(Form::Json) => ask::print_json(&document(&args.which, &found)),
+        Some(Form::Json) => {
+            if let Some(document) = document(&args.which, &found) {
+                ask::print_json(&document);
+            }
+        }
         Some(Form::Yaml) => {
-            print!("{}", manifest::to_yaml(&document(&args.which, &found)));
+            if let Some(document) = document(&args.which, &found) {
+                print!("{}", manifest::to_yaml(&document));
+            }
         }
         Some(Form::Name) => found
             .iter()
@@ -64,7 +70,9 @@ pub(super) fn describe(config: &Path, args: &Describe) -> Result<(), Failure> {
     let value = fetch(config, &args.which)?;
     let found: Vec<&Value> = items(&value["items"]).collect();
     if args.json {
-        ask::print_json(&document(&args.which, &found));
+        if let Some(document) = document(&args.which, &found) {
+            ask::print_json(&document);
+        }
     } else {
         let texts: Vec<String> = found.iter().map(|item| describe::render(item)).collect();
         print!("{}", texts.join("\n\n"));
@@ -245,14 +253,19 @@ fn missing(value: &Value, nothing: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One object where one was named, else a list of them, as kubectl has it.
-fn document(which: &Which, found: &[&Value]) -> Value {
-    let names_one = which.words.len() == 2 || which.words.first().is_some_and(|w| w.contains('/'));
+/// One object where one was named, nothing where that is not there, else a list, as kubectl has it.
+fn document(which: &Which, found: &[&Value]) -> Option<Value> {
+    let names_one = match which.words.as_slice() {
+        [one] => one.contains('/'),
+        [kinds, _] => !kinds.contains(['/', ',']),
+        _ => false,
+    };
     match found {
-        [one] if names_one => one["object"].clone(),
+        [one] if names_one => Some(one["object"].clone()),
+        [] if names_one => None,
         all => {
             let objects: Vec<&Value> = all.iter().map(|item| &item["object"]).collect();
-            json!({ "apiVersion": "v1", "kind": "List", "items": objects })
+            Some(json!({ "apiVersion": "v1", "kind": "List", "items": objects }))
         }
     }
 }
@@ -352,10 +365,20 @@ mod tests {
     fn what_is_named_alone_is_an_object_and_all_else_a_list() {
         let item = row("tier", "a");
         let which = |words: &[&str]| Which::of(words);
-        assert_eq!(document(&which(&["tier", "a"]), &[&item])["kind"], "tier");
-        assert_eq!(document(&which(&["tier/a"]), &[&item])["kind"], "tier");
-        assert_eq!(document(&which(&["tiers"]), &[&item])["kind"], "List");
-        let all = document(&which(&["tier/a", "tier/b"]), &[&item, &item]);
+        let kind = |words: &[&str], found: &[&Value]| {
+            document(&which(words), found).map(|document| document["kind"].clone())
+        };
+        assert_eq!(kind(&["tier", "a"], &[&item]), Some(json!("tier")));
+        assert_eq!(kind(&["tier/a"], &[&item]), Some(json!("tier")));
+        assert_eq!(kind(&["tiers"], &[&item]), Some(json!("List")));
+        let all = document(&which(&["tier/a", "tier/b"]), &[&item, &item]).unwrap();
         assert_eq!(all["items"].as_array().unwrap().len(), 2);
+        // One of two that were named is a list of one, whichever way they were.
+        assert_eq!(kind(&["tier/a", "tier/b"], &[&item]), Some(json!("List")));
+        assert_eq!(kind(&["tier,gns", "a"], &[&item]), Some(json!("List")));
+        // What is not there is no document; an empty kind is an empty list.
+        assert_eq!(kind(&["tier", "a"], &[]), None);
+        assert_eq!(kind(&["tier/a"], &[]), None);
+        assert_eq!(kind(&["tiers"], &[]), Some(json!("List")));
     }
 }

@@ -77,8 +77,9 @@ fn render_status(status: &Value) -> String {
         .filter(|feed| feed["stale"] == true || feed["last_error"].is_string())
         .count();
     out.add(format!(
-        "feeds      {} configured, {bad} with a problem: {}",
+        "feeds      {} configured, {bad} with a problem{}{}",
         feeds.len(),
+        if feeds.is_empty() { "" } else { ": " },
         feeds_in_short(&feeds)
     ));
     for feed in &feeds {

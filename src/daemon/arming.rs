@@ -115,11 +115,8 @@ impl Core {
 
     fn candidate(&self, name: &str) -> Result<Candidate, String> {
         let state = self.feeds.iter().find(|(feed, _)| feed.as_str() == name);
-        let (_, state) = state.ok_or_else(|| {
-            let names: Vec<&str> = self.feeds.keys().map(FeedName::as_str).collect();
-            let names = names.join(", ");
-            format!("no feed is named {name}; configured are: {names}")
-        })?;
+        let (_, state) = state
+            .ok_or_else(|| super::no_such_feed(name, self.feeds.keys().map(FeedName::as_str)))?;
         let mut candidate = candidate(state);
         candidate.has_data &= state.config.enabled;
         Ok(candidate)

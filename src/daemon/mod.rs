@@ -725,27 +725,25 @@ fn feeds_named(core: &Core, name: Option<&str>) -> Result<Vec<FeedName>, String>
             .map(|state| state.config.name.clone())
             .collect());
     };
-    let known = || {
-        core.feeds
-            .keys()
-            .map(FeedName::as_str)
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
     let state = core
         .feeds
         .iter()
         .find(|(key, _)| key.as_str() == name)
         .map(|(_, state)| state);
     match state {
-        None => Err(format!(
-            "no feed is named {name}; configured are: {}",
-            known()
-        )),
+        None => Err(no_such_feed(name, core.feeds.keys().map(FeedName::as_str))),
         Some(state) if !state.config.enabled => Err(format!("feed {name} is not enabled")),
         Some(state) if state.config.url.is_none() => {
             Err(format!("feed {name} has no url: it is pushed, not pulled"))
         }
         Some(state) => Ok(vec![state.config.name.clone()]),
+    }
+}
+
+/// Says which names there are.
+fn no_such_feed<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    match known.collect::<Vec<_>>().join(", ") {
+        none if none.is_empty() => format!("no feed is named {name}; there is none at all"),
+        names => format!("no feed is named {name}; there are {names}"),
     }
 }

@@ -18,11 +18,11 @@ pub(super) const API_VERSION: &str = "projectcalico.org/v3";
 pub(super) const PAGE_ANNOTATION: &str = "feedgate/nets";
 
 /// Fields of a resource.
-const FIELDS: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
+pub(super) const FIELDS: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
 /// Fields of a list.
 const LIST_FIELDS: [&str; 4] = ["apiVersion", "kind", "metadata", "items"];
 /// Fields of `metadata`; all but the first three are a cluster's, and are not kept.
-const METADATA: [&str; 14] = [
+pub(super) const METADATA: [&str; 14] = [
     "name",
     "labels",
     "annotations",
@@ -155,7 +155,7 @@ fn resource<'t>(
     let id = resource.id();
     if !id.name.is_empty() && found.ids.contains(&id) {
         let problem = Problem::new(format!("{id} is there twice"));
-        root.error(log, "metadata", problem.help("keep one of them"));
+        root.error_below(log, "metadata", "name", problem.help("keep one of them"));
     }
     if log.errors() == before {
         found.ids.insert(id);

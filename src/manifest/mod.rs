@@ -13,6 +13,8 @@ mod log;
 mod network_set;
 mod policy;
 mod print;
+#[cfg(test)]
+mod refusal_tests;
 mod resource;
 mod rule;
 mod scalar;

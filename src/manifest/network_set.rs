@@ -8,7 +8,7 @@ use super::{
     tree::short,
 };
 
-const FIELDS: [&str; 2] = ["nets", "allowedEgressDomains"];
+pub(super) const FIELDS: [&str; 2] = ["nets", "allowedEgressDomains"];
 
 pub(super) fn read(log: &mut Log, root: &Table<'_, '_>) -> NetworkSetSpec {
     let Some(spec) = root.table(log, "spec", &FIELDS) else {

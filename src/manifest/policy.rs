@@ -10,7 +10,7 @@ use super::{
 use crate::policy::{DEFAULT_TIER, Order, Policy, Rule, Selector};
 
 /// The last one is of staged policies only.
-const FIELDS: [&str; 13] = [
+pub(super) const FIELDS: [&str; 13] = [
     "tier",
     "order",
     "selector",
@@ -45,7 +45,11 @@ pub(super) fn read(
     let fields = FIELDS.get(..FIELDS.len() - usize::from(!is_staged))?;
     let spec = root.table(log, "spec", fields)?;
     let tier = spec.read(log, "tier", tier);
-    let name = full_name(log, root, &spec, name, tier.as_deref());
+    // A tier that is wrong was reported, and says nothing about the name.
+    let name = match (&tier, spec.has("tier")) {
+        (None, true) => name.to_owned(),
+        _ => full_name(log, root, &spec, name, tier.as_deref()),
+    };
     let order = spec.read(log, "order", scalar::number);
     let chosen = spec.read(log, "selector", selector).flatten();
     let namespaces = spec.read(log, "namespaceSelector", selector);

@@ -13,7 +13,7 @@ use crate::{
     prefix::{Family, Prefix},
 };
 
-const FIELDS: [&str; 10] = [
+pub(super) const FIELDS: [&str; 10] = [
     "action",
     "protocol",
     "notProtocol",
@@ -25,7 +25,7 @@ const FIELDS: [&str; 10] = [
     "notICMP",
     "http",
 ];
-const ENTITY: [&str; 10] = [
+pub(super) const ENTITY: [&str; 10] = [
     "selector",
     "notSelector",
     "nets",

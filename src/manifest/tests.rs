@@ -37,13 +37,13 @@ fn the_labs_manifests_parse_as_they_stand() {
 }
 
 /// Every message of a text, with the place and without the frame.
-fn mistakes(text: &str) -> Vec<String> {
+pub(super) fn mistakes(text: &str) -> Vec<String> {
     let line = |m: &Mistake| format!("{}:{} {}: {}", m.line, m.column, m.path, m.message);
     parse(text).mistakes.iter().map(line).collect()
 }
 
 /// A document of this kind with such a spec, which stands in its fourth line.
-fn with_spec(kind: &str, name: &str, spec: &str) -> String {
+pub(super) fn with_spec(kind: &str, name: &str, spec: &str) -> String {
     format!(
         "apiVersion: projectcalico.org/v3\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
     )
@@ -274,5 +274,32 @@ fn what_is_wrong_with_a_policy_has_its_place() {
     ] {
         let text = with_spec("GlobalNetworkPolicy", "t.p", spec);
         assert_eq!(mistakes(&text), [expect], "{spec}");
+    }
+}
+
+#[test]
+fn every_field_is_documented() {
+    let text = concat!(
+        include_str!("../../docs/calico.md"),
+        include_str!("../../docs/policies.md")
+    );
+    // In the cells of tables; an example alone explains nothing.
+    let rows = text.lines().filter(|line| line.starts_with('|'));
+    let cells = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
+    let explained: std::collections::BTreeSet<&str> = cells
+        .flat_map(|cell| cell.split(|c: char| !c.is_ascii_alphanumeric()))
+        .collect();
+    let fields = [
+        &envelope::METADATA[..],
+        &threat_feed::FIELDS,
+        &threat_feed::CSV,
+        &network_set::FIELDS,
+        &tier::FIELDS,
+        &policy::FIELDS,
+        &rule::FIELDS,
+        &rule::ENTITY,
+    ];
+    for field in fields.concat() {
+        assert!(explained.contains(field), "{field} is in no table");
     }
 }

@@ -17,7 +17,7 @@ use crate::feed::formats::{
     Column, CsvOptions, JsonPath, JsonPathError, RecordSize, parse_go_duration,
 };
 
-const FIELDS: [&str; 6] = [
+pub(super) const FIELDS: [&str; 6] = [
     "content",
     "mode",
     "description",
@@ -25,7 +25,7 @@ const FIELDS: [&str; 6] = [
     "globalNetworkSet",
     "pull",
 ];
-const CSV: [&str; 7] = [
+pub(super) const CSV: [&str; 7] = [
     "fieldNum",
     "fieldName",
     "header",

@@ -8,13 +8,13 @@ use super::{
 };
 use crate::policy::{DEFAULT_TIER, DEFAULT_TIER_ORDER, Order};
 
-const FIELDS: [&str; 2] = ["order", "defaultAction"];
+pub(super) const FIELDS: [&str; 2] = ["order", "defaultAction"];
 
 pub(super) fn read(log: &mut Log, root: &Table<'_, '_>, name: &str) -> TierSpec {
     if name.contains('.') {
         let problem = Problem::new("the name of a tier has no dot");
         let problem = problem.help("policies are named <tier>.<name>; use dashes");
-        root.error(log, "metadata", problem);
+        root.error_below(log, "metadata", "name", problem);
     }
     let Some(spec) = root.table(log, "spec", &FIELDS) else {
         return TierSpec::default();

@@ -215,7 +215,7 @@ fn refresh_pulls_one_or_all_and_knows_the_names() {
     assert!(
         daemon
             .fails(&["refresh", "c"])
-            .contains("configured are: a, b, off")
+            .contains("there are a, b, off")
     );
     assert!(daemon.fails(&["refresh", "off"]).contains("not enabled"));
     let json = daemon.ok(&["refresh", "--json"]);

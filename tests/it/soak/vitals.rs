@@ -43,7 +43,10 @@ impl Vitals {
 
     pub(super) fn laws(&self) -> Vec<Law> {
         let warm = self.looks.get(WARM_UP..).unwrap_or_default();
-        assert!(warm.len() > 10, "SOAK_SECONDS is too short to tell whether anything grows");
+        assert!(
+            warm.len() > 10,
+            "SOAK_SECONDS is too short to tell whether anything grows"
+        );
         let series = |which: usize| warm.iter().map(|look| look[which]).collect::<Vec<f64>>();
         let rows = [
             ("KiB of memory more at the end", growth(&series(0)), MEMORY),
