@@ -43,7 +43,7 @@ NFT := $(wildcard nft/*.nft nft/examples/*.nft)
 DOCS := $(filter-out docs/development.md,$(wildcard docs/*.* docs/*/*.*)) README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE
 UNITS := $(notdir $(wildcard systemd/*.service))
 
-.PHONY: help deps test-deps build lab test test-containers test-kernels test-systemd test-packages test-image check-kubernetes soak soak-short demo bench lint audit \
+.PHONY: help deps test-deps build lab test test-containers test-kernels test-systemd test-packages test-image check-kubernetes soak soak-short demo demo-svg bench lint audit \
     install uninstall stage deb pack-deb rpm pack-rpm clean
 
 help: ## this list
@@ -109,6 +109,11 @@ demo: deps ## the threat feed lab on this machine, without a network (root)
 	@echo "building feedgate (debug build: it is ready much sooner than the release)"
 	$(CARGO) build --locked
 	$(SUDO) $(TARGET)/debug/feedgate demo
+
+demo-svg: ## run the demo and draw docs/demo.svg, the picture in the README, of what it prints (root)
+	$(CARGO) build --locked
+	$(SUDO) $(TARGET)/debug/feedgate demo > $(TARGET)/demo.txt
+	tools/demo-svg < $(TARGET)/demo.txt > docs/demo.svg
 
 bench: ## run the benchmarks
 	$(CARGO) bench --locked
