@@ -69,7 +69,8 @@ pub(super) fn import(text: &str) -> Result<Import, ImportError> {
         line: line("api_url").unwrap_or(1),
         message: "api_url is missing: a bouncer's configuration says where its LAPI is".into(),
     })?;
-    let url = api
+    // As the bouncer does: a path stays, with or without a slash at its end.
+    let url = format!("{}/", api.trim_end_matches('/'))
         .parse::<Url>()
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https"));
@@ -238,6 +239,16 @@ mod tests {
             ]
         );
         assert!(!format!("{:?}", import.remarks).contains("s3cret"));
+    }
+
+    #[test]
+    fn the_path_of_the_lapi_stays() {
+        for api in ["https://lapi.example/cs", "https://lapi.example/cs/"] {
+            let import = good(Tool::Crowdsec, &format!("api_url: {api}\napi_key: k\n"));
+            let toml = import.to_toml();
+            let url = "url = \"https://lapi.example/cs/v1/decisions/stream\"";
+            assert!(toml.contains(url), "{toml}");
+        }
     }
 
     #[test]

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use super::{Block, File, Import, ImportError, Place, feed_name, lines, list_url};
 
 /// Types whose elements are addresses, prefixes or ranges, and the one with a port.
-const TYPES: [&str; 3] = ["hash:ip", "hash:net", "hash:ip,port"];
+const TYPES: [&str; 4] = ["hash:ip", "hash:net", "hash:ip,port", "bitmap:ip"];
 
 #[derive(Default)]
 struct Set {
     has_port: bool,
+    /// Every element stands for a network of this length.
+    netmask: Option<String>,
     lines: Vec<String>,
     /// The type is none that a feed can hold.
     is_left_out: bool,
@@ -21,7 +23,9 @@ pub(super) fn import(text: &str, place: Place<'_>) -> Result<Import, ImportError
     let mut sets: BTreeMap<&str, Set> = BTreeMap::new();
     let mut order = Vec::new();
     for (line, text) in (1..).zip(text.lines()) {
-        let mut words = text.split_whitespace().filter(|word| !is_flag(word));
+        let (head, tail) = around_comment(text);
+        let words = head.split_whitespace().chain(tail.split_whitespace());
+        let mut words = words.filter(|word| !is_flag(word));
         match words.next() {
             None => {}
             Some(comment) if comment.starts_with('#') => {}
@@ -29,23 +33,8 @@ pub(super) fn import(text: &str, place: Place<'_>) -> Result<Import, ImportError
                 let (Some(name), Some(kind)) = (words.next(), words.next()) else {
                     return Err(bad(line, "create needs a name and a type"));
                 };
-                let is_left_out = !TYPES.contains(&kind);
-                if is_left_out {
-                    import.remark(
-                        line,
-                        format!("set {name} of type {kind}"),
-                        "a feed holds addresses, prefixes, and addresses with a port",
-                    );
-                }
-                if words.any(|word| word == "timeout") {
-                    let why = "a list has no timeouts: make it anew, or push it, when it changes";
-                    import.remark(line, format!("the timeout of set {name}"), why);
-                }
-                let set = Set {
-                    has_port: kind == "hash:ip,port",
-                    is_left_out,
-                    ..Set::default()
-                };
+                let options: Vec<&str> = words.collect();
+                let set = create(name, kind, &options, line, &mut import);
                 if sets.insert(name, set).is_none() {
                     order.push(name);
                 }
@@ -89,6 +78,45 @@ pub(super) fn import(text: &str, place: Place<'_>) -> Result<Import, ImportError
         }
     }
     Ok(import)
+}
+
+/// A set without elements yet; what a list cannot say of it is told.
+fn create(name: &str, kind: &str, options: &[&str], line: usize, import: &mut Import) -> Set {
+    let option = |name: &str| {
+        let mut pairs = options.windows(2);
+        pairs.find_map(|pair| match pair {
+            [key, value] if *key == name => Some(*value),
+            _ => None,
+        })
+    };
+    let has_port = kind == "hash:ip,port";
+    let netmask = option("netmask");
+    let left_out = if !TYPES.contains(&kind) {
+        let why = "a feed holds addresses, prefixes, and addresses with a port";
+        Some((format!("set {name} of type {kind}"), why))
+    } else if option("bitmask").is_some() {
+        let why = "its elements are addresses under a mask, which are no prefixes";
+        Some((format!("set {name} with a bitmask"), why))
+    } else if has_port && netmask.is_some() {
+        let why = "a feed holds single addresses with a port";
+        Some((format!("set {name} of networks with ports"), why))
+    } else {
+        None
+    };
+    let is_left_out = left_out.is_some();
+    if let Some((what, why)) = left_out {
+        import.remark(line, what, why);
+    }
+    if option("timeout").is_some_and(|time| time != "0") {
+        let why = "a list has no timeouts: make it anew, or push it, when it changes";
+        import.remark(line, format!("the timeout of set {name}"), why);
+    }
+    Set {
+        has_port,
+        netmask: netmask.map(str::to_owned),
+        is_left_out,
+        ..Set::default()
+    }
 }
 
 fn take(import: &mut Import, name: &str, set: &Set, place: Place<'_>) {
@@ -139,10 +167,10 @@ fn add(
             "it is taken over without: a list has no timeouts",
         );
     }
-    let entry = if set.has_port {
-        with_port(element)
-    } else {
-        Some(element.to_owned())
+    let entry = match &set.netmask {
+        _ if set.has_port => with_port(element),
+        Some(length) => Some(format!("{element}/{length}")),
+        None => Some(element.to_owned()),
     };
     let Some(entry) = entry else {
         return tally.add(
@@ -169,6 +197,14 @@ fn with_port(element: &str) -> Option<String> {
     } else {
         format!("{addr}:{port}/{proto}")
     })
+}
+
+/// What stands before and behind the quoted comment of an element: its words are no options.
+fn around_comment(text: &str) -> (&str, &str) {
+    let Some((head, rest)) = text.split_once(" comment \"") else {
+        return (text, "");
+    };
+    (head, rest.split_once('"').map_or("", |(_, tail)| tail))
 }
 
 fn is_flag(word: &str) -> bool {
@@ -236,6 +272,60 @@ mod tests {
                 (Some(10), "203.0.113.6,icmp:8/0 of set b"),
             ]
         );
+    }
+
+    #[test]
+    fn elements_are_as_wide_as_their_set_says() {
+        let text = "create a hash:ip family inet hashsize 1024 maxelem 65536 netmask 24\n\
+                    create b bitmap:ip range 192.0.2.0/24 netmask 28\n\
+                    create c bitmap:ip range 198.51.100.0-198.51.100.255\n\
+                    create d hash:ip family inet bitmask 255.255.0.255\n\
+                    create e hash:ip,port family inet netmask 24\n\
+                    create f hash:ip family inet6 netmask 64\n\
+                    add a 203.0.113.0\n\
+                    add b 192.0.2.16\n\
+                    add c 198.51.100.7\n\
+                    add d 203.0.0.1\n\
+                    add e 203.0.113.0,tcp:80\n\
+                    add f 2001:db8::\n";
+        let import = good(Tool::Ipset, text);
+        let files: Vec<(&str, &str)> = import
+            .files
+            .iter()
+            .map(|file| (&*file.name, &*file.text))
+            .collect();
+        assert_eq!(
+            files,
+            [
+                ("a.txt", "203.0.113.0/24\n"),
+                ("b.txt", "192.0.2.16/28\n"),
+                ("c.txt", "198.51.100.7\n"),
+                ("f.txt", "2001:db8::/64\n"),
+            ]
+        );
+        let told: Vec<(Option<usize>, &str)> = import
+            .remarks
+            .iter()
+            .map(|remark| (remark.line, &*remark.what))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (Some(4), "set d with a bitmask"),
+                (Some(5), "set e of networks with ports"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_comment_is_no_option() {
+        let text = "create a hash:net family inet timeout 0 comment\n\
+                    add a 192.0.2.0/24 timeout 0 comment \"nomatch timeout 5 -exist\"\n\
+                    add a 198.51.100.0/24 comment \"it is -! here\" nomatch\n";
+        let import = good(Tool::Ipset, text);
+        assert_eq!(import.files[0].text, "192.0.2.0/24\n");
+        let told: Vec<&str> = import.remarks.iter().map(|remark| &*remark.what).collect();
+        assert_eq!(told, ["198.51.100.0/24 nomatch of set a"]);
     }
 
     #[test]

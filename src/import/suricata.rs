@@ -243,7 +243,11 @@ fn rules(text: &str, place: Place<'_>) -> Import {
             "both" => "[\"egress\", \"ingress\"]".to_owned(),
             one => format!("[\"{one}\"]"),
         };
-        let feed = Block::new(name)
+        let mut feed = Block::new(name);
+        if direction == "ingress" {
+            feed = feed.comment("Suricata saw each packet, answers too; this is about flows that they begin. directions = [\"egress\", \"ingress\"] is about those of this host as well.");
+        }
+        let feed = feed
             .text("url", &list_url(place, &file))
             .text("action", action)
             .raw("directions", directions);
@@ -258,6 +262,46 @@ fn rules(text: &str, place: Place<'_>) -> Import {
         import.remark(None, "this file", "no rule in it is about addresses alone");
     }
     import
+}
+
+/// The words of option `name`; `None`: this is another one.
+fn words_of<'a>(option: &'a str, name: &str) -> Option<Vec<&'a str>> {
+    let (key, value) = option.split_once(':')?;
+    let words = value.split([',', ' ']).map(str::trim);
+    (key.trim() == name).then(|| words.filter(|word| !word.is_empty()).collect())
+}
+
+/// Why an option makes a rule wait for more than one packet from or to its addresses.
+fn waits(option: &str) -> Option<&'static str> {
+    const NEVER: &str = "it only marks flows for other rules";
+    if option.trim() == "noalert" {
+        return Some(NEVER);
+    }
+    for name in ["flowbits", "xbits", "hostbits"] {
+        match words_of(option, name).unwrap_or_default().first() {
+            Some(&("isset" | "isnotset")) => return Some("it waits for what another rule saw"),
+            Some(&"noalert") => return Some(NEVER),
+            _ => {}
+        }
+    }
+    let words = words_of(option, "threshold")?;
+    let of = |name: &str| {
+        let mut pairs = words.windows(2);
+        pairs.find_map(|pair| match pair {
+            [key, value] if *key == name => Some(*value),
+            _ => None,
+        })
+    };
+    let counts = matches!(of("type"), Some("threshold" | "both")) && of("count") != Some("1");
+    counts.then_some("it waits for a number of packets, which a set of addresses cannot")
+}
+
+/// True for an option that says that the sender did not begin the flow.
+fn is_of_answers(option: &str) -> bool {
+    let words = words_of(option, "flow").unwrap_or_default();
+    words
+        .iter()
+        .any(|word| matches!(*word, "to_client" | "from_server"))
 }
 
 /// The direction and the addresses of a rule about nothing else.
@@ -281,11 +325,20 @@ fn entries(rule: &Header<'_>) -> Result<(&'static str, Vec<String>), &'static st
     if looks_inside {
         return Err("it looks into packets, which a set of addresses cannot");
     }
+    if let Some(why) = options.split(';').find_map(waits) {
+        return Err(why);
+    }
     let (from, to) = (literals(rule.from.0)?, literals(rule.to.0)?);
-    let (direction, addresses, port, other) = match (from, to) {
-        (Some(list), None) => ("ingress", list, rule.from.1, rule.to.1),
-        (None, Some(list)) => ("egress", list, rule.to.1, rule.from.1),
+    let is_answer = options.split(';').any(is_of_answers);
+    let (is_sender, addresses, port, other) = match (from, to) {
+        (Some(list), None) => (true, list, rule.from.1, rule.to.1),
+        (None, Some(list)) => (false, list, rule.to.1, rule.from.1),
         _ => return Err("not one side with addresses and one with a variable or any"),
+    };
+    // Who sends an answer did not begin the flow.
+    let direction = match is_sender != is_answer {
+        true => "ingress",
+        false => "egress",
     };
     if other != "any" {
         return Err("it names ports of this side, which a feed cannot");
@@ -363,6 +416,53 @@ mod tests {
         );
         let told: Vec<Option<usize>> = import.remarks.iter().map(|remark| remark.line).collect();
         assert_eq!(told, [Some(5), Some(6), Some(7), Some(8)]);
+    }
+
+    #[test]
+    fn the_side_that_a_rule_calls_client_begins_the_flow() {
+        let text = "alert tcp 203.0.113.10 443 -> $HOME_NET any (msg:\"answer\"; flow:established,to_client; sid:1;)\n\
+            alert tcp $HOME_NET 22 -> 203.0.113.11 any (flow:from_server,established; sid:2;)\n\
+            alert ip [203.0.113.12] any -> $HOME_NET any (flow: to_server; sid:3;)\n";
+        let import = good(Tool::Suricata, text);
+        assert_eq!(
+            files(&import),
+            [
+                ("old-alert-egress.txt", "203.0.113.10:443/tcp\n"),
+                ("old-alert-ingress.txt", "203.0.113.12\n"),
+            ]
+        );
+        let told: Vec<Option<usize>> = import.remarks.iter().map(|remark| remark.line).collect();
+        assert_eq!(told, [Some(2)], "ports of this side");
+    }
+
+    #[test]
+    fn a_rule_that_waits_for_something_is_not_about_addresses_alone() {
+        let rule = |options: &str| {
+            let text = format!(
+                "drop ip [203.0.113.9] any -> $HOME_NET any (msg:\"m\"; {options} sid:1;)\n"
+            );
+            !good(Tool::Suricata, &text).feeds.is_empty()
+        };
+        for taken in [
+            "",
+            "flowbits:set,ET.Evil;",
+            "threshold: type limit, track by_src, seconds 3600, count 1;",
+            "threshold: type both, track by_src, count 1, seconds 60;",
+        ] {
+            assert!(rule(taken), "{taken}");
+        }
+        for left in [
+            "flowbits:isset,ET.Evil;",
+            "flowbits: isnotset, a;",
+            "xbits:isset,bad,track ip_src;",
+            "hostbits:isset,bad,src;",
+            "threshold: type threshold, track by_src, count 5, seconds 60;",
+            "threshold:type both,track by_src,count 30,seconds 60;",
+            "flowbits:set,x; noalert;",
+            "flowbits:noalert;",
+        ] {
+            assert!(!rule(left), "{left}");
+        }
     }
 
     #[test]
