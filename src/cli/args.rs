@@ -9,7 +9,7 @@ use crate::{
     alert::filter::{Filter, State, Verdict},
     feed::{Direction, PortMatch},
     import::Tool,
-    policy::MAX_KEY,
+    policy::{MAX_KEY, RESERVED},
 };
 
 /// Where the configuration is without `--config`.
@@ -391,6 +391,14 @@ fn label(text: &str) -> Result<(String, String), String> {
     if key.is_empty() || key.len() > MAX_KEY || !key.chars().all(is_key) {
         return Err(format!("{key:?} is not the key of a label: {FORM}"));
     }
+    let starts_another = |part: &str| {
+        let key = part.trim_start().split_once('=').map(|(key, _)| key);
+        key.is_some_and(|key| RESERVED.contains(&key))
+    };
+    if let Some(other) = value.split(',').skip(1).find(|part| starts_another(part)) {
+        let other = other.trim_start();
+        return Err(format!("one label only: write --as again for {other:?}"));
+    }
     Ok((key.to_owned(), value.to_owned()))
 }
 
@@ -478,6 +486,11 @@ mod tests {
         for bad in ["", "unit", "=a", "a b=c", "k\u{e9}y=v"] {
             assert!(label(bad).is_err(), "{bad}");
         }
+        // Two labels in one: which no value of a label means.
+        for bad in ["container=c,namespace=shop", "unit=a, user=b"] {
+            assert!(label(bad).unwrap_err().contains("--as again"), "{bad}");
+        }
+        assert!(label("exe=/opt/a,b=c").is_ok());
         for good in ["TCP/443", "tcp/443", "443", "443/TCP"] {
             assert_eq!(port(good).unwrap().to_string(), "443/tcp", "{good}");
         }

@@ -181,9 +181,12 @@ fn endpoint(index: &Index, labels: Option<&BTreeMap<String, String>>) -> Endpoin
         return Endpoint::any(host);
     };
     let mut all = labels.clone();
-    if let Some(namespace) = labels.get("namespace") {
-        all.entry(NAMESPACE.to_owned())
-            .or_insert_with(|| namespace.clone());
+    // What is found has both.
+    for (given, other) in [("namespace", NAMESPACE), (NAMESPACE, "namespace")] {
+        if let Some(namespace) = labels.get(given) {
+            all.entry(other.to_owned())
+                .or_insert_with(|| namespace.clone());
+        }
     }
     all.extend(host.clone());
     Endpoint {
@@ -397,6 +400,18 @@ mod tests {
             endpoint: unit.map(labels),
             port: port.map(str::to_owned),
             direction: None,
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_given_by_either_of_its_labels() {
+        let index = index();
+        for key in ["namespace", NAMESPACE] {
+            let given = [(key.to_owned(), "shop".to_owned())].into();
+            let labels = endpoint(&index, Some(&given)).labels;
+            for label in ["namespace", NAMESPACE] {
+                assert_eq!(labels.get(label).map(String::as_str), Some("shop"), "{key}");
+            }
         }
     }
 
