@@ -233,6 +233,16 @@ mod tests {
         );
         let (blue, _) = judged(&rules, Hook::Output, &source("blue"));
         assert_eq!(blue.source.cause, None);
+        let passes = Rules {
+            is_staged: true,
+            action: RuleAction::Pass,
+            ..Rules::denying("user == 'red'")
+        };
+        let (red, _) = judged(&passes, Hook::Output, &source("red"));
+        assert_eq!(
+            red.source.cause.as_deref(),
+            Some("staged default.p would pass it to the next tier")
+        );
         let logs = Rules {
             action: RuleAction::Log,
             ..Rules::denying("user == 'red'")

@@ -189,10 +189,7 @@ fn with_action(direction: Direction, hit: Hit, action: Action) -> Decision {
 fn staged(rulings: &[(Arc<str>, RuleAction)]) -> Option<String> {
     let words: Vec<String> = rulings
         .iter()
-        .map(|(policy, action)| match action {
-            RuleAction::Deny => format!("staged {policy} would deny"),
-            _ => format!("staged {policy} would allow"),
-        })
+        .map(|(policy, action)| format!("staged {policy} would {}", action.verb()))
         .collect();
     (!words.is_empty()).then(|| words.join("; "))
 }

@@ -74,7 +74,7 @@ impl Policies {
         let text = self.result(question, &guide.unknown);
         guide.note("", None, None, Finding::Result(text));
         for (policy, action) in self.rule(question).into_iter().flat_map(|r| r.staged) {
-            let text = format!("staged {policy} would {}", verb(action));
+            let text = format!("staged {policy} would {}", action.verb());
             guide.note("", None, None, Finding::Result(text));
         }
         guide.steps
@@ -377,15 +377,6 @@ fn words(ask: Ask<'_>) -> String {
         Ask::Protocol(_) | Ask::HasPorts => "the protocol".to_owned(),
         Ask::Port(End::Sender, _) => "the source port".to_owned(),
         Ask::Port(End::Receiver, _) => "the destination port".to_owned(),
-    }
-}
-
-fn verb(action: RuleAction) -> &'static str {
-    match action {
-        RuleAction::Allow => "allow",
-        RuleAction::Deny => "deny",
-        RuleAction::Log => "log",
-        RuleAction::Pass => "pass it to the next tier",
     }
 }
 

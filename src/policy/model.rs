@@ -115,6 +115,16 @@ impl RuleAction {
             Self::Pass => "Pass",
         }
     }
+
+    /// What it does to a flow, behind "would".
+    pub(super) fn verb(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Log => "log",
+            Self::Pass => "pass it to the next tier",
+        }
+    }
 }
 
 impl fmt::Display for RuleAction {
