@@ -403,6 +403,39 @@ fn refusals_of_a_policy_and_its_rules_have_their_places() {
             &["spec.egress[0].metadata: annotations of rules are not kept"][..],
         ),
         (
+            rule("metadata: ‸{‸foo: 1}"),
+            &[
+                "spec.egress[0].metadata: annotations of rules are not kept",
+                "spec.egress[0].metadata.foo: unknown field",
+            ][..],
+        ),
+        (
+            rule("metadata: ‸x"),
+            &["spec.egress[0].metadata: expected fields below it, found a text"][..],
+        ),
+        (
+            rule("metadata: ‸{annotations: {a: ‸1}}"),
+            &[
+                "spec.egress[0].metadata: annotations of rules are not kept",
+                "spec.egress[0].metadata.annotations.a: expected a text, found a number",
+            ][..],
+        ),
+        (
+            rule("protocol: ‸-1"),
+            &[r#"spec.egress[0].protocol: "-1" is not a protocol"#][..],
+        ),
+        (
+            rule("protocol: TCP, source: {ports: [‸-1, ‸80.0]}"),
+            &[
+                r#"spec.egress[0].source.ports[0]: "-1" is not a port"#,
+                r#"spec.egress[0].source.ports[1]: "80.0" is not a port"#,
+            ][..],
+        ),
+        (
+            rule("protocol: TCP, source: {ports: [‸{a: b}]}"),
+            &["spec.egress[0].source.ports[0]: expected a port, found fields"][..],
+        ),
+        (
             rule("notICMP: ‸{type: 1}"),
             &["spec.egress[0].notICMP: feedgate's flows have no ICMP type"][..],
         ),

@@ -2,9 +2,10 @@
 
 use super::{
     cursor::Table,
+    envelope::label_key,
     log::{Log, Problem},
     policy::selector,
-    scalar,
+    scalar::{self, expected},
     tree::{Node, Value, short},
 };
 use crate::{
@@ -75,13 +76,20 @@ fn rule(log: &mut Log, table: &Table<'_, '_>) -> Option<Rule> {
         destination: entity(log, table, "destination"),
     };
     refused(log, table);
-    if table.has("metadata") {
-        let problem = Problem::new("annotations of rules are not kept");
-        table.warning(log, "metadata", problem.help("annotate the policy instead"));
-    }
+    metadata(log, table);
     ports_fit(log, table, &rule);
     version_fits(log, table, &rule);
     action.map(|_| rule)
+}
+
+/// Only annotations, which change nothing.
+fn metadata(log: &mut Log, rule: &Table<'_, '_>) {
+    let Some(metadata) = rule.table(log, "metadata", &["annotations"]) else {
+        return;
+    };
+    let _ = metadata.texts(log, "annotations", label_key, |_| Ok(()));
+    let problem = Problem::new("annotations of rules are not kept");
+    rule.warning(log, "metadata", problem.help("annotate the policy instead"));
 }
 
 /// By name or number.
@@ -93,7 +101,7 @@ fn protocol(node: &Node<'_>) -> Result<Protocol, Problem> {
             _ => Err(Problem::new(format!("{number} is not a protocol")).help(HELP)),
         };
     }
-    let text = scalar::text(node).map_err(|problem| problem.help(HELP))?;
+    let text = scalar::written(node).ok_or_else(|| expected("a protocol", node).help(HELP))?;
     if let Ok(number @ 1..) = text.parse::<u8>() {
         return Ok(Protocol(number));
     }
@@ -166,7 +174,7 @@ fn ports(node: &Node<'_>) -> Result<(u16, u16), Problem> {
             _ => Err(problem(&number.to_string())),
         };
     }
-    let text = scalar::text(node).map_err(|problem| problem.help(HELP))?;
+    let text = scalar::written(node).ok_or_else(|| expected("a port", node).help(HELP))?;
     if text.contains(|c: char| c.is_ascii_alphabetic()) {
         let problem = Problem::new(format!("the named port {} is not taken", short(text)));
         return Err(problem.help("no workload says here which port that is: write its number"));

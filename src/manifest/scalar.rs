@@ -32,6 +32,14 @@ pub(super) fn text<'a>(node: &'a Node<'_>) -> Result<&'a str, Problem> {
     }
 }
 
+/// A scalar as it is written, whatever it would be taken for; `None` for a list, fields and `null`.
+pub(super) fn written<'a>(node: &'a Node<'_>) -> Option<&'a str> {
+    match &node.value {
+        Value::Scalar(text, _) if !node.is_null() => Some(text),
+        _ => None,
+    }
+}
+
 /// `true` or `false`.
 pub(super) fn boolean(node: &Node<'_>) -> Result<bool, Problem> {
     match plain(node) {
@@ -62,8 +70,10 @@ pub(super) fn number(node: &Node<'_>) -> Result<f64, Problem> {
     let text = plain(node).filter(|text| matches!(resolve(text), Plain::Number));
     let text = text.ok_or_else(|| expected("a number", node))?;
     let number: Option<f64> = text.parse().ok();
+    // -0 is 0: it must not sort before it.
     number
         .filter(|number| number.is_finite())
+        .map(|number| number + 0.0)
         .ok_or_else(|| Problem::new(format!("{} is not a finite decimal number", short(text))))
 }
 
