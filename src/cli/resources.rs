@@ -27,9 +27,7 @@ pub(super) fn apply(config: &Path, args: &Apply) -> Result<(), Failure> {
         dry_run: args.dry.run(),
     };
     let value = ask(config, &request, &body)?;
-    for warning in items(&value["warnings"]) {
-        eprintln!("Warning: {}", visible(ask::text(warning)));
-    }
+    warnings(&value);
     if args.json {
         ask::print_json(&value);
     } else {
@@ -101,6 +99,7 @@ pub(super) fn delete(config: &Path, args: &Delete) -> Result<(), Failure> {
         dry_run: args.dry.run(),
     };
     let value = ask(config, &request, &body)?;
+    warnings(&value);
     if args.json {
         ask::print_json(&value);
     } else {
@@ -219,6 +218,12 @@ fn text(name: &str, source: impl Read) -> Result<Text, Failure> {
 
 fn length(body: &[u8]) -> u64 {
     u64::try_from(body.len()).unwrap_or(u64::MAX)
+}
+
+fn warnings(value: &Value) {
+    for warning in items(&value["warnings"]) {
+        eprintln!("Warning: {}", visible(ask::text(warning)));
+    }
 }
 
 /// `globalthreatfeed.projectcalico.org/NAME created`

@@ -10,7 +10,7 @@ use super::{
     network_set, policy, scalar, threat_feed, tier,
     tree::{Node, Value, short},
 };
-use crate::config::nearest;
+use crate::{config::nearest, policy::DEFAULT_TIER};
 
 /// The version of every kind.
 pub(super) const API_VERSION: &str = "projectcalico.org/v3";
@@ -18,6 +18,8 @@ pub(super) const API_VERSION: &str = "projectcalico.org/v3";
 pub(super) const PAGE_ANNOTATION: &str = "feedgate/nets";
 /// Says where a resource is kept that was not applied.
 const SOURCE_ANNOTATION: &str = "feedgate/source";
+/// How annotations begin that the daemon writes.
+const OWN_ANNOTATIONS: &str = "feedgate/";
 
 /// Fields of a resource.
 pub(super) const FIELDS: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
@@ -50,9 +52,19 @@ const LONGEST_ANNOTATION: usize = 256 << 10;
 pub(super) struct Found {
     resources: Vec<(Resource, usize, usize)>,
     ids: BTreeSet<Id>,
+    /// The text is where its resources are kept.
+    is_home: bool,
 }
 
 impl Found {
+    /// Nothing yet of a text that is where its resources are kept.
+    pub(super) fn kept_here() -> Self {
+        Self {
+            is_home: true,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn into_resources(self, lines: &Lines) -> Vec<super::Found> {
         let found = self.resources.into_iter();
         found
@@ -146,12 +158,16 @@ fn resource<'t>(
     let Some(root) = Table::open(log, text, node, path, &FIELDS) else {
         return;
     };
-    if let Some((why, help)) = kept_elsewhere(&root, kind) {
+    if let Some((why, help)) = kept_elsewhere(&root, kind, found.is_home) {
         let problem = Problem::new(format!("left out: {why}"));
         root.warning(log, "metadata", problem.help(help));
         return;
     }
-    let metadata = metadata(log, &root, kind);
+    let mut metadata = metadata(log, &root, kind);
+    if found.is_home {
+        let annotations = &mut metadata.annotations;
+        annotations.retain(|key, _| !key.starts_with(OWN_ANNOTATIONS));
+    }
     let Some(spec) = spec(log, &root, kind, &metadata) else {
         return;
     };
@@ -173,11 +189,18 @@ fn resource<'t>(
 
 /// Who keeps a resource that `get` printed, and what to do instead of applying it: it comes back from
 /// there.
-fn kept_elsewhere(root: &Table<'_, '_>, kind: Kind) -> Option<(String, &'static str)> {
+fn kept_elsewhere(
+    root: &Table<'_, '_>,
+    kind: Kind,
+    is_home: bool,
+) -> Option<(String, &'static str)> {
     let metadata = root.get("metadata")?;
-    if let Some(source) =
-        below(metadata, "annotations").and_then(|all| below(all, SOURCE_ANNOTATION))
-    {
+    let annotations = below(metadata, "annotations").filter(|_| !is_home);
+    if let Some(source) = annotations.and_then(|all| below(all, SOURCE_ANNOTATION)) {
+        let name = below(metadata, "name").and_then(|name| scalar::text(name).ok());
+        if kind == Kind::Tier && name == Some(DEFAULT_TIER) {
+            return Some(("it is always there".into(), "remove it from the manifest"));
+        }
         let source = scalar::text(source).map_or_else(|_| String::new(), short);
         return Some((format!("it is kept in {source}"), "change it there"));
     }

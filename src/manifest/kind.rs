@@ -101,13 +101,14 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Plural, singular or short form in any case, with or without `.p` or `.projectcalico.org`.
+/// Plural, singular or short form in any case, with or without `.p`, `.projectcalico.org` or
+/// `.v3.projectcalico.org`.
 impl FromStr for Kind {
     type Err = TargetError;
 
     fn from_str(text: &str) -> Result<Self, TargetError> {
         let lower = text.to_ascii_lowercase();
-        let word = [".projectcalico.org", ".p"]
+        let word = [".v3.projectcalico.org", ".projectcalico.org", ".p"]
             .iter()
             .find_map(|suffix| lower.strip_suffix(suffix))
             .unwrap_or(&lower);

@@ -70,10 +70,20 @@ impl Parsed {
 }
 
 /// Reads all documents of a YAML or JSON text. A document with an error gives no resource, and hides
-/// none of the others.
+/// none of the others. What `get` printed of a resource that is kept elsewhere is left out, with a
+/// warning.
 pub fn parse(text: &str) -> Parsed {
+    read(text, envelope::Found::default())
+}
+
+/// Reads a text of the manifests folder. Its resources are kept there, whatever `get` wrote into it
+/// about another place.
+pub fn parse_kept(text: &str) -> Parsed {
+    read(text, envelope::Found::kept_here())
+}
+
+fn read(text: &str, mut found: envelope::Found) -> Parsed {
     let mut log = log::Log::default();
-    let mut found = envelope::Found::default();
     tree::each_document(&mut log, text, |log, document| {
         envelope::read(log, &mut found, text, document);
     });

@@ -278,6 +278,41 @@ fn what_is_wrong_with_a_policy_has_its_place() {
 }
 
 #[test]
+fn an_order_of_minus_zero_is_that_of_zero() {
+    let orders = ["-0", "0"].map(|order| {
+        let text = with_spec("Tier", "a", &format!("{{order: {order}}}"));
+        good(&text).pop().unwrap().tier().unwrap().order
+    });
+    assert!(orders[0].cmp(&orders[1]).is_eq(), "{orders:?}");
+}
+
+#[test]
+fn what_get_printed_is_left_out_but_where_it_is_kept() {
+    let text = "apiVersion: projectcalico.org/v3\nkind: Tier\nmetadata:\n  name: a\n  annotations: {feedgate/source: \"/etc/feedgate/manifests.d/a.yaml:1\", note: b}\n";
+    let parsed = parse(text);
+    assert!(parsed.resources.is_empty(), "{parsed:?}");
+    assert_eq!(parsed.mistakes.len(), 1);
+    let parsed = parse_kept(text);
+    assert_eq!(parsed.mistakes, []);
+    let metadata = &parsed.resources.first().unwrap().resource.metadata;
+    let keys: Vec<&str> = metadata.annotations.keys().map(String::as_str).collect();
+    assert_eq!(keys, ["note"]);
+    // The set of a feed comes from the feed, and a part of a set is not the set.
+    let set = |metadata: &str| {
+        let text = format!(
+            "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkSet\nmetadata: {metadata}\n"
+        );
+        let parsed = parse_kept(&text);
+        (parsed.resources.len(), parsed.has_errors())
+    };
+    let owner = "[{kind: GlobalThreatFeed, name: f}]";
+    let kept = format!("{{name: threatfeed.f, ownerReferences: {owner}}}");
+    assert_eq!(set(&kept), (0, false));
+    let part = "{name: s, annotations: {feedgate/nets: \"s: nets 1 to 2 of 3\"}}";
+    assert_eq!(set(part), (0, true));
+}
+
+#[test]
 fn every_field_is_documented() {
     let text = concat!(
         include_str!("../../docs/calico.md"),

@@ -172,6 +172,12 @@ fn every_kind_is_applied_shown_described_and_deleted() {
     ] {
         assert!(names.lines().any(|line| line == name), "{name}: {names}");
     }
+    // What is only reported is not called in force.
+    let staged = daemon.ok(&["get", "stagedglobalnetworkpolicies.v3.projectcalico.org"]);
+    assert!(
+        staged.contains("staged") && !staged.contains("in force"),
+        "{staged}"
+    );
     let object = json(&daemon, &["get", "gtf", "training.ip.threatfeed", "--json"]);
     assert_eq!(object["kind"], "GlobalThreatFeed");
     assert_eq!(object["metadata"]["labels"]["team"], "blue");
@@ -743,4 +749,64 @@ fn what_get_prints_may_be_applied_as_it_is() {
     assert_eq!(warned.matches("left out: ").count(), 4, "{warned}");
     assert!(warned.contains("left out: it is kept in"), "{warned}");
     assert!(warned.contains("left out: its feed keeps it"), "{warned}");
+}
+
+#[test]
+fn what_get_prints_may_be_put_back_into_the_folder() {
+    let Some(lab) = Lab::new() else { return };
+    let folder = lab.path("manifests.d");
+    fs::create_dir(&folder).unwrap();
+    put(&folder, "set.yaml", SET);
+    let path = put(&folder, "deny.yaml", DENY_SET);
+    let daemon = Daemon::start(&lab, &lab.host, &Conf::new(&lab));
+    let denied = || {
+        let found = json(
+            &daemon,
+            &["lookup", "203.0.113.5", "--direction", "egress", "--json"],
+        );
+        found["egress"]["action"] == "deny"
+    };
+    assert!(denied());
+    let printed = daemon.ok(&["get", "gnp", "default.partners", "-o", "yaml"]);
+    assert!(printed.contains("feedgate/source"), "{printed}");
+    // It can only be changed where it is: that is said, and not only that nothing is there.
+    assert!(refused(&daemon, &printed).contains("deny.yaml:1"));
+    let output = daemon.ctl_with(
+        &["delete", "-f", "-"],
+        format!("{printed}---\n{FEED}").as_bytes(),
+    );
+    assert_eq!(output.status.code(), Some(1), "{}", both(&output));
+    assert!(both(&output).contains("deny.yaml:1"), "{}", both(&output));
+    let changes = || {
+        let output = daemon.output();
+        output
+            .matches("the manifests folder changed: in force")
+            .count()
+    };
+    // As it is, and then edited: it is in force each time, and no word of another place is kept.
+    let edited = printed.replace("  selector: all()", "  order: 7\n  selector: all()");
+    for text in [&printed, &edited] {
+        let before = changes();
+        put(&folder, "deny.yaml", text);
+        eventually("the folder is read again", || {
+            (changes() > before).then_some(())
+        });
+        assert!(denied(), "{text}");
+    }
+    let wide = daemon.ok(&["get", "gnp", "-o", "wide"]);
+    assert!(
+        wide.contains("deny.yaml:1") && wide.contains(" 7 "),
+        "{wide}"
+    );
+    // Where the file was renamed, too; `check` sees what the daemon sees.
+    fs::rename(&path, folder.join("other.yaml")).unwrap();
+    eventually("it is kept in the other file", || {
+        let wide = daemon.ok(&["get", "gnp", "-o", "wide"]);
+        wide.contains("other.yaml:1").then_some(())
+    });
+    assert!(denied());
+    let checked = both(&daemon.ctl(&["check"]));
+    assert!(!checked.contains("left out"), "{checked}");
+    let problems = problems(&daemon);
+    assert!(!problems.contains("manifests.d"), "{problems}");
 }

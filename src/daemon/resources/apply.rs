@@ -133,7 +133,10 @@ pub(super) fn read(body: &[u8], nothing: &str) -> Result<Read, String> {
         return Err(format!("{lines}{errors} {mistakes}; {nothing}"));
     }
     if found.resources.is_empty() {
-        return Err(format!("the manifests hold no resource; {nothing}"));
+        // What was left out says why.
+        let why = found.warnings.iter().map(|warning| format!("{warning}\n"));
+        let why: String = why.collect();
+        return Err(format!("{why}the manifests hold no resource; {nothing}"));
     }
     Ok(found)
 }

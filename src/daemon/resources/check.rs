@@ -68,7 +68,7 @@ pub(crate) fn check(config: &Config) -> Checked {
                 continue;
             }
         };
-        let parsed = manifest::parse(&text);
+        let parsed = manifest::parse_kept(&text);
         let mistakes = parsed.mistakes;
         let items = parsed.resources.into_iter();
         let items: Vec<_> = items

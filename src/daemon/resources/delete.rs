@@ -25,13 +25,16 @@ pub(in crate::daemon) async fn delete(
     ignore_not_found: bool,
     dry_run: bool,
 ) -> Result<Value, String> {
-    let targets = if words.is_empty() {
+    let (targets, warnings) = if words.is_empty() {
         let read = tokio::task::spawn_blocking(move || read(&body, "nothing was deleted"))
             .await
             .map_err(|e| e.to_string())??;
-        read.resources.into_keys().map(Target::One).collect()
+        let targets = read.resources.into_keys().map(Target::One);
+        (targets.collect(), read.warnings)
     } else {
-        manifest::targets(words.iter().map(String::as_str)).map_err(|e| e.to_string())?
+        let words = words.iter().map(String::as_str);
+        let targets = manifest::targets(words).map_err(|e| e.to_string())?;
+        (targets, Vec::new())
     };
     let _turn = shared.resources.turn.lock().await;
     let (plan, missing) = blocking(|| {
@@ -46,6 +49,7 @@ pub(in crate::daemon) async fn delete(
     let answer = json!({
         "results": results(&plan.results),
         "missing": missing,
+        "warnings": warnings,
         "dry_run": dry_run,
     });
     if !dry_run {

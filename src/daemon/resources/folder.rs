@@ -128,7 +128,7 @@ fn one(file: ManifestFile, path: &str, old: Option<FileState>, texts: &LastGoodT
     }
     let (text, parsed) = match file.text {
         Ok(text) => {
-            let parsed = manifest::parse(&text);
+            let parsed = manifest::parse_kept(&text);
             (text, parsed)
         }
         Err(why) => {
@@ -206,7 +206,7 @@ fn keep_last(
 
 fn last_good(name: &str, texts: &LastGoodTexts) -> Vec<(Item, usize)> {
     match texts.load(name) {
-        Ok(Some(text)) => items(manifest::parse(&text)),
+        Ok(Some(text)) => items(manifest::parse_kept(&text)),
         Ok(None) => Vec::new(),
         Err(why) => {
             tracing::error!("{why}");

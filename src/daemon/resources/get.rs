@@ -163,15 +163,7 @@ impl<'a> Shelf<'a> {
         }
         let (part, note) = object::part(resource, self.nets);
         let object = shown(&part, &entry.origin);
-        let state = (
-            "STATUS",
-            if why_not.is_none() {
-                "in force"
-            } else {
-                "not in force"
-            }
-            .to_owned(),
-        );
+        let state = ("STATUS", state(resource, why_not).to_owned());
         let mut columns = Vec::new();
         let mut wide = Vec::new();
         match &resource.spec {
@@ -357,6 +349,18 @@ impl<'a> Shelf<'a> {
             ],
             note,
         }
+    }
+}
+
+/// What a resource does, in a word or two. A staged policy is only reported, or not even asked.
+fn state(resource: &Resource, why_not: Option<&str>) -> &'static str {
+    match &resource.spec {
+        _ if why_not.is_some() => "not in force",
+        Spec::Policy(spec) if spec.policy.is_staged => match resource.policy() {
+            Some(_) => "staged",
+            None => "not asked",
+        },
+        _ => "in force",
     }
 }
 
