@@ -196,7 +196,9 @@ fn kept_elsewhere(
 ) -> Option<(String, &'static str)> {
     let metadata = root.get("metadata")?;
     let annotations = below(metadata, "annotations").filter(|_| !is_home);
-    if let Some(source) = annotations.and_then(|all| below(all, SOURCE_ANNOTATION)) {
+    let source = annotations.and_then(|all| below(all, SOURCE_ANNOTATION));
+    // A file of the manifests folder may be gone by now: who has that in sight decides.
+    if let Some(source) = source.filter(|source| !is_of_a_manifest(source)) {
         let name = below(metadata, "name").and_then(|name| scalar::text(name).ok());
         if kind == Kind::Tier && name == Some(DEFAULT_TIER) {
             return Some(("it is always there".into(), "remove it from the manifest"));
@@ -209,6 +211,14 @@ fn kept_elsewhere(
         && scalar::text(name).is_ok_and(|name| name.starts_with("threatfeed."))
         && below(metadata, "ownerReferences").is_some();
     is_feeds.then(|| ("its feed keeps it".into(), "apply the GlobalThreatFeed"))
+}
+
+/// `FILE:LINE`, as what the manifests folder keeps is annotated.
+fn is_of_a_manifest(source: &Node<'_>) -> bool {
+    let line = scalar::text(source)
+        .ok()
+        .and_then(|text| text.rsplit_once(':'));
+    line.is_some_and(|(_, line)| !line.is_empty() && line.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// A field of a map.

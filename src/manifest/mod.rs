@@ -70,8 +70,8 @@ impl Parsed {
 }
 
 /// Reads all documents of a YAML or JSON text. A document with an error gives no resource, and hides
-/// none of the others. What `get` printed of a resource that is kept elsewhere is left out, with a
-/// warning.
+/// none of the others. What `get` printed of a resource that a feed or the configuration keeps is left
+/// out, with a warning.
 pub fn parse(text: &str) -> Parsed {
     read(text, envelope::Found::default())
 }

@@ -288,10 +288,13 @@ fn an_order_of_minus_zero_is_that_of_zero() {
 
 #[test]
 fn what_get_printed_is_left_out_but_where_it_is_kept() {
-    let text = "apiVersion: projectcalico.org/v3\nkind: Tier\nmetadata:\n  name: a\n  annotations: {feedgate/source: \"/etc/feedgate/manifests.d/a.yaml:1\", note: b}\n";
+    let text = "apiVersion: projectcalico.org/v3\nkind: Tier\nmetadata:\n  name: a\n  annotations: {feedgate/source: /etc/feedgate/feedgate.toml, note: b}\n";
     let parsed = parse(text);
     assert!(parsed.resources.is_empty(), "{parsed:?}");
     assert_eq!(parsed.mistakes.len(), 1);
+    // Whether a file of the folder still keeps it, only the daemon can say.
+    let of_file = text.replace("feedgate.toml", "manifests.d/a.yaml:1");
+    assert_eq!(parse(&of_file).resources.len(), 1);
     let parsed = parse_kept(text);
     assert_eq!(parsed.mistakes, []);
     let metadata = &parsed.resources.first().unwrap().resource.metadata;

@@ -769,8 +769,10 @@ fn what_get_prints_may_be_put_back_into_the_folder() {
     assert!(denied());
     let printed = daemon.ok(&["get", "gnp", "default.partners", "-o", "yaml"]);
     assert!(printed.contains("feedgate/source"), "{printed}");
-    // It can only be changed where it is: that is said, and not only that nothing is there.
-    assert!(refused(&daemon, &printed).contains("deny.yaml:1"));
+    // It can only be changed where it is.
+    let edited = printed.replace("  selector: all()", "  order: 7\n  selector: all()");
+    assert!(apply(&daemon, &printed).ends_with(" unchanged\n"));
+    assert!(refused(&daemon, &edited).contains("deny.yaml:1: change it there"));
     let output = daemon.ctl_with(
         &["delete", "-f", "-"],
         format!("{printed}---\n{FEED}").as_bytes(),
@@ -784,7 +786,6 @@ fn what_get_prints_may_be_put_back_into_the_folder() {
             .count()
     };
     // As it is, and then edited: it is in force each time, and no word of another place is kept.
-    let edited = printed.replace("  selector: all()", "  order: 7\n  selector: all()");
     for text in [&printed, &edited] {
         let before = changes();
         put(&folder, "deny.yaml", text);
@@ -807,6 +808,11 @@ fn what_get_prints_may_be_put_back_into_the_folder() {
     assert!(denied());
     let checked = both(&daemon.ctl(&["check"]));
     assert!(!checked.contains("left out"), "{checked}");
-    let problems = problems(&daemon);
-    assert!(!problems.contains("manifests.d"), "{problems}");
+    let told = problems(&daemon);
+    assert!(!told.contains("manifests.d"), "{told}");
+    // When no file keeps it any more, what was printed can be applied.
+    fs::remove_file(folder.join("other.yaml")).unwrap();
+    eventually("nothing denies", || (!denied()).then_some(()));
+    assert!(apply(&daemon, &printed).ends_with(" created\n"));
+    assert!(denied());
 }
