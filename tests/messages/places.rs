@@ -103,6 +103,7 @@ pub const ANSWERS: &[(&str, &str, &str)] = &[
         "what an alert says of staged policies",
     ),
     ("policy/explain.rs", "", "lookup --as"),
+    ("policy/model.rs", "fn verb", "what both say"),
     ("snapshot/report.rs", "", "examples in feeds"),
     // Parts of alerts and events.
     ("alert/", "", "alert lines and events"),
