@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Failure, args::CONFIG, ask, table::visible};
 use crate::{
-    config::{self, Config, Diagnostic, Outcome},
+    config::{self, Config, Diagnostic, HeaderValue, Outcome, TlsFiles},
     daemon::{CheckedFile, CheckedManifests, check_manifests},
     fetch,
     host::modes,
@@ -22,6 +22,7 @@ pub(super) fn check(file: &Path, print: bool, as_json: bool) -> Result<(), Failu
         Some(config) => {
             let mut loose = fetch::loose_headers(&config.feeds);
             loose.extend(modes::loose(file, config));
+            loose.extend(missing(config));
             (file_problems(config), loose)
         }
         None => (Vec::new(), Vec::new()),
@@ -162,6 +163,42 @@ fn file_problems(config: &Config) -> Vec<String> {
     let authorities = authorities.filter_map(|file| fetch::authority(file).err());
     exceptions
         .chain(authorities.map(|e| e.to_string()))
+        .collect()
+}
+
+/// Files that are not there, and that the daemon goes on without until they are.
+fn missing(config: &Config) -> Vec<String> {
+    let mut wanted = Vec::new();
+    for feed in config.feeds.iter().filter(|feed| feed.enabled) {
+        for (header, value) in &feed.headers {
+            if let HeaderValue::File(path) = value {
+                let why = format!("feed {}: the file for the header {header}", feed.name);
+                wanted.push((why, path.clone(), "it is not pulled"));
+            }
+        }
+        let url = feed.url.as_ref().filter(|url| url.scheme() == "file");
+        if let Some(path) = url.and_then(|url| url.to_file_path().ok()) {
+            wanted.push((format!("feed {}", feed.name), path, "it has no data"));
+        }
+    }
+    for target in &config.alerts.syslog {
+        let TlsFiles { ca, cert, key } = &target.tls;
+        for path in [ca, cert, key].into_iter().flatten() {
+            let why = format!("alerts.syslog {}", target.address);
+            wanted.push((why, path.clone(), "alerts for it wait"));
+        }
+    }
+    let is_missing = |path: &Path| {
+        std::fs::metadata(path).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+    };
+    let missing = wanted.iter().filter(|(_, path, _)| is_missing(path));
+    missing
+        .map(|(why, path, until)| {
+            format!(
+                "{why}: {} is not there; until it is, {until}",
+                path.display()
+            )
+        })
         .collect()
 }
 
