@@ -168,38 +168,45 @@ fn file_problems(config: &Config) -> Vec<String> {
 
 /// Files that are not there, and that the daemon goes on without until they are.
 fn missing(config: &Config) -> Vec<String> {
-    let mut wanted = Vec::new();
+    let is_missing = |path: &Path| {
+        std::fs::metadata(path).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+    };
+    let mut found = Vec::new();
     for feed in config.feeds.iter().filter(|feed| feed.enabled) {
         for (header, value) in &feed.headers {
-            if let HeaderValue::File(path) = value {
-                let why = format!("feed {}: the file for the header {header}", feed.name);
-                wanted.push((why, path.clone(), "it is not pulled"));
+            if let HeaderValue::File(path) = value
+                && is_missing(path)
+            {
+                found.push(format!(
+                    "feed {}: {} is not there, the file for the header {header}: the feed is not pulled until it is",
+                    feed.name,
+                    path.display()
+                ));
             }
         }
         let url = feed.url.as_ref().filter(|url| url.scheme() == "file");
-        if let Some(path) = url.and_then(|url| url.to_file_path().ok()) {
-            wanted.push((format!("feed {}", feed.name), path, "it has no data"));
+        if let Some(path) = url.and_then(|url| url.to_file_path().ok())
+            && is_missing(&path)
+        {
+            found.push(format!(
+                "feed {}: {} is not there: the feed has no data until it is",
+                feed.name,
+                path.display()
+            ));
         }
     }
     for target in &config.alerts.syslog {
         let TlsFiles { ca, cert, key } = &target.tls;
-        for path in [ca, cert, key].into_iter().flatten() {
-            let why = format!("alerts.syslog {}", target.address);
-            wanted.push((why, path.clone(), "alerts for it wait"));
+        let files = [ca, cert, key].into_iter().flatten();
+        for path in files.filter(|path| is_missing(path)) {
+            found.push(format!(
+                "alerts.syslog {}: {} is not there: alerts for it wait until it is",
+                target.address,
+                path.display()
+            ));
         }
     }
-    let is_missing = |path: &Path| {
-        std::fs::metadata(path).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
-    };
-    let missing = wanted.iter().filter(|(_, path, _)| is_missing(path));
-    missing
-        .map(|(why, path, until)| {
-            format!(
-                "{why}: {} is not there; until it is, {until}",
-                path.display()
-            )
-        })
-        .collect()
+    found
 }
 
 /// The configuration of a client command. Without the usual file the defaults are good enough to find the daemon.
