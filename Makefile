@@ -98,6 +98,13 @@ check-kubernetes: ## hold the DaemonSet against the schemas of Kubernetes
 	for version in 1.28 1.32 1.37; do \
 	    $(TARGET)/tools/kubernetes/bin/kubernetes-validate --strict -k $$version docs/kubernetes/daemonset.yaml || exit 1; done
 
+# Nothing is linked, so Debian's libmnl and libnftnl of this machine's own kind will do.
+.PHONY: check-arm
+check-arm: deps ## let the compiler read all of it for 64-bit ARM (rustup, and a C compiler for it by apt)
+	@$(call install_missing,gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
+	rustup target add aarch64-unknown-linux-gnu
+	PKG_CONFIG_ALLOW_CROSS=1 CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc $(CARGO) check --locked --target aarch64-unknown-linux-gnu
+
 soak: test-deps ## everything at once for SOAK_SECONDS (600), as root: kills, feeds, policies, outages; a table at the end
 	$(CARGO) test --locked --test it --no-run
 	$(SUDO) env PATH="$$PATH" SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked --test it -- --ignored --exact soak::soak --nocapture

@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::feed::FeedName;
 
+/// The wall clock and that of the process may drift apart by that much between two looks; more means
+/// that somebody has set the wall clock.
+const DRIFT: Duration = Duration::from_secs(60);
+
 /// Different sources counted for one feed; more count as this many.
 pub const MAX_SOURCES: usize = 1_000;
 
@@ -36,6 +40,8 @@ pub struct Candidate {
     pub denies: bool,
     /// It has data: before that nothing is tried out.
     pub has_data: bool,
+    /// Where its data come from; `None`: they are pushed.
+    pub source: Option<String>,
 }
 
 /// What time it is.
@@ -58,6 +64,10 @@ pub enum Change {
     TakenBack(FeedName),
     /// It is no deny feed any more, or not configured any more.
     Forgotten(FeedName),
+    /// The first is called as the second now: the source is the same, so it is no new feed.
+    Renamed(FeedName, FeedName),
+    /// The wall clock was set: what was left of trials is left of them still.
+    ClockSet,
 }
 
 /// Why `feedgate deny` does not do it.
@@ -143,6 +153,8 @@ pub struct Book {
     was_pending: bool,
     /// What an earlier daemon knew is lost.
     lost: bool,
+    /// When it was settled last.
+    looked: Option<Now>,
 }
 
 #[derive(Debug, Default)]
@@ -156,6 +168,7 @@ struct Entry {
     /// `feedgate deny`, to be confirmed by then.
     pending: Option<Instant>,
     would: Arc<Mutex<Would>>,
+    source: Option<String>,
 }
 
 impl Entry {
@@ -185,16 +198,13 @@ impl Book {
         self.after = after;
         let lost = std::mem::take(&mut self.lost);
         let mut changes = Vec::new();
-        let there: BTreeSet<&FeedName> = feeds.iter().map(|feed| &feed.name).collect();
-        self.feeds.retain(|name, _| {
-            let stays = there.contains(name);
-            if !stays {
-                changes.push(Change::Forgotten(name.clone()));
-            }
-            stays
-        });
+        if self.follow_clock(now) {
+            changes.push(Change::ClockSet);
+        }
+        self.turn_over(feeds, &mut changes);
         for feed in feeds {
             let entry = self.feeds.entry(feed.name.clone()).or_default();
+            entry.source.clone_from(&feed.source);
             let name = || feed.name.clone();
             if entry.pending.is_some_and(|until| until <= now.instant) {
                 entry.pending = None;
@@ -202,7 +212,10 @@ impl Book {
             }
             match entry.since {
                 Some(_) if !feed.denies => {
-                    *entry = Entry::default();
+                    *entry = Entry {
+                        source: feed.source.clone(),
+                        ..Entry::default()
+                    };
                     changes.push(Change::Forgotten(name()));
                 }
                 None if feed.denies && feed.has_data => {
@@ -225,6 +238,70 @@ impl Book {
         }
         self.feeds.retain(|_, entry| !entry.is_idle());
         changes
+    }
+
+    /// Somebody set the wall clock since the last look, as a host without a battery does at each boot:
+    /// a trial is neither over nor longer because of that. True when it matters to one.
+    fn follow_clock(&mut self, now: Now) -> bool {
+        let Some(before) = self.looked.replace(now) else {
+            return false;
+        };
+        let passed = now.instant.saturating_duration_since(before.instant);
+        let Some(expected) = before.wall.checked_add(passed) else {
+            return false;
+        };
+        // A trial that begins meanwhile begins by the new time.
+        let on_trial = |entry: &&mut Entry| entry.since.is_some() && !entry.armed;
+        let mut trials = self.feeds.values_mut().filter(on_trial).peekable();
+        let any = trials.peek().is_some();
+        let shift = |by: Duration, add: bool, since: SystemTime| {
+            let moved = if add {
+                since.checked_add(by)
+            } else {
+                since.checked_sub(by)
+            };
+            moved.unwrap_or(since)
+        };
+        let (by, ahead) = match now.wall.duration_since(expected) {
+            Ok(by) => (by, true),
+            Err(e) => (e.duration(), false),
+        };
+        if by <= DRIFT {
+            return false;
+        }
+        trials.for_each(|entry| entry.since = entry.since.map(|since| shift(by, ahead, since)));
+        any
+    }
+
+    /// Forgets feeds that are no more; one that only has another name keeps what is known of it.
+    fn turn_over(&mut self, feeds: &[Candidate], changes: &mut Vec<Change>) {
+        let there: BTreeSet<&FeedName> = feeds.iter().map(|feed| &feed.name).collect();
+        let known = std::mem::take(&mut self.feeds);
+        let (stay, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = known
+            .into_iter()
+            .partition(|(name, _)| there.contains(name));
+        self.feeds = stay;
+        for (old, entry) in gone {
+            let is_it = |feed: &&Candidate| {
+                feed.denies
+                    && feed.source.is_some()
+                    && feed.source == entry.source
+                    && !self.feeds.contains_key(&feed.name)
+            };
+            let is_it = |feed: &&Candidate| entry.since.is_some() && is_it(feed);
+            match feeds.iter().find(is_it) {
+                Some(feed) => {
+                    changes.push(Change::Renamed(old, feed.name.clone()));
+                    // What nobody confirmed was said of the other name.
+                    let entry = Entry {
+                        pending: None,
+                        ..entry
+                    };
+                    self.feeds.insert(feed.name.clone(), entry);
+                }
+                None => changes.push(Change::Forgotten(old)),
+            }
+        }
     }
 
     /// What becomes of a feed's entries.
@@ -299,6 +376,11 @@ impl Book {
         any
     }
 
+    /// True while something denies that nobody has confirmed yet.
+    pub fn has_pending(&self) -> bool {
+        self.feeds.values().any(|entry| entry.pending.is_some())
+    }
+
     /// True when the daemon before this one ended before an arm was confirmed.
     pub fn was_pending(&self) -> bool {
         self.was_pending
@@ -340,6 +422,7 @@ impl Book {
                 kept: entry.kept.map(seconds),
                 pending: entry.pending.is_some(),
                 would: locked(&entry.would).clone(),
+                source: entry.source.clone(),
             };
             (name.to_string(), row)
         };
@@ -366,6 +449,7 @@ impl Book {
                 kept: row.kept.and_then(time),
                 pending: None,
                 would: Arc::new(Mutex::new(row.would)),
+                source: row.source,
             };
             book.feeds.insert(name, entry);
         }
@@ -391,6 +475,8 @@ struct Row {
     pending: bool,
     #[serde(default)]
     would: Would,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
 }
 
 fn seconds(time: SystemTime) -> u64 {
@@ -422,6 +508,15 @@ mod tests {
             name: name(),
             denies,
             has_data,
+            source: None,
+        }
+    }
+
+    fn from(name: &str, source: &str) -> Candidate {
+        Candidate {
+            name: name.parse().unwrap(),
+            source: Some(source.to_owned()),
+            ..feed(true, true)
         }
     }
 
@@ -481,6 +576,66 @@ mod tests {
             book.shown(&name(), day(1).instant).unwrap().trial_until,
             Some(day(2).wall)
         );
+    }
+
+    /// A host without a battery wakes up years ago, and learns the time some seconds later.
+    #[test]
+    fn a_clock_that_is_set_ends_no_trial() {
+        let on = [feed(true, true)];
+        for back in [false, true] {
+            let mut book = Book::default();
+            let start = day(20);
+            book.settle(&on, DAY, start);
+            let set = if back { day(3).wall } else { day(9_000).wall };
+            let later = Now {
+                wall: set,
+                instant: start.instant + MINUTE,
+            };
+            assert_eq!(book.settle(&on, DAY, later), [Change::ClockSet]);
+            assert_eq!(book.force(&name()), Force::Trial, "{back}");
+            let until = book.shown(&name(), later.instant).unwrap().trial_until;
+            assert_eq!(until, Some(set + DAY - MINUTE));
+            // From here on it is the new time that counts.
+            let over = Now {
+                wall: set + DAY,
+                instant: later.instant + DAY,
+            };
+            assert_eq!(book.settle(&on, DAY, over), [Change::Armed(name())]);
+        }
+        // The time without a daemon counts, as it always did.
+        let mut book = Book::default();
+        book.settle(&on, DAY, day(0));
+        let mut book = Book::from_json(&book.to_json()).unwrap();
+        let armed = book.settle(&on, DAY, day(1));
+        assert_eq!(armed, [Change::Armed(name())]);
+    }
+
+    #[test]
+    fn a_feed_with_another_name_is_not_new() {
+        let (a, b) = (from("a", "url 1"), from("b", "url 1"));
+        let mut book = Book::default();
+        book.settle(std::slice::from_ref(&a), Duration::ZERO, day(0));
+        let mut book = Book::from_json(&book.to_json()).unwrap();
+        let unpulled = Candidate {
+            has_data: false,
+            ..b.clone()
+        };
+        let renamed = book.settle(&[unpulled], DAY, day(1));
+        let expect = Change::Renamed(a.name.clone(), b.name.clone());
+        assert_eq!(renamed, [expect]);
+        assert_eq!(book.settle(std::slice::from_ref(&b), DAY, day(1)), []);
+        assert_eq!(book.force(&b.name), Force::AsConfigured);
+        // Another source is another feed, also under the same name; a second copy is one too.
+        let other = from("c", "url 2");
+        let changes = book.settle(&[b, other.clone()], DAY, day(1));
+        assert_eq!(changes, [Change::Began(other.name.clone(), day(2).wall)]);
+        let copy = from("d", "url 2");
+        let changes = book.settle(&[other, copy.clone()], DAY, day(1));
+        let expect = [
+            Change::Forgotten("b".parse().unwrap()),
+            Change::Began(copy.name, day(2).wall),
+        ];
+        assert_eq!(changes, expect);
     }
 
     #[test]

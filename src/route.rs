@@ -8,12 +8,12 @@ use nix::{
 };
 
 use crate::{
-    netlink::{Attributes, REQUEST, messages, request},
+    netlink::{Attributes, DONE, DUMP, DUMP_INTERRUPTED, REQUEST, messages, request},
     netlink_socket,
 };
 
-/// One link with all its attributes is about 2 KiB.
-const BUFFER: usize = 16 * 1024;
+/// One link with all its attributes is about 2 KiB; a part of a list has at most 32 KiB.
+const BUFFER: usize = 32 * 1024;
 
 /// A socket that asks one question at a time, of the network namespace it was opened in.
 pub(crate) struct Route {
@@ -58,6 +58,42 @@ impl Route {
             None => Ok(answer.payload),
         }
     }
+
+    /// Gives each answer of a list to `each`, without its header, until that says no. The socket is used
+    /// up: what was not read is still in it.
+    ///
+    /// # Errors
+    /// What the kernel says; `EINTR`: the list changed meanwhile and may be wrong.
+    pub(crate) fn list(
+        mut self,
+        kind: u16,
+        body: &[u8],
+        mut each: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), Errno> {
+        let ask = request(kind, REQUEST | DUMP, 1, body, &[]);
+        send(self.socket.as_raw_fd(), &ask, MsgFlags::empty())?;
+        let mut interrupted = false;
+        loop {
+            let length = recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty())?;
+            let datagram = self.buffer.get(..length).unwrap_or_default();
+            for message in messages(datagram) {
+                if let Some(code) = message.errno() {
+                    return Err(Errno::from_raw(code));
+                }
+                interrupted |= message.flags & DUMP_INTERRUPTED != 0;
+                if message.kind == DONE {
+                    return if interrupted {
+                        Err(Errno::EINTR)
+                    } else {
+                        Ok(())
+                    };
+                }
+                if !each(message.payload) {
+                    return Ok(());
+                }
+            }
+        }
+    }
 }
 
 /// The value of the first attribute of this type.
@@ -97,5 +133,24 @@ mod tests {
         ask[4..8].copy_from_slice(&1_i32.to_ne_bytes());
         let link = route.get(18, &ask).unwrap();
         assert_eq!(attribute(&link[16..], 3), Some(b"lo\0".as_slice())); // IFLA_IFNAME
+    }
+
+    #[test]
+    fn a_list_has_everything_or_what_was_wanted_of_it() {
+        let mut names = Vec::new();
+        let name = |link: &[u8]| crate::netlink::text(attribute(&link[16..], 3).unwrap());
+        let all = |link: &[u8]| {
+            names.push(name(link));
+            true
+        };
+        Route::open().unwrap().list(18, &[0; 16], all).unwrap();
+        assert!(names.iter().any(|name| name == "lo"), "{names:?}");
+        let mut seen = 0;
+        let one = |_: &[u8]| {
+            seen += 1;
+            false
+        };
+        Route::open().unwrap().list(18, &[0; 16], one).unwrap();
+        assert_eq!(seen, 1);
     }
 }

@@ -500,6 +500,89 @@ fn the_daemonset_has_a_good_configuration_and_the_capabilities_that_are_explaine
     }
 }
 
+// ---- the command line ----
+
+/// What is written as code and begins with `feedgate` is a command, with options that it has.
+#[test]
+fn every_command_shown_is_one_that_there_is() {
+    let help = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_feedgate"));
+        let output = command.args(arguments).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let top = help(&["--help"]);
+    let list = top.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let names = list.take_while(|line| !line.is_empty());
+    let names = names.filter_map(|line| line.strip_prefix("  "));
+    let mut commands: BTreeMap<String, Option<String>> = names
+        .filter(|line| !line.starts_with(' '))
+        .map(|line| (line.split(' ').next().unwrap().to_owned(), None))
+        .collect();
+    assert!(commands.len() > 20, "{top}");
+    // For packages only, and so not in the list.
+    commands.insert("man".to_owned(), None);
+    let mut seen = 0;
+    for file in documents() {
+        for shown in shown_commands(&document(&file)) {
+            let mut words = shown.split_whitespace().skip(1).peekable();
+            if shown.contains('…') {
+                continue; // a message, such as that it did not answer
+            }
+            let Some(verb) = words.find(|word| !word.starts_with(['-', '/'])) else {
+                continue; // --help, --config FILE
+            };
+            if !verb.chars().all(|c| c.is_ascii_lowercase()) {
+                continue; // ..., [OPTIONS], COMMAND
+            }
+            let known = commands.get_mut(verb);
+            let known =
+                known.unwrap_or_else(|| panic!("{file}: there is no `feedgate {verb}`: {shown}"));
+            let text = known.get_or_insert_with(|| {
+                // With those of its own commands, such as `alerts list`.
+                let own = help(&[verb, "--help"]);
+                let subs = own.lines().filter_map(|line| line.strip_prefix("  "));
+                let subs =
+                    subs.filter_map(|line| line.split(' ').next().filter(|word| !word.is_empty()));
+                let subs: Vec<String> = subs.map(|sub| help(&[verb, sub, "--help"])).collect();
+                own.clone() + &subs.concat()
+            });
+            let flags =
+                words.take_while(|word| !["|", "&&", ";", "<", ">", "#", "||"].contains(word));
+            for flag in flags.filter(|word| word.starts_with("--")) {
+                let flag = flag.split('=').next().unwrap();
+                let flag = flag.trim_end_matches([',', ')', ']', ';']);
+                assert!(
+                    text.contains(flag),
+                    "{file}: `feedgate {verb}` has no {flag}: {shown}"
+                );
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 100, "{seen} commands");
+}
+
+/// Code spans and lines of code blocks that call feedgate.
+fn shown_commands(text: &str) -> Vec<String> {
+    let (mut found, mut inside) = (Vec::new(), false);
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            inside = !inside;
+        } else if inside {
+            found.push(line.trim().to_owned());
+        } else {
+            found.extend(line.split('`').skip(1).step_by(2).map(str::to_owned));
+        }
+    }
+    let call = |code: String| {
+        let code = code.strip_prefix("$ ").unwrap_or(&code);
+        let code = code.strip_prefix("# ").unwrap_or(code);
+        let code = code.strip_prefix("sudo ").unwrap_or(code);
+        code.starts_with("feedgate ").then(|| code.to_owned())
+    };
+    found.into_iter().filter_map(call).collect()
+}
+
 // ---- docs/lab.md ----
 
 #[test]

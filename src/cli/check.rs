@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Failure, args::CONFIG, ask, table::visible};
 use crate::{
-    config::{self, Config, Diagnostic, Outcome},
+    config::{self, Config, Diagnostic, HeaderValue, Outcome, TlsFiles},
     daemon::{CheckedFile, CheckedManifests, check_manifests},
     fetch,
     host::modes,
@@ -22,6 +22,7 @@ pub(super) fn check(file: &Path, print: bool, as_json: bool) -> Result<(), Failu
         Some(config) => {
             let mut loose = fetch::loose_headers(&config.feeds);
             loose.extend(modes::loose(file, config));
+            loose.extend(missing(config));
             (file_problems(config), loose)
         }
         None => (Vec::new(), Vec::new()),
@@ -163,6 +164,49 @@ fn file_problems(config: &Config) -> Vec<String> {
     exceptions
         .chain(authorities.map(|e| e.to_string()))
         .collect()
+}
+
+/// Files that are not there, and that the daemon goes on without until they are.
+fn missing(config: &Config) -> Vec<String> {
+    let is_missing = |path: &Path| {
+        std::fs::metadata(path).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+    };
+    let mut found = Vec::new();
+    for feed in config.feeds.iter().filter(|feed| feed.enabled) {
+        for (header, value) in &feed.headers {
+            if let HeaderValue::File(path) = value
+                && is_missing(path)
+            {
+                found.push(format!(
+                    "feed {}: {} is not there, the file for the header {header}: the feed is not pulled until it is",
+                    feed.name,
+                    path.display()
+                ));
+            }
+        }
+        let url = feed.url.as_ref().filter(|url| url.scheme() == "file");
+        if let Some(path) = url.and_then(|url| url.to_file_path().ok())
+            && is_missing(&path)
+        {
+            found.push(format!(
+                "feed {}: {} is not there: the feed has no data until it is",
+                feed.name,
+                path.display()
+            ));
+        }
+    }
+    for target in &config.alerts.syslog {
+        let TlsFiles { ca, cert, key } = &target.tls;
+        let files = [ca, cert, key].into_iter().flatten();
+        for path in files.filter(|path| is_missing(path)) {
+            found.push(format!(
+                "alerts.syslog {}: {} is not there: alerts for it wait until it is",
+                target.address,
+                path.display()
+            ));
+        }
+    }
+    found
 }
 
 /// The configuration of a client command. Without the usual file the defaults are good enough to find the daemon.

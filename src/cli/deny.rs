@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::termios::{FlushArg, tcflush},
+};
 use serde_json::Value;
 
 use super::{Failure, ask};
@@ -47,6 +50,8 @@ pub(super) fn deny(config: &Path, feed: &str, step: DenyStep, json: bool) -> Res
             println!(
                 "Still there? Press Enter to keep it. Or, from anywhere: feedgate deny --keep {feed}"
             );
+            // What was typed or pasted before nobody has said of this.
+            let _ = tcflush(std::io::stdin(), FlushArg::TCIFLUSH);
             match answer(Duration::from_secs(seconds)) {
                 Said::Yes => kept(feed, &request(config, feed, DenyStep::Keep)?),
                 Said::Nothing => {

@@ -5,17 +5,58 @@ use std::{fmt, path::Path};
 
 use serde_json::Value;
 
-use super::{Failure, ask};
-use crate::control::Request;
+use super::{Failure, ask, check};
+use crate::{
+    arm::Book,
+    config::Config,
+    control::{self, ClientError, Request},
+    nft::{Kernel, TableState},
+    ruleset::Options,
+    store,
+};
 
 pub(super) fn status(config: &Path, json: bool) -> Result<(), Failure> {
-    let value = ask::daemon(config, &Request::Status)?;
+    let config = check::read(config)?;
+    let value = match control::call(&config.daemon.control_socket, &Request::Status) {
+        Err(e @ ClientError::NotRunning { .. }) => {
+            let lines = [vec![e.to_string()], left_behind(&config)].concat();
+            return Err(Failure::failed(lines.join("\n")));
+        }
+        other => other.map_err(ask::failure)?,
+    };
     if json {
         ask::print_json(&value);
     } else {
         print!("{}", render_status(&value));
     }
     Ok(())
+}
+
+/// What holds while no daemon runs, as far as this user may see it.
+fn left_behind(config: &Config) -> Vec<String> {
+    let kernel = Kernel::open(Options::new(&config.nftables));
+    let Ok(state) = kernel.and_then(|kernel| kernel.table_state()) else {
+        return Vec::new();
+    };
+    let (family, name) = (&config.nftables.family, &config.nftables.table);
+    let table = format!("table {family} {name}");
+    let mut lines = vec![match &state {
+        TableState::Ours => format!(
+            "WITHOUT A DAEMON  {table} is in the kernel: what it denies stays denied; what is only watched passes, \
+             and nobody is named"
+        ),
+        TableState::Absent => format!("NOT PROTECTED  there is no {table}: nothing is denied"),
+        TableState::Foreign(why) => format!("NOT PROTECTED  {table} is not feedgate's: {why}"),
+    }];
+    let book = std::fs::read(store::arming_file(&config.daemon.state_dir)).ok();
+    let book = book.and_then(|text| Book::from_json(&text).ok());
+    if state == TableState::Ours && book.is_some_and(|book| book.was_pending()) {
+        lines.push(format!(
+            "  ! a feed denies by `feedgate deny` and nobody confirmed it: the next start takes it back. \
+             To be rid of it without one: nft delete table {family} {name}"
+        ));
+    }
+    lines
 }
 
 pub(super) fn feeds(config: &Path, json: bool) -> Result<(), Failure> {

@@ -154,15 +154,20 @@ impl<'a> Table<'a> {
         read: impl Fn(&'a DeValue<'a>) -> Result<T, Problem>,
     ) -> Option<Vec<T>> {
         let path = self.child(key).0;
-        if let Some(DeValue::Array(items)) = self.get(key).map(Spanned::get_ref)
-            && items.is_empty()
-        {
-            log.error(&path, self.place(key), Problem::new("must not be empty"));
-            return None;
-        }
+        let items: &[Spanned<DeValue<'_>>] = match self.get(key).map(Spanned::get_ref) {
+            Some(DeValue::Array(items)) if items.is_empty() => {
+                log.error(&path, self.place(key), Problem::new("must not be empty"));
+                return None;
+            }
+            Some(DeValue::Array(items)) => items,
+            _ => &[],
+        };
         let mut values = Vec::new();
-        for (i, (value, span)) in self.elements(log, key, read)?.into_iter().enumerate() {
+        for (value, span) in self.elements(log, key, read)? {
             if values.contains(&value) {
+                // Its place in the file: elements before it may be wrong and missing here.
+                let i = items.iter().position(|item| item.span() == span);
+                let i = i.unwrap_or_default();
                 log.error(
                     &format!("{path}[{i}]"),
                     span,

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Shared, core::Core, engine::lock, selftest, status::rfc3339};
+use super::{Shared, core::Core, engine::lock, lastgood, selftest, status::rfc3339};
 use crate::{
     arm::{Book, Candidate, Change, MAX_SOURCES, Now, Shown, Trial},
     attribution::Source,
@@ -129,6 +129,7 @@ fn candidate(state: &super::core::FeedState) -> Candidate {
         name: config.name.clone(),
         denies: config.action == Action::Deny || config.deny_score.is_some(),
         has_data: state.data.is_some(),
+        source: config.url.is_some().then(|| lastgood::source(config)),
     }
 }
 
@@ -145,6 +146,14 @@ fn tell(change: &Change) {
             tracing::warn!("feed {feed}: nobody confirmed `feedgate deny`, so it only alerts again")
         }
         Change::Forgotten(feed) => tracing::debug!("feed {feed} is no deny feed any more"),
+        Change::Renamed(old, new) => {
+            tracing::info!(
+                "feed {new} has the url that {old} had: it goes on as that, without a new trial"
+            )
+        }
+        Change::ClockSet => {
+            tracing::info!("the clock was set: trials of new deny feeds last as long as before")
+        }
     }
 }
 
@@ -181,12 +190,15 @@ pub(super) async fn run(shared: &Arc<Shared>) {
 }
 
 /// The daemon stops, and its sets stay in the kernel: nothing that is not confirmed may stay with them.
-pub(super) fn end(core: &mut Core) {
+/// Where the kernel refuses, the state folder goes on saying so, for the next daemon.
+pub(super) fn end(core: &mut Core, store: &Store) {
     if core.arming.take_back_pending()
         && let Err(e) = core.sync()
     {
-        tracing::error!("what `feedgate deny` did is not taken back: {e}");
+        tracing::error!("what `feedgate deny` did is not taken back: {e}; the next start does it");
+        return;
     }
+    keep(core, store, true);
 }
 
 /// Arms and takes back.
@@ -243,7 +255,8 @@ pub(super) fn deny(shared: &Shared, feed: &str, step: DenyStep) -> Result<Value,
             // On disk before it is in the kernel: a daemon that is killed now must know of it.
             keep(&mut core, &shared.store, true);
             if let Err(e) = core.sync() {
-                core.arming.take_back_pending();
+                // Of this feed only: others may wait to be confirmed too.
+                let _ = core.arming.undo(&name);
                 keep(&mut core, &shared.store, true);
                 return Err(e.to_string());
             }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 /// Refused for ever, with EPERM, in this process and all threads that it will have.
-const REFUSED: [libc::c_long; 14] = [
+const REFUSED: [libc::c_long; 21] = [
     libc::SYS_execve,
     libc::SYS_execveat,
     libc::SYS_ptrace,
@@ -20,13 +20,35 @@ const REFUSED: [libc::c_long; 14] = [
     libc::SYS_process_madvise,
     libc::SYS_pidfd_getfd,
     libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
     libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsmount,
+    libc::SYS_mount_setattr,
     libc::SYS_bpf,
     libc::SYS_init_module,
     libc::SYS_finit_module,
+    libc::SYS_delete_module,
     libc::SYS_kexec_load,
+    KEXEC_FILE_LOAD,
     libc::SYS_userfaultfd,
 ];
+
+/// `kexec_file_load`, which libc does not name everywhere.
+#[cfg(target_arch = "x86_64")]
+const KEXEC_FILE_LOAD: libc::c_long = 320;
+#[cfg(not(target_arch = "x86_64"))]
+const KEXEC_FILE_LOAD: libc::c_long = 294;
+
+/// x86-64 has a second way to make each call, x32, which a filter sees by its numbers only: the usual
+/// number with a bit, and some calls have one of their own (arch/x86/entry/syscalls/syscall_64.tbl).
+#[cfg(target_arch = "x86_64")]
+mod x32 {
+    pub(super) const BIT: i64 = 0x4000_0000;
+    /// execve, ptrace, kexec_load, process_vm_readv, process_vm_writev, execveat.
+    pub(super) const OWN: [i64; 6] = [520, 521, 528, 539, 540, 545];
+}
 
 /// Confines every thread of this process, and all that they start from now on. What cannot be had is
 /// told, and costs nothing but this one fence.
@@ -37,13 +59,22 @@ pub(super) fn confine() {
     }
 }
 
+/// Every number that the kernel knows one of these calls by.
 #[allow(clippy::useless_conversion)] // a long has 32 bits on some machines
+fn numbers() -> impl Iterator<Item = i64> {
+    let usual = REFUSED.iter().map(|&number| i64::from(number));
+    #[cfg(target_arch = "x86_64")]
+    let usual = {
+        let own = x32::OWN.iter().copied();
+        let all = usual.chain(own);
+        all.flat_map(|number| [number, number | x32::BIT])
+    };
+    usual
+}
+
 fn filter() -> Result<BpfProgram, seccompiler::Error> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-    let rules: BTreeMap<i64, _> = REFUSED
-        .iter()
-        .map(|&number| (i64::from(number), Vec::new()))
-        .collect();
+    let rules: BTreeMap<i64, _> = numbers().map(|number| (number, Vec::new())).collect();
     let filter = SeccompFilter::new(
         rules,
         SeccompAction::Allow,
@@ -90,7 +121,7 @@ mod tests {
                 let done = unsafe { libc::syscall(number, 0, 0, 0, 0, 0, 0) };
                 (done, std::io::Error::last_os_error().raw_os_error())
             };
-            for number in REFUSED {
+            for number in numbers() {
                 assert_eq!(call(number), (-1, Some(libc::EPERM)), "{number}");
             }
             std::fs::read_to_string("/proc/thread-self/status").unwrap()

@@ -68,6 +68,10 @@ fn good(core: &Core) -> Option<(Options, Arc<Snapshot>, BTreeMap<SetName, Shape>
     if core.inherited || core.broken.is_some() || core.applied.is_none() || core.canary.is_some() {
         return None;
     }
+    // Who is locked out switches the host off and on again: what nobody confirmed must not be there then.
+    if core.arming.has_pending() {
+        return None;
+    }
     let snapshot = core.path.view.previous_or_current();
     let waiting = core
         .feeds

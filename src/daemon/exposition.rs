@@ -3,11 +3,13 @@
 //! Names and meanings are in docs/metrics.md; a test compares. Labels have few values: feeds and
 //! sinks are configured, all else is a fixed list. Nothing here is on the packet path.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, prometheus_text, text},
+    encoding::{
+        DescriptorEncoder, EncodeGaugeValue, MetricEncoder, NoLabelSet, prometheus_text, text,
+    },
     metrics::MetricType,
     registry::{Registry, Unit},
 };
@@ -17,6 +19,7 @@ use super::{
     engine::lock,
     glance::glance,
     meters::{ACTIONS, DIRECTIONS, Flows, Seen},
+    selftest::Report,
     status::{self, FeedStatus, Status},
 };
 use crate::{
@@ -91,6 +94,7 @@ struct Numbers {
     verdict: Seen,
     sync: Seen,
     windows: usize,
+    selftest: Option<Report>,
 }
 
 impl Numbers {
@@ -100,6 +104,8 @@ impl Numbers {
         let elements = sets.sets.iter();
         let feeds = meters.feeds();
         let windows = lock(&shared.path.suppressor).len();
+        // Not below: status takes the same lock.
+        let selftest = lock(&shared.selftest).last.clone();
         Self {
             elements: elements
                 .map(|(name, content)| (name.to_string(), content.len()))
@@ -114,6 +120,7 @@ impl Numbers {
             verdict: meters.verdict.seen(),
             sync: meters.sync.seen(),
             windows,
+            selftest,
             status: status::status(shared),
         }
     }
@@ -140,10 +147,12 @@ impl Collector for Numbers {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut out = Out(encoder);
         self.daemon(&mut out)?;
+        self.selftest(&mut out)?;
         self.flows(&mut out)?;
         self.packets(&mut out)?;
         self.table(&mut out)?;
         self.of_feeds(&mut out)?;
+        self.arming(&mut out)?;
         self.alerts(&mut out)
     }
 }
@@ -341,6 +350,67 @@ impl Numbers {
         out.counters("feed_pulls", help, rows)
     }
 
+    /// Which feeds do not deny yet, or deny by `feedgate deny`.
+    fn arming(&self, out: &mut Out<'_>) -> fmt::Result {
+        let feeds = &self.status.feeds;
+        let help = "1 for what stands between a feed's configuration and what it denies: it is on trial, \
+                    or feedgate deny armed it, which is pending or kept";
+        let rows = feeds.iter().flat_map(|feed| {
+            let state = feed.arming.as_ref().map(|arming| arming.state);
+            let row = move |label| {
+                (
+                    [("feed", feed.name.as_str()), ("state", label)],
+                    state == Some(label),
+                )
+            };
+            ["trial", "pending", "kept"].map(row)
+        });
+        let rows = rows.map(|(labels, is)| (labels, u64::from(is)));
+        out.gauges("feed_arming", help, rows)?;
+        let armed = || {
+            feeds
+                .iter()
+                .filter_map(|feed| Some(([("feed", feed.name.as_str())], feed.arming.as_ref()?)))
+        };
+        let help = "Until a trial is over, or what is pending is taken back; absent for others";
+        let rows = armed().filter_map(|(labels, arming)| Some((labels, arming.left_s?)));
+        out.unit_gauge("feed_arming_left", help, &Unit::Seconds, rows)?;
+        let trials = || armed().filter(|(_, arming)| arming.state == "trial");
+        let help = "Flows that a feed on trial would have denied, since its trial began";
+        let rows = trials().map(|(labels, arming)| (labels, arming.would_have_denied));
+        out.counters("feed_trial_flows", help, rows)?;
+        let help = "Their sources; 1000 stands for that many or more";
+        let rows = trials().map(|(labels, arming)| (labels, count(arming.sources)));
+        out.gauges("feed_trial_sources", help, rows)
+    }
+
+    /// How the last self-test went; nothing before the first, and where nothing could be tested.
+    fn selftest(&self, out: &mut Out<'_>) -> fmt::Result {
+        let last = || self.selftest.iter().filter(|report| report.testable);
+        let help =
+            "1 when every step of the last self-test went as it should; absent before the first";
+        out.gauges(
+            "selftest_passed",
+            help,
+            last().map(|report| ([NO; 0], u64::from(report.passed))),
+        )?;
+        let help = "Time since the last self-test";
+        let rows =
+            last().map(|report| ([NO; 0], report.at.elapsed().unwrap_or_default().as_secs()));
+        out.unit_gauge("selftest_age", help, &Unit::Seconds, rows)?;
+        let help = "1 for a step of the last self-test that went as it should";
+        let steps = || last().flat_map(|report| &report.steps);
+        let rows = steps().map(|step| ([("step", step.name)], u64::from(step.ok)));
+        out.gauges("selftest_step_passed", help, rows)?;
+        let help = "How long a step of the last self-test took, where that is measured";
+        let rows = steps().filter_map(|step| {
+            let micros = u64::try_from(step.us?).unwrap_or(u64::MAX);
+            let took = Duration::from_micros(micros).as_secs_f64();
+            Some(([("step", step.name)], took))
+        });
+        out.unit_gauge("selftest_step_duration", help, &Unit::Seconds, rows)
+    }
+
     fn alerts(&self, out: &mut Out<'_>) -> fmt::Result {
         let sinks = &self.status.sinks;
         let row = |get: fn(&crate::sink::SinkStats) -> u64| {
@@ -473,7 +543,7 @@ impl Out<'_> {
         name: &str,
         help: &str,
         unit: &Unit,
-        rows: impl IntoIterator<Item = ([(&'l str, &'l str); N], u64)>,
+        rows: impl IntoIterator<Item = ([(&'l str, &'l str); N], impl EncodeGaugeValue)>,
     ) -> fmt::Result {
         let kind = MetricType::Gauge;
         values(
@@ -491,7 +561,7 @@ impl Out<'_> {
 
 fn values<'l, const N: usize>(
     metric: &mut MetricEncoder<'_>,
-    rows: impl IntoIterator<Item = ([(&'l str, &'l str); N], u64)>,
+    rows: impl IntoIterator<Item = ([(&'l str, &'l str); N], impl EncodeGaugeValue)>,
 ) -> fmt::Result {
     rows.into_iter()
         .try_for_each(|(labels, value)| metric.encode_family(&labels)?.encode_gauge(&value))

@@ -93,6 +93,15 @@ impl Glance {
 #[derive(Default)]
 pub(super) struct Desk(Mutex<Option<Arc<Glance>>>);
 
+impl Desk {
+    /// For how long a work goes on that announced itself by [`Core::busy`]; `None` without one, and
+    /// while the copy is being made.
+    pub(super) fn works_for(&self) -> Option<Duration> {
+        let place = self.0.try_lock().ok()?;
+        Some(place.as_ref()?.busy_since?.elapsed())
+    }
+}
+
 /// Takes the copy away when the work is done.
 pub(super) struct Busy(Option<Arc<Desk>>);
 

@@ -118,7 +118,7 @@ fn read_again(
 
 /// Where the data came from: the URL without secrets, and a digest of all of it, so that another
 /// query string is another source.
-fn source(feed: &config::Feed) -> String {
+pub(super) fn source(feed: &config::Feed) -> String {
     let Some(url) = &feed.url else {
         return "pushed".into();
     };

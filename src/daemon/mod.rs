@@ -636,9 +636,10 @@ fn shut_down(shared: &Arc<Shared>, threads: start::Threads) {
         let mut core = lock(&shared.core);
         if !down {
             core.count_unattributed(&shared.store);
-            arming::end(&mut core);
+            arming::end(&mut core, &shared.store);
+        } else {
+            arming::keep(&mut core, &shared.store, true);
         }
-        arming::keep(&mut core, &shared.store, true);
         let sets = core.path.view.current();
         // The rules of an inherited table name sets that the daemon does not know.
         if !down

@@ -29,7 +29,7 @@ use crate::{
     snapshot::{Input, Snapshot},
 };
 pub use probe::{Probe, probe};
-use report::Report;
+pub(super) use report::Report;
 
 const FEED: &str = FeedName::SELFTEST;
 /// The discard service (RFC 863): nobody answers there.

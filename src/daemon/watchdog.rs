@@ -2,7 +2,7 @@
 //!
 //! A timer alone would go on telling that all is well while a queue thread hangs. So each queue thread
 //! leaves a mark at every turn of its loop, idle turns too, and the state's lock has to be free now and
-//! then. Where one of them stays away, nothing is told, and systemd kills and restarts the daemon; the
+//! then. Work that is known to take long says so when it begins, and is given more time. Where one of them stays away, nothing is told, and systemd kills and restarts the daemon; the
 //! deny sets hold meanwhile.
 
 use std::{
@@ -18,9 +18,11 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Shared, engine, notify, try_core};
 
-/// How long one piece of work may hold the state: a load of millions of elements on a slow machine does
-/// so for a minute.
+/// How long a piece of work that said so may hold the state: a load of millions of elements on a slow
+/// machine does so for a minute.
 const LONGEST_WORK: Duration = Duration::from_secs(300);
+/// How long anything else may hold it: a write to a disk that is slow to answer.
+const LONGEST_HOLD: Duration = Duration::from_secs(60);
 
 /// When something was last seen at work.
 #[derive(Debug)]
@@ -75,6 +77,11 @@ fn longest_turn(watchdog: Duration, attribution: Duration) -> Duration {
     (watchdog / 2).max((attribution + engine::DISK) * 2)
 }
 
+/// Long work on the state that goes on since then is still no hang.
+fn is_in_time(since: Duration) -> bool {
+    since <= LONGEST_WORK - LONGEST_HOLD
+}
+
 /// Tells systemd four times in the time that it waits, for ever; without `WatchdogSec=` never.
 pub(super) async fn feed(shared: Arc<Shared>, queues: Vec<(String, Arc<Pulse>)>) {
     let Some(watchdog) = sd_notify::watchdog_enabled().filter(|time| !time.is_zero()) else {
@@ -87,11 +94,12 @@ pub(super) async fn feed(shared: Arc<Shared>, queues: Vec<(String, Arc<Pulse>)>)
         .map(|(name, pulse)| (name, pulse, turn))
         .collect();
     let state = Arc::new(Pulse::new(Instant::now()));
-    for (name, pulse) in [
-        ("the daemon's state", &state),
-        ("the main loop", &shared.main),
+    // The main loop waits for the state, and for the disk.
+    for (name, pulse, limit) in [
+        ("the daemon's state", &state, LONGEST_HOLD),
+        ("the main loop", &shared.main, LONGEST_WORK),
     ] {
-        watched.push((name.into(), Arc::clone(pulse), LONGEST_WORK.max(turn)));
+        watched.push((name.into(), Arc::clone(pulse), limit.max(turn)));
     }
     let watched = Watched(watched);
     let mut timer = interval((watchdog / 4).max(Duration::from_millis(1)));
@@ -99,7 +107,8 @@ pub(super) async fn feed(shared: Arc<Shared>, queues: Vec<(String, Arc<Pulse>)>)
     let mut told = false;
     loop {
         timer.tick().await;
-        if try_core(&shared).is_some() {
+        let is_free = try_core(&shared).is_some();
+        if is_free || shared.desk.works_for().is_some_and(is_in_time) {
             state.beat(Instant::now());
         }
         match watched.stuck(Instant::now()) {
@@ -122,6 +131,7 @@ pub(super) async fn feed(shared: Arc<Shared>, queues: Vec<(String, Arc<Pulse>)>)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon::glance;
 
     #[test]
     fn each_pause_that_is_too_long_is_seen_and_ends_with_a_beat() {
@@ -151,6 +161,16 @@ mod tests {
         assert_eq!(watched.stuck(after(501)), late);
         state.beat(after(501));
         assert_eq!(watched.stuck(after(502)), None);
+    }
+
+    /// A hang of the state is seen within a minute, unless a long work was announced: then within five.
+    #[test]
+    fn only_announced_work_may_hold_the_state_for_minutes() {
+        let desk = glance::Desk::default();
+        assert_eq!(desk.works_for(), None, "nobody has announced anything");
+        assert!(LONGEST_HOLD < LONGEST_WORK);
+        assert!(is_in_time(LONGEST_WORK - LONGEST_HOLD));
+        assert!(!is_in_time(LONGEST_WORK));
     }
 
     #[test]

@@ -8,15 +8,18 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::sealed;
+use super::{
+    journal::{self, Write},
+    sealed,
+};
 use crate::{
     manifest::{self, Id, Level, Resource},
     store::{self, Step, StoreError},
 };
 
 const FOLDER: &str = "resources";
-const ENDS: &str = ".yaml";
-const CORRUPT: &str = ".corrupt";
+pub(super) const ENDS: &str = ".yaml";
+pub(super) const CORRUPT: &str = ".corrupt";
 /// Longest beginning of a file name; a longer one is cut and gets a digest.
 const LONGEST: usize = 200;
 
@@ -37,12 +40,29 @@ pub struct Loaded {
 }
 
 impl Applied {
-    /// Creates the folder (mode 0700) if it is missing, and removes unfinished files in it.
+    /// Creates the folder (mode 0700) if it is missing, removes unfinished files in it, and finishes a
+    /// change that a killed process left half done.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let folder = state_dir.join(FOLDER);
         store::create(&folder)?;
         store::remove_unfinished(&folder, |_| true)?;
+        journal::resume(&folder)?;
         Ok(Self { folder })
+    }
+
+    /// Writes down that these are about to be saved, or removed where there is no text. Until
+    /// [`Self::end`] the next [`Self::open`] does so, should this process not live to.
+    pub fn begin(&self, changes: &[(Id, Option<String>)]) -> Result<(), StoreError> {
+        let write = |(id, text): &(Id, Option<String>)| Write {
+            file: Self::file(id),
+            text: text.clone(),
+        };
+        journal::begin(&self.folder, &changes.iter().map(write).collect::<Vec<_>>())
+    }
+
+    /// All of it is done, or taken back.
+    pub fn end(&self) -> Result<(), StoreError> {
+        journal::end(&self.folder)
     }
 
     /// Reads every file; a damaged one is moved aside to `FILE.corrupt`, in place of an older one.
@@ -74,21 +94,20 @@ impl Applied {
 
     /// Replaces the text of a resource; it is on disk when this returns. A damaged copy goes.
     pub fn save(&self, id: &Id, text: &str) -> Result<(), StoreError> {
-        let file = Self::file(id);
-        let head = sealed::head(text);
-        store::replace(&self.folder, &file, &[head.as_bytes(), text.as_bytes()])?;
-        store::remove(&self.folder.join(file + CORRUPT)).map(|_| ())
+        let write = Write {
+            file: Self::file(id),
+            text: Some(text.to_owned()),
+        };
+        write.carry_out(&self.folder).map(|_| ())
     }
 
     /// Removes a resource, and a damaged copy of it. False when there was none.
     pub fn remove(&self, id: &Id) -> Result<bool, StoreError> {
-        let file = Self::file(id);
-        let good = store::remove(&self.folder.join(&file))?;
-        let corrupt = store::remove(&self.folder.join(file + CORRUPT))?;
-        if good || corrupt {
-            store::sync(&self.folder)?;
-        }
-        Ok(good || corrupt)
+        let write = Write {
+            file: Self::file(id),
+            text: None,
+        };
+        write.carry_out(&self.folder)
     }
 
     /// The name of a resource's file. Names of resources hold no `/` and begin with no dot.

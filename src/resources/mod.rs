@@ -3,6 +3,7 @@
 //! ```text
 //! STATE/resources/KIND.NAME.yaml          an applied resource, behind a line with its checksum
 //! STATE/resources/KIND.NAME.yaml.corrupt  one that was found damaged, moved aside
+//! STATE/resources/journal                 a change of several of them that is being carried out
 //! STATE/manifests-lastgood/FILE.good      the last good text of a file of the admin's folder
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 mod applied;
 mod folder;
+mod journal;
 mod lastgood;
 mod sealed;
 #[cfg(test)]

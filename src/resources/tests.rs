@@ -97,6 +97,60 @@ fn damage_is_moved_aside_and_told_until_it_is_mended() {
 }
 
 #[test]
+fn a_change_that_was_cut_short_is_finished_at_the_next_start() {
+    let state = tempfile::tempdir().unwrap();
+    let applied = Applied::open(state.path()).unwrap();
+    let [old, new, other] = [set("old"), set("new"), set("other")];
+    applied.save(&old.id(), &old.to_yaml()).unwrap();
+    let changes = [
+        (new.id(), Some(new.to_yaml())),
+        (other.id(), Some(other.to_yaml())),
+        (old.id(), None),
+    ];
+    // Killed after none, one, two and all of the files.
+    for files in 0..=changes.len() {
+        let applied = Applied::open(state.path()).unwrap();
+        applied.save(&old.id(), &old.to_yaml()).unwrap();
+        for resource in [&new, &other] {
+            applied.remove(&resource.id()).unwrap();
+        }
+        applied.begin(&changes).unwrap();
+        for (id, text) in changes.iter().take(files) {
+            match text {
+                Some(text) => applied.save(id, text).unwrap(),
+                None => assert!(applied.remove(id).unwrap()),
+            }
+        }
+        let applied = Applied::open(state.path()).unwrap();
+        let loaded = applied.load().unwrap();
+        assert_eq!(loaded.resources, [new.clone(), other.clone()], "{files}");
+        assert!(loaded.damaged.is_empty());
+        assert!(!state.path().join("resources/journal").exists());
+    }
+    // What is over is not done again, also when a single change came after it.
+    applied.begin(&changes).unwrap();
+    applied.end().unwrap();
+    applied.begin(&changes[..1]).unwrap();
+    applied.save(&old.id(), &old.to_yaml()).unwrap();
+    let loaded = Applied::open(state.path()).unwrap().load().unwrap();
+    assert_eq!(loaded.resources.len(), 3);
+}
+
+#[test]
+fn a_damaged_journal_is_kept_aside_and_leaves_no_folder() {
+    let state = tempfile::tempdir().unwrap();
+    Applied::open(state.path()).unwrap();
+    let folder = state.path().join("resources");
+    let outside = r#"[{"file":"../x.yaml","text":"a"},{"file":"a.yaml","text":null}]"#;
+    for text in ["", "[", &(sealed::head(outside) + outside)] {
+        fs::write(folder.join("journal"), text).unwrap();
+        Applied::open(state.path()).unwrap();
+        assert!(folder.join("journal.damaged").exists(), "{text}");
+        assert!(!folder.join("journal").exists() && !state.path().join("x.yaml").exists());
+    }
+}
+
+#[test]
 fn the_longest_names_fit_a_file_and_differ() {
     let long =
         |end: &str| Kind::StagedGlobalNetworkPolicy.id(&format!("t.{}{end}", "x".repeat(240)));

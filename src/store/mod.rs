@@ -70,6 +70,11 @@ const REPORTED: &str = "reported";
 
 /// What is known of trials.
 const ARMING: &str = "arming.json";
+/// Where a state folder keeps it, for who reads it while no daemon has the folder.
+pub fn arming_file(state_dir: &Path) -> PathBuf {
+    state_dir.join(ARMING)
+}
+
 /// A larger file of it is not ours, in bytes.
 const ARMING_MAX: u64 = 16 << 20;
 

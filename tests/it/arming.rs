@@ -120,8 +120,18 @@ fn what_nobody_confirms_is_taken_back() {
     assert!(said.contains("not waiting to be confirmed"), "{said}");
     // Killed in between: the kernel denies until the next daemon is there, and that one does not.
     daemon.ok(&["deny", "--confirm", "1h", "list"]);
-    daemon.kill();
+    let daemon = daemon.killed();
     assert!(dropped(&lab.host, WEB));
+    let said = daemon.fails(&["status"]);
+    assert!(
+        said.contains("WITHOUT A DAEMON  table inet feedgate is in the kernel"),
+        "{said}"
+    );
+    assert!(
+        said.contains("nobody confirmed it: the next start takes it back"),
+        "{said}"
+    );
+    drop(daemon);
     let daemon = Daemon::start(&lab, &lab.host, &conf.clone().alerts(&alerts));
     connect(&lab.host, WEB).unwrap();
     assert_eq!(state(&daemon), "none");
@@ -148,6 +158,81 @@ fn an_unconfirmed_deny_does_not_stay_with_the_table_of_the_last_run() {
             .output()
             .contains("ended before `feedgate deny` was confirmed")
     );
+}
+
+/// Who is locked out switches the host off and on: the include of the boot must not lock him out again.
+#[test]
+fn what_nobody_confirmed_is_not_in_the_sets_of_a_boot() {
+    let Some(lab) = Lab::new() else { return };
+    let list = lab.path("late.txt");
+    let url = format!("file://{}", list.display());
+    let conf = Conf::new(&lab).feed_from("list", "alert", &url);
+    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    // No file was written yet: there were no data. With them one is due.
+    std::fs::write(&list, LISTED).unwrap();
+    daemon.ok(&["refresh", "list"]);
+    daemon.ok(&["deny", "--confirm", "1h", "list"]);
+    // The host is looked at every five seconds, and the file written after that: with the second
+    // address the turn of the first is over.
+    for address in ["192.0.2.77", "192.0.2.78"] {
+        lab.host
+            .ip(&[&format!("addr add {address}/24 dev eth0")])
+            .unwrap();
+        eventually("the address is known", || {
+            let lookup = daemon.ok(&["lookup", address]);
+            lookup.contains("excepted: own address").then_some(())
+        });
+    }
+    let file = lab.path("state/sets.nft");
+    let denies = || {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let mut sets = text
+            .split("add element")
+            .filter(|set| set.contains("_hosts4"));
+        sets.any(|set| set.contains(" deny_") && set.contains(LISTED))
+    };
+    assert!(!denies(), "{}", std::fs::read_to_string(&file).unwrap());
+    daemon.ok(&["deny", "--keep", "list"]);
+    daemon.stop();
+    assert!(denies(), "{}", std::fs::read_to_string(&file).unwrap());
+}
+
+#[test]
+fn a_feed_with_a_new_name_has_no_new_trial() {
+    let Some(lab) = Lab::new() else { return };
+    let _web = web(&lab.server);
+    let list = lab.path("list.txt");
+    std::fs::write(&list, LISTED).unwrap();
+    let named = |name| {
+        let conf = Conf::new(&lab).feed_from(name, "deny", &format!("file://{}", list.display()));
+        conf.section("[arm]\nafter = \"9h\"")
+    };
+    let short = named("old").text().replace("9h", "5s");
+    let daemon = Daemon::start(&lab, &lab.host, &named("old"));
+    daemon.reload(&short);
+    eventually("its trial is over", || {
+        dropped(&lab.host, WEB).then_some(())
+    });
+    daemon.reload(&named("new").text());
+    eventually("it is there under its new name", || {
+        let output = daemon.output();
+        output.contains("feed new: pulled, 1 entries").then_some(())
+    });
+    assert!(dropped(&lab.host, WEB), "{}", daemon.output());
+    assert!(
+        daemon
+            .output()
+            .contains("feed new has the url that old had")
+    );
+    daemon.stop();
+    let daemon = Daemon::start(&lab, &lab.host, &named("third"));
+    eventually("also over a restart", || {
+        let output = daemon.output();
+        output
+            .contains("feed third: pulled, 1 entries")
+            .then_some(())
+    });
+    assert!(dropped(&lab.host, WEB), "{}", daemon.output());
 }
 
 #[test]
@@ -203,6 +288,12 @@ fn on_a_terminal_enter_keeps_it_and_a_lost_terminal_does_not() {
     };
     // The terminal goes away when its input ends.
     let output = ask("sleep 1");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("Press Enter to keep it"), "{said}");
+    assert_eq!(state(&daemon), "pending");
+    daemon.ok(&["deny", "--undo", "list"]);
+    // What was typed before the question is no answer: a pasted line may go on after the command.
+    let output = ask("(echo; sleep 1)");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("Press Enter to keep it"), "{said}");
     assert_eq!(state(&daemon), "pending");

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{Conf, Daemon, Lab, feedgate, install, privileged};
+use crate::support::{Conf, Daemon, Lab, feedgate, install, nft, privileged};
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(feedgate()).args(arguments).output().unwrap()
@@ -125,6 +125,32 @@ fn a_header_file_that_everybody_reads_is_a_warning() {
 }
 
 #[test]
+fn files_that_are_not_there_are_all_told() {
+    let config = file(
+        "[[feed]]\nname = \"a\"\nurl = \"https://feeds.example/a\"\n\
+         headers = { X-Key = { file = \"/nonexistent/key\" } }\n\
+         [[feed]]\nname = \"b\"\nurl = \"file:///nonexistent/list\"\n\
+         [[feed]]\nname = \"off\"\nurl = \"file:///nonexistent/off\"\nenabled = false\n\
+         [[alerts.syslog]]\naddress = \"tls:192.0.2.1:6514\"\nca-file = \"/nonexistent/ca.pem\"\n",
+    );
+    let output = run(&["check", "--config", config.path().to_str().unwrap()]);
+    let said = text(&output);
+    // The daemon starts without them, and so a pipeline that has no secrets can check.
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for path in [
+        "/nonexistent/key",
+        "/nonexistent/list",
+        "/nonexistent/ca.pem",
+    ] {
+        assert!(said.contains(&format!("{path} is not there")), "{said}");
+    }
+    assert!(
+        said.contains("3 warnings") && !said.contains("/off"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_missing_configuration_is_78() {
     let output = run(&["check", "--config", "/nonexistent/feedgate.toml"]);
     assert_eq!(output.status.code(), Some(78), "{}", text(&output));
@@ -155,6 +181,26 @@ fn status_without_a_daemon_is_1() {
         text(&output).contains(socket.to_str().unwrap()),
         "{}",
         text(&output)
+    );
+}
+
+#[test]
+fn status_says_what_holds_without_a_daemon() {
+    let Some(lab) = Lab::new() else { return };
+    let conf = Conf::new(&lab).feed("block", "deny", &["203.0.113.1"]);
+    let daemon = Daemon::start(&lab, &lab.host, &conf).killed();
+    let said = daemon.fails(&["status"]);
+    assert!(said.contains("no feedgate answers on"), "{said}");
+    assert!(
+        said.contains("is in the kernel: what it denies stays denied"),
+        "{said}"
+    );
+    assert!(!said.contains("nobody confirmed"), "{said}");
+    nft(&lab.host, &["delete", "table", "inet", "feedgate"]);
+    let said = daemon.fails(&["status"]);
+    assert!(
+        said.contains("NOT PROTECTED  there is no table inet feedgate"),
+        "{said}"
     );
 }
 

@@ -141,3 +141,52 @@ fn what_the_host_lives_on_is_not_locked_out() {
         "{lookup}"
     );
 }
+
+/// Two uplinks for both families, one of them chosen by rules only; a feed that lists the whole Internet.
+#[test]
+fn every_gateway_is_spared_and_a_new_one_is_followed() {
+    let Some(lab) = Lab::new() else { return };
+    lab.host
+        .ip(&[
+            "route replace default nexthop via 192.0.2.1 dev eth0 nexthop via 192.0.2.7 dev eth0",
+            "route add default via 192.0.2.8 dev eth0 table 100",
+            "route replace ::/0 nexthop via 2001:db8:1::1 dev eth0 nexthop via 2001:db8:1::7 dev eth0",
+            "route add ::/0 via 2001:db8:1::8 dev eth0 table 100",
+        ])
+        .unwrap();
+    let conf = Conf::new(&lab)
+        .feed("all", "deny", &["0.0.0.0/0", "::/0", "203.0.113.6"])
+        .key("min-prefix4 = 0\nmin-prefix6 = 0")
+        .feed("some", "deny", &["192.0.2.0/24", "2001:db8:1::/64"]);
+    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    let spared = |address: &str| {
+        let lookup = daemon.ok(&["lookup", address]);
+        lookup
+            .contains("excepted: default gateway on eth0")
+            .then_some(())
+    };
+    for address in [
+        "192.0.2.1",
+        "192.0.2.7",
+        "192.0.2.8",
+        "2001:db8:1::1",
+        "2001:db8:1::7",
+        "2001:db8:1::8",
+    ] {
+        assert_eq!(
+            spared(address),
+            Some(()),
+            "{}",
+            daemon.ok(&["lookup", address])
+        );
+    }
+    for gateway in ["192.0.2.1", "2001:db8:1::1"] {
+        assert!(ping(&lab.host, gateway), "{gateway}");
+    }
+    assert!(dropped(&lab.host, "203.0.113.6:80"));
+    assert!(!ping(&lab.host, "192.0.2.9"), "listed, and nobody's");
+    lab.host
+        .ip(&["route replace default via 192.0.2.9 dev eth0"])
+        .unwrap();
+    eventually("the new gateway is spared", || spared("192.0.2.9"));
+}

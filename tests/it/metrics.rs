@@ -279,6 +279,78 @@ fn rules_and_dashboard_are_sound() {
 }
 
 #[test]
+fn trials_what_is_armed_and_the_self_test_are_measured() {
+    let Some(lab) = Lab::new() else { return };
+    let _web = web(&lab.server);
+    let alerts = Alerts::listen(&lab);
+    let conf = Conf::new(&lab)
+        .alerts(&alerts)
+        .section(SECTION)
+        .section("[arm]\nafter = \"2h\"")
+        .feed("new", "deny", &["203.0.113.1"])
+        .feed("watch", "alert", &["203.0.113.2"])
+        .feed("plain", "alert", &["203.0.113.3"]);
+    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    let arming = |text: &str, feed: &str| {
+        let states = ["trial", "pending", "kept"];
+        states.map(|state| {
+            let sample = format!("feedgate_feed_arming{{feed=\"{feed}\",state=\"{state}\"}}");
+            value(text, &sample)
+        })
+    };
+    for _ in 0..2 {
+        connect(&lab.host, "203.0.113.1:80").unwrap();
+    }
+    let flows = "feedgate_feed_trial_flows_total{feed=\"new\"}";
+    eventually("both flows are counted", || {
+        (value(&scrape(&lab), flows) > 1.5).then_some(())
+    });
+    daemon.ok(&["deny", "--confirm", "1h", "watch"]);
+    let text = scrape(&lab);
+    assert_eq!(arming(&text, "new"), [1.0, 0.0, 0.0]);
+    assert_eq!(arming(&text, "watch"), [0.0, 1.0, 0.0]);
+    assert_eq!(arming(&text, "plain"), [0.0; 3]);
+    let source = value(&text, "feedgate_feed_trial_sources{feed=\"new\"}");
+    assert!((source - 1.0).abs() < 0.1, "{text}");
+    let left = |feed| {
+        value(
+            &text,
+            &format!("feedgate_feed_arming_left_seconds{{feed=\"{feed}\"}}"),
+        )
+    };
+    assert!((3_600.0..7_201.0).contains(&left("new")), "{text}");
+    assert!((1.0..3_601.0).contains(&left("watch")), "{text}");
+    assert!(!text.contains("left_seconds{feed=\"plain\"}"), "{text}");
+    assert!(
+        !text.contains("\nfeedgate_selftest_passed "),
+        "there was none: {text}"
+    );
+    daemon.ok(&["deny", "--keep", "watch"]);
+    assert_eq!(arming(&scrape(&lab), "watch"), [0.0, 0.0, 1.0]);
+
+    daemon.ok(&["selftest"]);
+    let text = scrape(&lab);
+    for sample in [
+        "feedgate_selftest_passed",
+        "feedgate_selftest_step_passed{step=\"verdict\"}",
+        "feedgate_selftest_step_passed{step=\"removal\"}",
+    ] {
+        assert!(
+            (value(&text, sample) - 1.0).abs() < 0.1,
+            "{sample} in {text}"
+        );
+    }
+    assert!(value(&text, "feedgate_selftest_age_seconds") < 60.0);
+    let took = value(
+        &text,
+        "feedgate_selftest_step_duration_seconds{step=\"queue\"}",
+    );
+    assert!(took > 0.0 && took < 5.0, "{took}");
+    documented(&types(&text));
+    checked(&text);
+}
+
+#[test]
 fn health_is_red_until_a_feed_is_there() {
     let Some(lab) = Lab::new() else { return };
     let late = lab.path("late.txt");

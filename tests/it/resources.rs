@@ -410,6 +410,51 @@ fn what_was_applied_survives_a_restart_and_a_kill() {
     assert!(dropped(&lab.host, "203.0.113.5:80"));
 }
 
+/// Killed in the middle of an apply of many: at the next start there is all of it, or nothing.
+#[test]
+fn an_apply_that_is_killed_is_whole() {
+    const MANY: usize = 600;
+    let Some(lab) = Lab::new() else { return };
+    let conf = Conf::new(&lab);
+    let set = |number: usize| SET.replace("partners", &format!("set-{number}"));
+    let all: Vec<String> = (0..MANY).map(set).collect();
+    let many = file(&lab, "many.yaml", &all.join("---\n"));
+    let folder = lab.path("state/resources");
+    let files = || {
+        let entries = fs::read_dir(&folder).unwrap().flatten();
+        let names = entries.filter(|e| e.file_name().to_string_lossy().ends_with(".yaml"));
+        names.count()
+    };
+    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    let kill_when = |daemon: Daemon<'_>, command: &[&str], until: &dyn Fn(usize) -> bool| {
+        let mut command = daemon.ctl_command(command);
+        let mut client = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+        let start = std::time::Instant::now();
+        while !until(files()) {
+            assert!(start.elapsed().as_secs() < 60, "{} files", files());
+        }
+        daemon.kill();
+        let _ = client.wait();
+        files()
+    };
+    let left = kill_when(daemon, &["apply", "-f", &many], &|files| files > 20);
+    assert!(left > 20 && left < MANY, "{left} files: not in the middle");
+    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    assert_eq!(
+        (
+            files(),
+            daemon.ok(&["get", "gns", "-o", "name"]).lines().count()
+        ),
+        (MANY, MANY)
+    );
+    assert!(daemon.output().contains("the rest is done now"));
+    let left = kill_when(daemon, &["delete", "-f", &many], &|files| files < MANY - 20);
+    assert!(left > 0 && left < MANY, "{left} files: not in the middle");
+    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    assert_eq!(files(), 0);
+    assert_eq!(daemon.ok(&["get", "gns", "-o", "name"]), "");
+}
+
 /// Puts a file into the folder as editors do: written beside, then renamed.
 fn put(folder: &std::path::Path, name: &str, text: &str) -> PathBuf {
     let (new, path) = (folder.join(format!(".{name}.new")), folder.join(name));

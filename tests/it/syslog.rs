@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use crate::support::{Alert, Conf, Daemon, Lab, Parser, Record, Rsyslog, connect, install, web};
+use crate::support::{
+    Alert, Conf, Daemon, Lab, Parser, Record, Rsyslog, connect, dropped, eventually, install, web,
+};
 
 /// Starts everything with one syslog target, makes one watched flow and gives its record.
 fn record_over(lab: &Lab, parser: Parser, address: &str, keys: &str) -> Record {
@@ -113,4 +115,48 @@ fn a_hostile_process_name_stays_one_value_of_one_line() {
         let alert = Alert::parse(&other.sd).unwrap_or_else(|| panic!("{other:#?}"));
         alert.assert(&[("comm", comm)]);
     }
+}
+
+#[test]
+fn the_log_server_of_the_page_about_siems_works_as_it_stands() {
+    let Some(lab) = Lab::new() else { return };
+    let _web = web(&lab.server);
+    let page = include_str!("../../docs/siem.md");
+    let shown = page
+        .split("```")
+        .find(|block| block.contains("module(load=\"mmpstrucdata\")"));
+    let shown = shown.expect("the snippet");
+    let text = shown.replace("/var/log/", &format!("{}/", lab.dir.display()));
+    let _rsyslog = Rsyslog::start_as(&lab, &lab.host, &text, "127.0.0.1:10514");
+    let conf = Conf::new(&lab)
+        .syslog("tcp:127.0.0.1:10514", "")
+        .feed("watch", "alert", &["203.0.113.1"])
+        .feed("block", "deny", &["203.0.113.2"]);
+    let _daemon = Daemon::start(&lab, &lab.host, &conf);
+    connect(&lab.host, "203.0.113.1:80").unwrap();
+    assert!(dropped(&lab.host, "203.0.113.2:80"));
+    let file = |name: &str| std::fs::read_to_string(lab.path(name)).unwrap_or_default();
+    let actions = || -> Vec<(String, String)> {
+        let lines = file("feedgate-fleet.json");
+        let read = |line: &str| {
+            let event: serde_json::Value = serde_json::from_str(line).ok()?;
+            let data = &event["data"]["feedgate@32473"];
+            let word = |key: &str| data[key].as_str().map(str::to_owned);
+            (event["msgid"] == "THREATFEED").then_some(())?;
+            Some((word("feed")?, word("action")?))
+        };
+        lines.lines().filter_map(read).collect()
+    };
+    eventually("both as JSON", || {
+        let found = actions();
+        let has = |feed: &str, action: &str| found.contains(&(feed.to_owned(), action.to_owned()));
+        (has("watch", "alert") && has("block", "deny")).then_some(())
+    });
+    let denied = eventually("the denied one as text", || {
+        Some(file("feedgate-denied.log")).filter(|text| !text.is_empty())
+    });
+    assert!(
+        denied.contains("203.0.113.2") && !denied.contains("203.0.113.1:80"),
+        "{denied}"
+    );
 }

@@ -45,6 +45,17 @@ address = 'udp:::1:514'
 }
 
 #[test]
+fn an_index_counts_wrong_elements_too() {
+    assert_eq!(
+        errors("nftables.hooks = ['input', 'none', 'input']"),
+        [
+            "1:28 nftables.hooks[1]: \"none\" is not one of \"output\", \"input\", \"forward\"",
+            "1:36 nftables.hooks[2]: is there twice",
+        ]
+    );
+}
+
+#[test]
 fn mistakes_are_placed_exactly() {
     for (text, expect) in [
         ("x = 1", "1:1 x: unknown key"),

@@ -211,29 +211,48 @@ fn is_same(there: &Resource, new: &Resource) -> bool {
 
 impl Resources {
     /// Writes the files of a plan, then takes its catalog. When a file cannot be written, those before it
-    /// are put back.
+    /// are put back. Who is killed in between has it finished at the next start.
     fn keep(&self, plan: Plan) -> Result<(), String> {
+        let text = |(id, resource): &(Id, Option<Arc<Resource>>)| {
+            (id.clone(), resource.as_ref().map(|it| it.to_yaml()))
+        };
+        let changes: Vec<(Id, Option<String>)> = plan.writes.iter().map(text).collect();
+        self.applied
+            .begin(&changes)
+            .map_err(|e| format!("nothing was changed: {e}"))?;
         let mut done: Vec<&Id> = Vec::new();
-        for (id, resource) in &plan.writes {
-            if let Err(e) = self.write(id, resource.as_deref()) {
-                let before = lock(&self.catalog).clone();
-                for id in done {
-                    let old = before.applied.get(id).map(|item| &*item.resource);
-                    if let Err(e) = self.write(id, old) {
-                        tracing::error!("{id} cannot be put back as it was: {e}");
-                    }
-                }
+        for (id, text) in &changes {
+            if let Err(e) = self.write(id, text.as_deref()) {
+                self.put_back(&done);
                 return Err(format!("nothing was changed: {id}: {e}"));
             }
             done.push(id);
+        }
+        // What stays written down is done again at the next start, which changes nothing, and is
+        // replaced by the next change.
+        if let Err(e) = self.applied.end() {
+            tracing::warn!("{e}");
         }
         *lock(&self.catalog) = plan.catalog;
         Ok(())
     }
 
-    fn write(&self, id: &Id, resource: Option<&Resource>) -> Result<(), String> {
-        let done = match resource {
-            Some(resource) => self.applied.save(id, &resource.to_yaml()),
+    fn put_back(&self, done: &[&Id]) {
+        let before = lock(&self.catalog).clone();
+        for id in done {
+            let old = before.applied.get(id).map(|item| item.resource.to_yaml());
+            if let Err(e) = self.write(id, old.as_deref()) {
+                tracing::error!("{id} cannot be put back as it was: {e}");
+            }
+        }
+        if let Err(e) = self.applied.end() {
+            tracing::error!("what was not applied may be in force after a restart: {e}");
+        }
+    }
+
+    fn write(&self, id: &Id, text: Option<&str>) -> Result<(), String> {
+        let done = match text {
+            Some(text) => self.applied.save(id, text),
             None => self.applied.remove(id).map(|_| ()),
         };
         done.map_err(|e| e.to_string())

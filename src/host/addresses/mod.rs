@@ -21,7 +21,7 @@ pub use ssh::{LINGER, SSH_PEER, SshPeers};
 
 use crate::{prefix::Prefix, snapshot::Exception};
 
-/// Largest host file that is read, in bytes. A router's full table is not a file of a gateway list.
+/// Largest host file that is read, in bytes.
 const MAX_FILE: u64 = 16 << 20;
 
 fn host(addr: IpAddr, why: String) -> Exception {
@@ -64,12 +64,18 @@ pub enum LifelineError {
         /// What went wrong.
         cause: nix::Error,
     },
+    /// The kernel did not list the routes.
+    #[error("cannot list the routes: {cause}; add the gateways to exceptions.prefixes")]
+    Routes {
+        /// What went wrong.
+        cause: nix::Error,
+    },
     /// A file of the host cannot be read.
     #[error("cannot read {}: {cause}; add the {what} to exceptions.prefixes", file.display())]
     Read {
         /// The file.
         file: PathBuf,
-        /// What it tells: `gateways` or `resolvers`.
+        /// What it tells: `resolvers` or `Kubernetes API server`.
         what: &'static str,
         /// What went wrong.
         cause: io::Error,
@@ -118,8 +124,6 @@ impl LifelineError {
 /// Where the host's files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roots {
-    /// `/proc`
-    pub proc: PathBuf,
     /// `/etc`
     pub etc: PathBuf,
     /// `/run`
@@ -131,7 +135,6 @@ pub struct Roots {
 impl Default for Roots {
     fn default() -> Self {
         Self {
-            proc: "/proc".into(),
             etc: "/etc".into(),
             run: "/run".into(),
             lib: "/var/lib".into(),
@@ -139,12 +142,11 @@ impl Default for Roots {
     }
 }
 
-/// Own addresses, gateways of the main routing table, and resolvers.
+/// Own addresses, gateways of all routing tables, and resolvers.
 pub fn own(roots: &Roots) -> Lifelines {
     let mut found = Lifelines::default();
     found.add(interfaces());
-    found.add(routes::gateways4(&roots.proc.join("net/route")));
-    found.add(routes::gateways6(&roots.proc.join("net/ipv6_route")));
+    found.add(routes::gateways());
     for file in [
         roots.etc.join("resolv.conf"),
         // The real servers behind the local stubs of systemd-resolved and NetworkManager.
@@ -224,20 +226,13 @@ mod tests {
 
     use super::*;
 
-    /// A host in `folder` with one route of each kind and three resolvers.
+    /// A host in `folder` with three resolvers.
     fn host(folder: &std::path::Path) -> Roots {
         let write = |path: &str, text: &str| {
             let path = folder.join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
-        let gateway = u32::from_ne_bytes([192, 0, 2, 1]);
-        write(
-            "proc/net/route",
-            &format!(
-                "Iface\tDestination\neth0\t00000000\t{gateway:08X}\t0003\t0\t0\t0\t00000000\n"
-            ),
-        );
         write(
             "etc/resolv.conf",
             "# nameserver 192.0.2.9\nsearch example\nnameserver 127.0.0.53\nnameserver fe80::1%eth0\noptions edns0\nnameserver\n",
@@ -247,7 +242,6 @@ mod tests {
             "nameserver\t198.51.100.53 \n",
         );
         Roots {
-            proc: folder.join("proc"),
             etc: folder.join("etc"),
             run: folder.join("run"),
             lib: folder.join("lib"),
@@ -261,7 +255,6 @@ mod tests {
         assert!(found.problems.is_empty(), "{:?}", found.problems);
         for (prefix, why) in [
             ("127.0.0.1", "own address on lo"),
-            ("192.0.2.1", "default gateway on eth0"),
             ("127.0.0.53", "resolver"),
             ("fe80::1", "resolver"),
             ("198.51.100.53", "resolver"),

@@ -112,6 +112,11 @@ impl<'a> Daemon<'a> {
         self.inner.ctl(self.netns, arguments).unwrap()
     }
 
+    /// A client command that is not run yet.
+    pub(crate) fn ctl_command(&self, arguments: &[&str]) -> Command {
+        self.inner.ctl_command(self.netns, arguments)
+    }
+
     /// Runs a client command that must succeed; gives what it printed.
     #[track_caller]
     pub(crate) fn ok(&self, arguments: &[&str]) -> String {

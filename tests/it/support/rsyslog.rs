@@ -63,6 +63,17 @@ impl Rsyslog {
         rsyslog
     }
 
+    /// One with a configuration that somebody else wrote; waits until it takes connections at `address`.
+    pub(crate) fn start_as(lab: &Lab, netns: &Netns, text: &str, address: &str) -> Self {
+        let dir = lab.path("rsyslog");
+        fs::create_dir(&dir).unwrap();
+        let text = format!("global(workDirectory=\"{}\")\n{text}", dir.display());
+        fs::write(dir.join("conf"), text).unwrap();
+        let child = spawn(netns, &dir);
+        eventually("rsyslogd listens", || connect(netns, address).ok());
+        Self { child, dir }
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
