@@ -105,7 +105,8 @@ fn snapshot(state: &State) -> Snapshot {
         None => Action::Deny,
         Some(_) => Action::Alert,
     };
-    let beside = (0..BESIDE).map(|i| format!("{}/30", std::net::Ipv4Addr::from(0x2000_0000 + 64 * i)));
+    let beside =
+        (0..BESIDE).map(|i| format!("{}/30", std::net::Ipv4Addr::from(0x2000_0000 + 64 * i)));
     let lines: Vec<String> = state
         .lines
         .iter()
@@ -147,7 +148,13 @@ fn nothing_gets_out_while_an_address_moves_between_all_ports_and_some() {
         .flat_map(|snapshot| snapshot.sets.names())
         .map(|name| name.to_string())
         .collect();
-    for kind in ["deny_nets4", "deny_out_nets4", "deny_out_flows4", "deny_out_ports4", "deny_ports4"] {
+    for kind in [
+        "deny_nets4",
+        "deny_out_nets4",
+        "deny_out_flows4",
+        "deny_out_ports4",
+        "deny_ports4",
+    ] {
         assert!(names.contains(kind), "{names:?}");
     }
     let kernel = lab
@@ -170,7 +177,10 @@ fn nothing_gets_out_while_an_address_moves_between_all_ports_and_some() {
             stream.wait_for_more(30);
             let arrived = stream.arrived();
             if arrived > before {
-                gaps.push(format!("round {round}, {from} to {to}: {}", arrived - before));
+                gaps.push(format!(
+                    "round {round}, {from} to {to}: {}",
+                    arrived - before
+                ));
             }
             before = arrived;
         }
@@ -199,7 +209,10 @@ fn nothing_gets_out_while_a_table_with_ports_is_taken_over() {
                 stream.wait_for_more(30);
                 let arrived = stream.arrived();
                 if arrived > before {
-                    gaps.push(format!("round {round}, {at} to {next}: {}", arrived - before));
+                    gaps.push(format!(
+                        "round {round}, {at} to {next}: {}",
+                        arrived - before
+                    ));
                 }
                 before = arrived;
             }
