@@ -1,4 +1,4 @@
-//! The documents say what the code says: keys, defaults, fields, rulesets, messages, links.
+//! The documents say what the code says: keys, defaults, fields, rulesets, links. (Messages: tests/messages.)
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // clippy.toml allows them in test functions only
 
 use std::{
@@ -542,39 +542,6 @@ fn every_command_of_the_lab_is_one_that_is_run() {
     }) {
         assert!(seen.contains(command), "{command} is not shown");
     }
-}
-
-// ---- docs/troubleshooting.md ----
-
-#[test]
-fn every_message_explained_is_one_of_the_code() {
-    let code = sources(Path::new("src"));
-    let mut seen = 0;
-    for cell in cells(&document("docs/troubleshooting.md")) {
-        for part in cell.split('…').map(str::trim).filter(|part| part.len() > 3) {
-            assert!(code.contains(part), "no source has: {part}");
-        }
-        seen += 1;
-    }
-    assert!(seen > 40, "{seen} messages");
-}
-
-/// All sources as one text; strings over several lines are one line.
-fn sources(folder: &Path) -> String {
-    let mut text = String::new();
-    for entry in fs::read_dir(root().join(folder)).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            text += &sources(&path);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let mut pieces = fs::read_to_string(path).unwrap();
-            while let Some((head, tail)) = pieces.split_once("\\\n") {
-                pieces = format!("{head}{}", tail.trim_start());
-            }
-            text += &pieces.replace("\\\"", "\"");
-        }
-    }
-    text
 }
 
 // ---- systemd ----

@@ -168,7 +168,7 @@ impl Queue {
     pub(super) fn command(&self, command: Command) -> Result<(), String> {
         let mut state = self.lock();
         if state.until.is_some() || state.finished {
-            return Err("the alert store is being closed".into());
+            return Err("the alert store is being closed; ask again when the daemon runs".into());
         }
         if state.commands.len() >= COMMANDS {
             return Err("the alert store is busy; try again".into());

@@ -200,7 +200,7 @@ impl Writer<'_> {
                     return true;
                 }
                 Err(why) => tracing::error!(
-                    "alert store {}: damaged, and it cannot be set aside: {why}",
+                    "alert store {}: damaged, and it cannot be set aside: {why}; move it away",
                     self.path.display()
                 ),
             }

@@ -336,7 +336,7 @@ fn read(file: &Path) -> Result<Vec<u8>, Failure> {
     result.map_err(|e| Failure::failed(format!("cannot read {}: {e}", file.display())))?;
     if u64::try_from(text.len()).is_ok_and(|len| len > MAX_BODY) {
         return Err(Failure::failed(format!(
-            "{} has more than {MAX_BODY} bytes",
+            "{} has more than {MAX_BODY} bytes, the most that is taken at once",
             file.display()
         )));
     }

@@ -206,7 +206,7 @@ fn text(name: &str, source: impl Read) -> Result<Text, Failure> {
         .map_err(failed)?;
     if length(&bytes) > MAX_BODY {
         return Err(Failure::failed(format!(
-            "{name} has more than {MAX_BODY} bytes"
+            "{name} has more than {MAX_BODY} bytes, the most that is taken at once; split it"
         )));
     }
     let text = String::from_utf8(bytes)

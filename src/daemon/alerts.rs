@@ -33,12 +33,14 @@ pub(super) fn dismiss(
     note: String,
 ) -> Result<Value, String> {
     if note.len() > MAX_NOTE {
-        return Err(format!("a note may have {MAX_NOTE} bytes"));
+        return Err(format!("a note may have at most {MAX_NOTE} bytes"));
     }
     let which = match all {
         Some(filter) if ids.is_empty() => Which::All(filter),
         Some(_) => return Err("either ids or all, not both".into()),
-        None if ids.is_empty() => return Err("no id is given".into()),
+        None if ids.is_empty() => {
+            return Err("no id is given; name ids, or all with filters".into());
+        }
         None if ids.len() > MAX_IDS => {
             return Err(format!(
                 "at most {MAX_IDS} ids at once; --all with filters takes more"

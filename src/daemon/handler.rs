@@ -223,7 +223,7 @@ fn taken(shared: &Shared, name: &FeedName) -> Result<Value, String> {
     let state = core
         .feeds
         .get_mut(name)
-        .ok_or_else(|| format!("feed {name} is gone"))?;
+        .ok_or_else(|| format!("feed {name} is gone: it was taken out meanwhile"))?;
     let now = std::time::SystemTime::now();
     (state.last_attempt, state.last_success) = (Some(now), Some(now));
     state.last_error = None;

@@ -125,7 +125,10 @@ pub(super) fn take(
     let (previous, stream) = {
         let core = lock(&shared.core);
         let Some(state) = core.feeds.get(&feed.name) else {
-            return Err(format!("feed {} is gone", feed.name));
+            return Err(format!(
+                "feed {} is gone: it was taken out meanwhile",
+                feed.name
+            ));
         };
         // Another url is another list: how much it differs says nothing.
         let comparable = state.data.clone().filter(|_| !state.of_before);
@@ -288,7 +291,10 @@ pub(super) fn preview(
     let (previous, comparable, stream) = {
         let core = lock(&shared.core);
         let Some(state) = core.feeds.get(&feed.name) else {
-            return Err(format!("feed {} is gone", feed.name));
+            return Err(format!(
+                "feed {} is gone: it was taken out meanwhile",
+                feed.name
+            ));
         };
         let data = state.data.clone();
         (data, !state.of_before, state.stream.clone())

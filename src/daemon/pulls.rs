@@ -186,12 +186,12 @@ pub(super) async fn pull(shared: &Arc<Shared>, name: &FeedName) -> Result<Outcom
         .feeds
         .get(name)
         .map(|state| Arc::clone(&state.turn));
-    let turn = turn.ok_or_else(|| format!("feed {name} is gone"))?;
+    let turn = turn.ok_or_else(|| format!("feed {name} is gone: it was taken out meanwhile"))?;
     let _turn = turn.lock().await;
     let (feed, validators, startup) = {
         let mut core = blocking(|| lock(&shared.core));
         let Some(state) = core.feeds.get_mut(name) else {
-            return Err(format!("feed {name} is gone"));
+            return Err(format!("feed {name} is gone: it was taken out meanwhile"));
         };
         state.last_attempt = Some(SystemTime::now());
         state.pulling = true;
@@ -249,7 +249,7 @@ pub(super) async fn preview(
     let (feed, held) = {
         let mut core = blocking(|| lock(&shared.core));
         let Some(state) = core.feeds.get_mut(name) else {
-            return Err(format!("feed {name} is gone"));
+            return Err(format!("feed {name} is gone: it was taken out meanwhile"));
         };
         let held = state.quarantine.as_ref().map(intake::Quarantined::body);
         // The server counts this look as seen: the next delta would start after it.
@@ -363,7 +363,7 @@ fn record(
     let mut core = lock(&shared.core);
     let broken = core.broken.clone();
     let Some(state) = core.feeds.get_mut(name) else {
-        return Err(format!("feed {name} is gone"));
+        return Err(format!("feed {name} is gone: it was taken out meanwhile"));
     };
     state.elapsed = Some(elapsed);
     state.pulling = false;

@@ -325,7 +325,9 @@ pub(super) fn at_start(shared: &Shared) {
         Ok(report) if report.passed => tracing::info!("{}", report.line()),
         Ok(report) if !report.testable => tracing::warn!("{}", report.line()),
         Ok(report) => tracing::error!("{}", report.line()),
-        Err(e) => tracing::error!("the self-test did not run: {e}"),
+        Err(e) => {
+            tracing::error!("the self-test did not run: {e}; try it with `feedgate selftest`")
+        }
     }
 }
 

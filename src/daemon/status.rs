@@ -562,7 +562,7 @@ fn problems(
     let (table, feeds) = (&glance.table, &glance.feeds);
     if table.state != "present" && glance.include_problems.is_empty() {
         all.push(format!(
-            "table {} {} is {}",
+            "table {} {} is {}; the log says why (journalctl -u feedgate)",
             table.family, table.name, table.state
         ));
     }

@@ -301,7 +301,11 @@ impl Spool {
             if let Some(gone) = self.segments.pop_front()
                 && let Err(error) = fs::remove_file(self.path(gone.number))
             {
-                tracing::warn!(folder = %self.folder.display(), %error, "a spool file stays");
+                tracing::warn!(
+                    folder = %self.folder.display(),
+                    %error,
+                    "a spool file that was sent cannot be removed"
+                );
             }
         }
     }

@@ -57,7 +57,9 @@ pub(crate) fn remove_unfinished(
         if name.is_some_and(&ours) {
             match remove(&entry.path()) {
                 Ok(_) => tracing::info!("removed the unfinished file {}", entry.path().display()),
-                Err(error) => tracing::warn!("unfinished file: {error}"),
+                Err(error) => tracing::warn!(
+                    "an unfinished file of an earlier run cannot be removed: {error}"
+                ),
             }
         }
     }

@@ -31,6 +31,7 @@ use super::{
 use crate::{
     alert::Alert,
     attribution::{Attributor, Source},
+    background,
     config::Hook,
     conntrack::{Conntrack, ConntrackError, Handle},
     feed::Action,
@@ -63,6 +64,9 @@ const JUDGE: Duration = Duration::from_secs(2);
 /// Verdicts by source that are remembered until a change is searched for a second time.
 const JUDGED: usize = 65_536;
 
+/// How far a search stands back behind the threads that hold packets (nice(2)).
+const NICE: i32 = 5;
+
 /// Searches after each change until `stop`, and once at the start.
 pub(super) fn run(
     shared: &Shared,
@@ -70,6 +74,7 @@ pub(super) fn run(
     attributor: Attributor,
     stop: &AtomicBool,
 ) {
+    background::give_way(NICE);
     let mut search = Search {
         path: Arc::clone(&shared.path),
         known: Arc::default(),

@@ -164,8 +164,8 @@ impl Account {
             .sum()
     }
 
-    /// What a phase of so many seconds with so many kills must keep.
-    pub(super) fn laws(&self, phase: &str, kills: u64, seconds: u64) -> Vec<Law> {
+    /// What a phase of so many seconds must keep, with so many kills while so many packets waited.
+    pub(super) fn laws(&self, phase: &str, kills: u64, died: u64, seconds: u64) -> Vec<Law> {
         let sent: u64 = self.sent.values().sum();
         let arrived: u64 = self.arrived.values().sum();
         assert!(
@@ -173,7 +173,7 @@ impl Account {
             "{sent} flows in {seconds} s are no soak"
         );
         let watched = Self::of(&self.arrived, &WATCHED) + Self::of(&self.arrived, &[TOGGLED]);
-        let tolerance = kills * SECONDS_A_KILL * sent / seconds;
+        let tolerance = kills * SECONDS_A_KILL * sent / seconds + died;
         let denied_told = self.flows(true) + self.unattributed[0];
         let passed_told = self.flows(false) + self.unattributed[1];
         eprintln!(

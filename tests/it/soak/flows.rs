@@ -187,13 +187,24 @@ impl Far {
 
     /// Nothing that was sent in this time may arrive.
     pub(super) fn must_not_arrive(&mut self, from: Duration, until: Duration) {
-        self.closed.push((from, until));
+        if from < until {
+            self.closed.push((from, until));
+        }
+    }
+
+    /// For how long nothing was to arrive.
+    pub(super) fn closed(&self) -> Duration {
+        self.closed.iter().map(|(from, until)| *until - *from).sum()
     }
 
     /// How many did.
     pub(super) fn leaked(&self) -> u64 {
         let sent = self.sent.lock().unwrap();
         assert!(!sent.is_empty(), "none ever arrived");
+        assert!(
+            self.closed() > Duration::from_secs(1),
+            "the policy was never in force"
+        );
         let closed = |at: &&Duration| {
             self.closed
                 .iter()

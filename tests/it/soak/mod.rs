@@ -14,7 +14,7 @@
 //! changes. Where lists change, a packet that is held meanwhile may be alerted by the list of before and judged
 //! by that of after: at most two flows a second are allowed to differ. In the first phase it is killed every 20
 //! seconds. A kill may take what was not on disk yet, which docs/alerts.md puts at a second, and the packets
-//! that the queue held: the law has a tolerance of two seconds of flows for each kill there.
+//! that the queue held: the law has a tolerance of two seconds of flows for each kill there, and of what waited.
 
 mod account;
 mod flows;
@@ -34,7 +34,7 @@ use self::{
     flows::{Far, Workers, monotonic},
     vitals::Vitals,
 };
-use crate::support::{Conf, Daemon, FeedServer, Lab, Meter, Parser, Rsyslog};
+use crate::support::{Conf, Daemon, FeedServer, Lab, Meter, Parser, Rsyslog, eventually};
 
 /// Denied from the first second to the last.
 const DENIED: [&str; 3] = ["203.0.113.1", "203.0.113.2", "2001:db8:bad::2"];
@@ -53,8 +53,9 @@ const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 const JUMPS: [i64; 4] = [3_600, -86_400, 172_800, 0];
 /// How long nobody is there after a kill.
 const DEAD: Duration = Duration::from_millis(1_500);
-/// What a packet may wait for its verdict; whoever sends shortly before a policy goes may profit.
-const HELD: Duration = Duration::from_secs(2);
+
+/// What may pass between the moment that a datagram carries and its sending, on a busy machine.
+const STAMPED: Duration = Duration::from_millis(500);
 
 const POLICY: &str = "apiVersion: projectcalico.org/v3
 kind: GlobalNetworkPolicy
@@ -70,6 +71,8 @@ spec:
 #[derive(Debug, Default)]
 struct Done {
     kills: u64,
+    /// Packets that waited in the queue when it was killed: they die with it.
+    died: u64,
     feed_changes: u64,
     refreshes_failed: u64,
     policy_changes: u64,
@@ -90,6 +93,8 @@ struct Soak<'a> {
     done: Done,
     /// Since when the policy is in force (monotonic).
     applied: Option<Duration>,
+    /// The last moment when no packet waited: what was sent before has its verdict.
+    judged: Duration,
     /// The daemon's wall clock can be moved.
     moves_clock: bool,
     began: Instant,
@@ -120,6 +125,7 @@ impl<'a> Soak<'a> {
             far: Far::start(lab, TOGGLED),
             done: Done::default(),
             applied: None,
+            judged: Duration::ZERO,
             moves_clock: Path::new(FAKETIME).exists(),
             began: Instant::now(),
             second: 0,
@@ -174,8 +180,7 @@ impl<'a> Soak<'a> {
             self.done.flushes += 1;
         }
         if due(31, 9) {
-            self.rsyslog.kill();
-            self.rsyslog_up = false;
+            self.rsyslog_away();
             self.done.outages += 1;
         }
         if due(31, 17) {
@@ -185,12 +190,47 @@ impl<'a> Soak<'a> {
             self.move_clock(JUMPS[self.done.jumps % JUMPS.len()]);
             self.done.jumps += 1;
         }
+        let waiting = self.waiting();
         if kills && due(20, 15) {
+            self.done.died += waiting;
             self.daemon.take().expect("it was started").kill();
             self.done.kills += 1;
             std::thread::sleep(DEAD);
             self.start_daemon();
         }
+    }
+
+    /// How many packets wait for their verdict.
+    fn waiting(&mut self) -> u64 {
+        let now = monotonic();
+        let waiting = self.daemon().status()["queue"]["waiting"].as_u64();
+        let waiting = waiting.expect("the queue is open");
+        if waiting == 0 {
+            self.judged = now;
+        }
+        waiting
+    }
+
+    /// Ends rsyslogd when it has read what its kernel acknowledged: the rest would be lost with it, as syslog
+    /// has no receipt (docs/alerts.md). The daemon stands still meanwhile. A firewall rule in its stead would
+    /// be wrong: when a base chain goes, the kernel drops all packets that wait in queues.
+    fn rsyslog_away(&mut self) {
+        self.daemon().signal(Signal::SIGSTOP);
+        eventually("rsyslogd has read all", || {
+            let both = [
+                "-Htn",
+                "state",
+                "connected",
+                "( sport = :5514 or dport = :5514 )",
+            ];
+            let output = self.lab.host.command("ss").args(both).output().unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            let idle = |line: &str| line.split_whitespace().skip(1).take(2).eq(["0", "0"]);
+            text.lines().all(idle).then_some(())
+        });
+        self.rsyslog.end();
+        self.daemon().signal(Signal::SIGCONT);
+        self.rsyslog_up = false;
     }
 
     fn rsyslog_back(&mut self) {
@@ -215,14 +255,23 @@ impl<'a> Soak<'a> {
         } else {
             "apply"
         };
-        let asked = monotonic();
+        if let Some(since) = self.applied {
+            // Something must be there to look at; on a machine that is too busy, nothing is.
+            let patience = Instant::now() + Duration::from_secs(5);
+            while self.judged <= since && Instant::now() < patience {
+                self.waiting();
+            }
+        }
+        let judged = self.judged;
         let output = self
             .daemon()
             .ctl_with(&[verb, "-f", "-"], POLICY.as_bytes());
         assert!(output.status.success(), "{verb}: {output:?}");
         self.done.policy_changes += 1;
         match self.applied.take() {
-            Some(since) => self.far.must_not_arrive(since, asked.saturating_sub(HELD)),
+            Some(since) => self
+                .far
+                .must_not_arrive(since, judged.saturating_sub(STAMPED)),
             None => self.applied = Some(monotonic()),
         }
     }
@@ -293,9 +342,22 @@ fn listing(second: u64) -> String {
 #[ignore = "minutes: make soak"]
 fn soak() {
     let Some(lab) = Lab::new() else { return };
+    let (laws, report) = run(&lab);
+    let broken = laws.iter().filter(|law| !law.holds()).count();
+    if broken > 0 {
+        lab.tell();
+    }
+    drop(lab);
+    // The last thing to be read, also where only the end of the output is kept.
+    println!("{report}");
+    assert_eq!(broken, 0, "laws were violated, see the table above");
+}
+
+/// All of it: what must hold, and a table of it.
+fn run(lab: &Lab) -> (Vec<Law>, String) {
     let seconds = std::env::var("SOAK_SECONDS").ok();
     let seconds: u64 = seconds.map_or(600, |text| text.parse().expect("SOAK_SECONDS is a number"));
-    let mut soak = Soak::start(&lab);
+    let mut soak = Soak::start(lab);
     assert_eq!(
         soak.daemon().status()["kernel"]["persist"],
         true,
@@ -312,8 +374,8 @@ fn soak() {
         .since(&first);
 
     let kills = soak.done.kills;
-    let mut laws = first.laws("with kills", kills, with_kills);
-    laws.extend(second.laws("without kills", 0, seconds - with_kills));
+    let mut laws = first.laws("with kills", kills, soak.done.died, with_kills);
+    laws.extend(second.laws("without kills", 0, 0, seconds - with_kills));
     let verified = soak.daemon().ctl(&["alerts", "verify"]).status.success();
     laws.push(Law::zero(
         "store that does not verify",
@@ -327,19 +389,18 @@ fn soak() {
     let daemon = soak.daemon.take().expect("it was started");
     let stopped = daemon.stop().success();
     laws.push(Law::zero("stop that failed", u64::from(!stopped)));
-    report(&soak, &laws);
-    let broken: Vec<&Law> = laws.iter().filter(|law| !law.holds()).collect();
-    assert!(broken.is_empty(), "violated: {broken:#?}");
+    let report = report(&soak, &laws);
+    (laws, report)
 }
 
-fn report(soak: &Soak<'_>, laws: &[Law]) {
+fn report(soak: &Soak<'_>, laws: &[Law]) -> String {
     let done = &soak.done;
-    println!("\nsoak of {} s", soak.began.elapsed().as_secs());
     let jumps = if soak.moves_clock {
         done.jumps.to_string()
     } else {
         "none: libfaketime is not installed".to_owned()
     };
+    let mut table = format!("\nsoak of {} s\n", soak.began.elapsed().as_secs());
     for (what, count) in [
         ("feed changes in force", done.feed_changes.to_string()),
         ("refreshes refused", done.refreshes_failed.to_string()),
@@ -348,15 +409,21 @@ fn report(soak: &Soak<'_>, laws: &[Law]) {
             done.policy_changes.to_string(),
         ),
         ("SIGKILL", done.kills.to_string()),
+        ("packets that waited then", done.died.to_string()),
         ("SIGHUP", done.reloads.to_string()),
         ("nft flush ruleset", done.flushes.to_string()),
         ("rsyslogd away for 8 s", done.outages.to_string()),
         ("jumps of the wall clock", jumps),
+        (
+            "seconds under a denying policy",
+            soak.far.closed().as_secs().to_string(),
+        ),
     ] {
-        println!("  {what:<32} {count:>10}");
+        table += &format!("  {what:<32} {count:>10}\n");
     }
-    println!("  {:<62} {:>8} {:>8}", "checked", "found", "allowed");
+    table += &format!("  {:<62} {:>8} {:>8}\n", "checked", "found", "allowed");
     for law in laws {
-        println!("{law}");
+        table += &format!("{law}\n");
     }
+    table
 }

@@ -130,7 +130,7 @@ impl Drop for Lab {
 
 impl Lab {
     /// What a failed test leaves to look at.
-    fn tell(&self) {
+    pub(crate) fn tell(&self) {
         let said = fs::read_to_string(self.path("daemon.out")).unwrap_or_default();
         eprintln!("--- the daemon said:\n{said}---");
     }

@@ -7,6 +7,10 @@ use std::{
 };
 
 use feedgate::demo::Netns;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde::Deserialize;
 
 use super::{Lab, connect, eventually};
@@ -63,6 +67,13 @@ impl Rsyslog {
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// SIGTERM: it writes what it has read, and ends.
+    pub(crate) fn end(&mut self) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        kill(pid, Signal::SIGTERM).unwrap();
+        eventually("rsyslogd ends", || self.child.try_wait().unwrap());
     }
 
     /// Starts it once more; what it wrote stays. Does not wait.
