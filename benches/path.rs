@@ -1,15 +1,22 @@
 //! What a packet pays in the kernel, with 120k hosts and 5k networks loaded and no daemon.
 //!
-//! UDP packets into a device that swallows them, through four namespaces in turns: no rules, rules that
-//! only turn connection tracking on, ours, and the least that two base chains with a hash set in each can
-//! cost. CPU time of the sender: nothing here waits.
+//! UDP packets into a device that swallows them, through namespaces in turns: no rules, rules that only turn
+//! connection tracking on, ours, and the least that two base chains with a hash set in each can cost; then
+//! ours with a set of ranges with ports, and both without the prefilter, which is what a packet pays that
+//! shares a block with a listed address. CPU time of the sender: nothing here waits.
 
 use std::{
     net::{IpAddr, Ipv4Addr, UdpSocket},
     process::Command,
 };
 
-use feedgate::{feed::Direction, nft::Kernel, ruleset::Counter};
+use feedgate::{
+    feed::{Direction, Scope},
+    nft::Kernel,
+    prefix::{Family, Range},
+    ruleset::Counter,
+    snapshot::{Class, Content, FlowElement, Kind, PortBox, SetName, Sets},
+};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
@@ -29,6 +36,8 @@ use crate::{
 const FLOWS: usize = 100_000;
 const ROUNDS: usize = 21;
 const PORT: u16 = 9;
+/// Networks in the set of ranges with ports, at two ports each.
+const PORTED: u32 = 500;
 
 pub fn rows() -> Vec<Row> {
     let all = values(&run(&mut helper("packets")).output);
@@ -50,6 +59,14 @@ pub fn rows() -> Vec<Row> {
         let more = all[&format!("{key}-least-more")];
         Row::difference(what, least, tracked, more, "conntrack only", "ns", None)
     };
+    let ported = |what: &str, key: &str, open: &str| {
+        let (with, without) = (
+            all[&format!("{key}-{open}ported")],
+            all[&format!("{key}-{}", if open.is_empty() { "ours" } else { "open" })],
+        );
+        let more = all[&format!("{key}-{open}ported-more")];
+        Row::difference(what, with, without, more, "without it", "ns", None)
+    };
     vec![
         row(
             "packet of a new flow to an unlisted address",
@@ -59,6 +76,13 @@ pub fn rows() -> Vec<Row> {
         row("packet of an established flow", "established", Some(40.0)),
         least("new flow: two base chains, ten addresses in each", "new"),
         least("established flow: the same", "established"),
+        ported("new flow: a set of 1,000 ranges with ports", "new", ""),
+        ported("established flow: the same", "established", ""),
+        ported(
+            "new flow that the prefilter lets on: the same",
+            "new",
+            "open-",
+        ),
         Row::difference(
             "connection tracking itself, new flow",
             all["new-tracked"],
@@ -153,7 +177,21 @@ pub fn packets() {
     let least = Place::new("least");
     two_small_chains();
 
-    let mut places = [bare, tracked, ours, least];
+    let with_ports = snapshot.sets.with(&ports());
+    let more = [
+        ("ported", with_ports.clone()),
+        ("open", snapshot.sets.without_prefilter()),
+        ("open-ported", with_ports.without_prefilter()),
+    ]
+    .map(|(name, sets)| {
+        let place = Place::new(name);
+        Kernel::open(options()).unwrap().install(&sets).unwrap();
+        place
+    });
+    let mut places: Vec<Place> = [bare, tracked, ours, least]
+        .into_iter()
+        .chain(more)
+        .collect();
     let new = rounds(&mut places, |place| {
         let time = place.send(&unlisted);
         // One hash table serves the flows of all namespaces.
@@ -173,11 +211,11 @@ pub fn packets() {
 }
 
 /// Times of each place over the rounds, the first round thrown away, the order turned each time.
-fn rounds(places: &mut [Place; 4], mut once: impl FnMut(&Place) -> f64) -> [Vec<f64>; 4] {
-    let mut times: [Vec<f64>; 4] = Default::default();
+fn rounds(places: &mut [Place], mut once: impl FnMut(&Place) -> f64) -> Vec<Vec<f64>> {
+    let mut times = vec![Vec::new(); places.len()];
     for round in 0..=ROUNDS {
-        for turn in 0..4 {
-            let i = (round + turn) % 4;
+        for turn in 0..places.len() {
+            let i = (round + turn) % places.len();
             let time = once(&places[i]);
             if round > 0 {
                 times[i].push(time);
@@ -196,17 +234,52 @@ fn rounds(places: &mut [Place; 4], mut once: impl FnMut(&Place) -> f64) -> [Vec<
     times
 }
 
-fn report(key: &str, [bare, tracked, ours, least]: &[Vec<f64>; 4]) {
-    let more = |than: &[f64]| -> f64 {
-        let more: Vec<f64> = than.iter().zip(tracked).map(|(a, b)| a - b).collect();
+fn report(key: &str, times: &[Vec<f64>]) {
+    let [bare, tracked, ours, least, ported, open, open_ported] = times else {
+        panic!("{} places", times.len());
+    };
+    let beyond = |times: &[f64], than: &[f64]| -> f64 {
+        let more: Vec<f64> = times.iter().zip(than).map(|(a, b)| a - b).collect();
         median(&more)
     };
+    let more = |times: &[f64]| beyond(times, tracked);
     println!("{key}-bare {}", median(bare));
     println!("{key}-tracked {}", median(tracked));
     println!("{key}-ours {}", median(ours));
     println!("{key}-least {}", median(least));
     println!("{key}-more {}", more(ours));
     println!("{key}-least-more {}", more(least));
+    println!("{key}-ported {}", median(ported));
+    println!("{key}-ported-more {}", beyond(ported, ours));
+    println!("{key}-open {}", median(open));
+    println!("{key}-open-ported {}", median(open_ported));
+    println!("{key}-open-ported-more {}", beyond(open_ported, open));
+}
+
+/// A set of ranges with ports, as a policy makes it that denies networks at two ports.
+fn ports() -> Sets {
+    let name = SetName::Class {
+        class: Class::Deny,
+        scope: Scope::Out,
+        kind: Kind::Flows,
+        family: Family::V4,
+    };
+    let list = (0..PORTED).flat_map(|i| {
+        let first = 0x2d00_0000 + (i << 12);
+        [25, 443].map(|port| FlowElement {
+            addr: Range {
+                first,
+                last: first + 1023,
+            },
+            at: PortBox {
+                protos: (6, 6),
+                ports: (port, port),
+            },
+        })
+    });
+    [(name, Content::Flows4(list.collect()))]
+        .into_iter()
+        .collect()
 }
 
 /// Random addresses that no feed lists.

@@ -13,7 +13,7 @@ use super::{QueueKind, message::attribute};
 use crate::{
     packet::Protocol,
     prefix::Family,
-    ruleset::{FlowKey, Set, Side, Statement},
+    ruleset::{FlowKey, ProtoFrom, Set, Side, Statement},
 };
 
 // linux/netfilter/nf_tables.h
@@ -28,6 +28,9 @@ const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const CT_STATE: u32 = 0;
 const CT_MARK: u32 = 3;
+const CT_PROTOCOL: u32 = 10;
+/// IP_CT_DIR_ORIGINAL
+const ORIGINAL: u8 = 0;
 const STATE_ESTABLISHED: u32 = 2;
 const STATE_RELATED: u32 = 4;
 const CMP_EQ: u32 = 0;
@@ -189,12 +192,18 @@ pub(super) fn compile(statement: &Statement, queue: QueueKind) -> Vec<Expr> {
             mask,
             set,
         } => address(*family, *side, *mask, *set),
+        Statement::IsExtended => {
+            let mut all = nfproto(Family::V6);
+            all.extend([next_header(Family::V6, REG), lookup(Set::Extensions)]);
+            all
+        }
         Statement::AddressPort {
             family,
             side,
+            proto,
             port,
             set,
-        } => address_port(*family, *side, *port, *set),
+        } => address_port(*family, *side, *proto, *port, *set),
         Statement::InRecent(set) => recent(*set, lookup(*set)),
         Statement::UpdateRecent(set) => recent(*set, update(*set)),
         Statement::Mark { mask, value } => {
@@ -265,15 +274,20 @@ fn and32(mask: u32) -> Expr {
 }
 
 fn and(mask: &[u8]) -> Expr {
+    and_xor(REG, mask, &vec![0; mask.len()])
+}
+
+/// `register = register & mask ^ xor`, both of the same length.
+fn and_xor(register: u32, mask: &[u8], xor: &[u8]) -> Expr {
     Expr::new(c"bitwise")
-        .u32(sys::NFTNL_EXPR_BITWISE_SREG, REG)
-        .u32(sys::NFTNL_EXPR_BITWISE_DREG, REG)
+        .u32(sys::NFTNL_EXPR_BITWISE_SREG, register)
+        .u32(sys::NFTNL_EXPR_BITWISE_DREG, register)
         .u32(
             sys::NFTNL_EXPR_BITWISE_LEN,
             u32::try_from(mask.len()).unwrap_or(0),
         )
         .bytes(sys::NFTNL_EXPR_BITWISE_MASK, mask)
-        .bytes(sys::NFTNL_EXPR_BITWISE_XOR, &vec![0; mask.len()])
+        .bytes(sys::NFTNL_EXPR_BITWISE_XOR, xor)
 }
 
 fn payload(base: u32, offset: u32, len: u32, register: u32) -> Expr {
@@ -340,7 +354,34 @@ fn address(family: Family, side: Side, mask: Option<u8>, set: Set) -> Vec<Expr> 
     all
 }
 
-fn address_port(family: Family, side: Side, port: Side, set: Set) -> Vec<Expr> {
+/// `ip protocol`, `ip6 nexthdr`
+fn next_header(family: Family, register: u32) -> Expr {
+    let offset = match family {
+        Family::V4 => 9,
+        Family::V6 => 6,
+    };
+    payload(NETWORK_HEADER, offset, 1, register)
+}
+
+/// The protocol of a key, in `register`.
+fn proto(from: ProtoFrom, family: Family, register: u32) -> Vec<Expr> {
+    match from {
+        ProtoFrom::Meta => vec![meta(META_L4PROTO, register)],
+        ProtoFrom::Header => vec![next_header(family, register)],
+        ProtoFrom::Tracked => vec![
+            Expr::new(c"ct")
+                .u32(sys::NFTNL_EXPR_CT_KEY, CT_PROTOCOL)
+                .u32(sys::NFTNL_EXPR_CT_DREG, register)
+                .u8(sys::NFTNL_EXPR_CT_DIR, ORIGINAL),
+        ],
+        ProtoFrom::Given(Protocol(number)) => vec![
+            next_header(family, register),
+            and_xor(register, &[0], &[number]),
+        ],
+    }
+}
+
+fn address_port(family: Family, side: Side, from: ProtoFrom, port: Side, set: Set) -> Vec<Expr> {
     let (source, destination, len) = layout(family);
     let offset = match side {
         Side::Source => source,
@@ -352,12 +393,10 @@ fn address_port(family: Family, side: Side, port: Side, set: Set) -> Vec<Expr> {
     };
     let next = REG32 + len / 4;
     let mut all = nfproto(family);
-    all.extend([
-        payload(NETWORK_HEADER, offset, len, REG),
-        meta(META_L4PROTO, next),
-        payload(TRANSPORT_HEADER, port, 2, next + 1),
-        lookup(set),
-    ]);
+    all.push(payload(NETWORK_HEADER, offset, len, REG));
+    all.extend(proto(from, family, next));
+    all.push(payload(TRANSPORT_HEADER, port, 2, next + 1));
+    all.push(lookup(set));
     all
 }
 

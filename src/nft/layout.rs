@@ -213,12 +213,12 @@ fn shape(name: SetName, set: Attributes<'_>, flags: u32) -> Result<Shape, String
         Family::V6 => (8, 16),
     };
     let (number, bytes, more) = match name.kind() {
-        Kind::Ports | Kind::Flows => (
+        kind if kind.has_ports() => (
             number << 12 | 12 << 6 | 13,
             bytes + 8,
             " . inet_proto . inet_service",
         ),
-        Kind::Hosts | Kind::Nets | Kind::Cover => (number, bytes, ""),
+        _ => (number, bytes, ""),
     };
     let get = |kind| set.get(kind).and_then(be32);
     if get(SET_KEY_LEN) != Some(bytes) || get(SET_KEY_TYPE).is_some_and(|key| key != number) {
@@ -227,7 +227,7 @@ fn shape(name: SetName, set: Attributes<'_>, flags: u32) -> Result<Shape, String
     }
     // The kernel's word for an interval set of several parts.
     let concat = match name.kind() {
-        Kind::Flows => FLAG_CONCAT,
+        kind if kind.is_flows() => FLAG_CONCAT,
         _ => 0,
     };
     if flags & !(FLAGS | concat) != 0 {

@@ -250,7 +250,7 @@ impl SetMessage {
             sys::nftnl_set_set_u32(raw, attribute(sys::NFTNL_SET_KEY_TYPE), shape.key_type);
             sys::nftnl_set_set_u32(raw, attribute(sys::NFTNL_SET_KEY_LEN), shape.key_len);
             if let Set::Addresses(name) = set
-                && name.kind() == Kind::Flows
+                && name.kind().is_flows()
             {
                 // Bytes of each part, before padding (NFTA_SET_DESC_CONCAT, kernel 5.6).
                 let parts: [u8; 3] = match name.family() {
@@ -314,8 +314,10 @@ impl Shape {
                 let (flags, types, key_len) = match name.kind() {
                     Kind::Hosts => (0, vec![address], bytes),
                     Kind::Nets | Kind::Cover => (SET_INTERVAL, vec![address], bytes),
-                    Kind::Ports => (0, vec![address, TYPE_PROTO, TYPE_SERVICE], bytes + 8),
-                    Kind::Flows => (
+                    Kind::Ports | Kind::PortsCover => {
+                        (0, vec![address, TYPE_PROTO, TYPE_SERVICE], bytes + 8)
+                    }
+                    Kind::Flows | Kind::FlowsCover => (
                         SET_INTERVAL | SET_CONCAT,
                         vec![address, TYPE_PROTO, TYPE_SERVICE],
                         bytes + 8,
@@ -327,7 +329,7 @@ impl Shape {
                     key_len,
                 }
             }
-            Set::PortProtocols => Self {
+            Set::PortProtocols | Set::Extensions => Self {
                 flags: 0,
                 key_type: TYPE_PROTO,
                 key_len: 1,

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Base, Chain, Counter, FlowKey, Remembered, Ruleset, Set, Side,
+    Base, Chain, Counter, FlowKey, ProtoFrom, Remembered, Ruleset, Set, Side,
     Statement::{self, *},
     TableFamily,
 };
@@ -23,6 +23,8 @@ use crate::{
 const INSPECT: i32 = -10;
 /// Priority of the guard chains.
 const GUARD: i32 = -9;
+/// The IPv6 authentication header, which connection tracking goes past and nf_tables does not.
+const AUTHENTICATION: u8 = 51;
 /// Where packets of established flows go.
 pub(super) const KNOWN: &str = "known";
 
@@ -92,8 +94,12 @@ pub fn build(options: &Options, present: &BTreeSet<SetName>) -> Ruleset {
             judge(Class::Watch, family),
         ]);
         for direction in [Direction::Egress, Direction::Ingress] {
-            chains.push(builder.matches("inspect", direction, family));
-            chains.push(builder.matches("guard", direction, family));
+            for stage in ["inspect", "guard"] {
+                if family == Ip::V6 {
+                    chains.push(builder.extended(stage, direction));
+                }
+                chains.push(builder.matches(stage, direction, family));
+            }
         }
     }
     for hook in &options.hooks {
@@ -114,7 +120,12 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn sets(&self) -> Vec<Set> {
-        let mut sets = vec![Set::PortProtocols, Set::Echo(Ip::V4), Set::Echo(Ip::V6)];
+        let mut sets = vec![
+            Set::PortProtocols,
+            Set::Extensions,
+            Set::Echo(Ip::V4),
+            Set::Echo(Ip::V6),
+        ];
         for family in [Ip::V4, Ip::V6] {
             for verdict in [Remembered::Allow, Remembered::Deny] {
                 sets.extend(FlowKey::ALL.map(|key| Set::Recent {
@@ -240,23 +251,60 @@ impl Builder<'_> {
 
     /// `inspect_egress4`: asks the daemon about a listed address; `guard_egress4`: judges it.
     fn matches(&self, stage: &str, direction: Direction, family: Ip) -> Chain {
-        let rules = self
-            .class_sets(direction, family)
-            .into_iter()
-            .map(|(class, name)| {
-                let target = if stage == "guard" {
-                    judge_name(class, family)
-                } else {
-                    ask_name(family)
-                };
-                vec![address(name, family, direction), Goto(target)]
-            })
-            .collect();
+        let mut rules = Vec::new();
+        if family == Ip::V6 && self.asks_flows6(direction) {
+            rules.push(vec![IsExtended, Goto(extended_name(stage, direction))]);
+        }
+        for (class, name) in self.class_sets(direction, family) {
+            let target = Goto(matched_name(stage, class, family));
+            rules.push(vec![address(name, family, direction), target]);
+        }
         Chain {
             name: matches_name(stage, direction, family),
             base: None,
             rules,
         }
+    }
+
+    /// `inspect_egress_extended6`: the same for packets with IPv6 extension headers. Their protocol is
+    /// known to connection tracking; of those that are not tracked, one by one. Empty where no set needs it.
+    ///
+    /// A packet of a protocol without ports that is behind an extension header and not tracked either is
+    /// found in no set of ranges.
+    fn extended(&self, stage: &str, direction: Direction) -> Chain {
+        let family = Ip::V6;
+        let mut rules = Vec::new();
+        let is_needed = self.asks_flows6(direction);
+        for (class, name) in self
+            .class_sets(direction, family)
+            .into_iter()
+            .filter(|_| is_needed)
+        {
+            let target = Goto(matched_name(stage, class, family));
+            if !name.kind().is_flows() {
+                rules.push(vec![address(name, family, direction), target]);
+                continue;
+            }
+            let by = |proto| flow(name, family, direction, proto);
+            rules.push(vec![by(ProtoFrom::Tracked), target.clone()]);
+            let numbers = Set::PORT_PROTOCOLS.into_iter().chain([AUTHENTICATION]);
+            rules.extend(
+                numbers
+                    .map(Protocol)
+                    .map(|proto| vec![L4(proto), by(ProtoFrom::Given(proto)), target.clone()]),
+            );
+        }
+        Chain {
+            name: extended_name(stage, direction),
+            base: None,
+            rules,
+        }
+    }
+
+    /// True when a set of IPv6 ranges with ports is asked.
+    fn asks_flows6(&self, direction: Direction) -> bool {
+        let mut sets = self.class_sets(direction, Ip::V6).into_iter();
+        sets.any(|(_, name)| name.kind().is_flows())
     }
 
     /// Asks the daemon, unless it has just answered for this flow.
@@ -438,24 +486,31 @@ fn end_denied_repeat() -> Chain {
 fn address(name: SetName, family: Ip, direction: Direction) -> Statement {
     let (side, set) = (side(direction), Set::Addresses(name));
     match name.kind() {
-        Kind::Ports => AddressPort {
+        Kind::Ports | Kind::PortsCover => AddressPort {
             family,
             side,
+            proto: ProtoFrom::Meta,
             port: side,
             set,
         },
-        Kind::Flows => AddressPort {
-            family,
-            side,
-            port: Side::Destination,
-            set,
-        },
+        Kind::Flows | Kind::FlowsCover => flow(name, family, direction, ProtoFrom::Header),
         Kind::Hosts | Kind::Nets | Kind::Cover => Address {
             family,
             side,
             mask: None,
             set,
         },
+    }
+}
+
+/// The look into a set of ranges with ports.
+fn flow(name: SetName, family: Ip, direction: Direction, proto: ProtoFrom) -> Statement {
+    AddressPort {
+        family,
+        side: side(direction),
+        proto,
+        port: Side::Destination,
+        set: Set::Addresses(name),
     }
 }
 
@@ -525,6 +580,18 @@ fn name(hook: Hook) -> &'static str {
 
 fn matches_name(stage: &str, direction: Direction, family: Ip) -> String {
     format!("{stage}_{direction}{}", super::digit(family))
+}
+
+fn extended_name(stage: &str, direction: Direction) -> String {
+    format!("{stage}_{direction}_extended6")
+}
+
+/// Where a packet goes that a class listed.
+fn matched_name(stage: &str, class: Class, family: Ip) -> String {
+    match stage {
+        "guard" => judge_name(class, family),
+        _ => ask_name(family),
+    }
 }
 
 fn ask_name(family: Ip) -> String {

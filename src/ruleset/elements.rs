@@ -11,7 +11,7 @@ use std::{
 use super::{Shape, TABLE_COMMENT, TableFamily, include::open_prefilter};
 use crate::{
     prefix::{Address, Family, Prefix, Range},
-    snapshot::{Class, Content, FlowElement, Kind, PortBox, PortElement, SetName, Sets},
+    snapshot::{Class, Content, FlowElement, PortBox, PortElement, SetName, Sets},
 };
 
 /// Elements of feeds written at most. nft needs 0.4 KB (hosts) to 1.3 KB (networks)
@@ -68,8 +68,8 @@ fn write(
             Family::V6 => "ipv6_addr",
         };
         let more = match name.kind() {
-            Kind::Ports | Kind::Flows => " . inet_proto . inet_service",
-            Kind::Hosts | Kind::Nets | Kind::Cover => "",
+            kind if kind.has_ports() => " . inet_proto . inet_service",
+            _ => "",
         };
         let flags = shape.to_string();
         let flags = if flags.is_empty() {

@@ -133,7 +133,7 @@ pub fn base(options: &Options) -> String {
     let all = build(options, &full());
     let ruleset = Ruleset {
         table: all.table,
-        sets: all.sets.into_iter().filter(|s| s.is_addresses()).collect(),
+        sets: all.sets.into_iter().filter(is_of_base).collect(),
         chains: all.chains.into_iter().filter_map(guarding).collect(),
     };
     let mut text = head(BASE_HEAD, options);
@@ -166,7 +166,7 @@ pub fn inspect(options: &Options) -> String {
     let all = build(options, &full());
     let ruleset = Ruleset {
         table: all.table,
-        sets: all.sets.into_iter().filter(|s| !s.is_addresses()).collect(),
+        sets: all.sets.into_iter().filter(|s| !is_of_base(s)).collect(),
         chains: all.chains.into_iter().filter_map(asking).collect(),
     };
     let mut text = head(INSPECT_HEAD, options);
@@ -234,6 +234,11 @@ fn write_base(out: &mut String, ruleset: &Ruleset, own: bool) -> fmt::Result {
     }
     out.push_str(&content);
     writeln!(out, "}}")
+}
+
+/// True for the sets that the guard chains ask.
+fn is_of_base(set: &Set) -> bool {
+    set.is_addresses() || *set == Set::Extensions
 }
 
 /// The part of a chain that belongs to [`base`].
@@ -344,7 +349,7 @@ mod tests {
         };
         let mut sets = defined(&base, "set ");
         assert!(named(&base).is_subset(&sets));
-        assert_eq!(sets.len(), full().len());
+        assert_eq!(sets.len(), full().len() + 1);
         sets.extend(defined(&inspect, "set "));
         assert!(named(&inspect).is_subset(&sets));
         assert!(!base.contains("queue num") && inspect.contains("queue num 4470 bypass"));

@@ -13,7 +13,7 @@ use std::fmt;
 pub use build::{Options, build};
 pub use elements::{MAX_ELEMENTS, elements};
 pub use include::{Shape, base, declarations, full, inspect, open_prefilter};
-pub use statement::{FlowKey, Side, Statement};
+pub use statement::{FlowKey, ProtoFrom, Side, Statement};
 
 use crate::{
     config::Hook,
@@ -125,6 +125,8 @@ pub enum Set {
     Addresses(SetName),
     /// Protocols whose header starts with two ports.
     PortProtocols,
+    /// IPv6 extension headers that the kernel skips to find the payload.
+    Extensions,
     /// ICMP echo request and reply.
     Echo(Family),
     /// Verdicts of flows without an established conntrack entry.
@@ -148,6 +150,10 @@ impl Set {
     /// TCP, UDP, DCCP, SCTP, UDP-Lite.
     pub const PORT_PROTOCOLS: [u8; 5] = [6, 17, 33, 132, 136];
 
+    /// Hop-by-hop options, routing, fragment, destination options: what nf_tables goes past to find the
+    /// protocol (`nft_set_pktinfo_ipv6`; the authentication header is a protocol to it).
+    pub const EXTENSIONS: [u8; 4] = [0, 43, 44, 60];
+
     /// True for sets that hold feed data and are created only when something is in them.
     pub fn is_addresses(self) -> bool {
         matches!(self, Self::Addresses(_))
@@ -157,6 +163,7 @@ impl Set {
     pub fn constants(self) -> &'static [u8] {
         match self {
             Self::PortProtocols => &Self::PORT_PROTOCOLS,
+            Self::Extensions => &Self::EXTENSIONS,
             Self::Echo(Family::V4) => &[0, 8],
             Self::Echo(Family::V6) => &[128, 129],
             _ => &[],
@@ -169,6 +176,7 @@ impl fmt::Display for Set {
         match *self {
             Self::Addresses(name) => name.fmt(f),
             Self::PortProtocols => f.write_str("port_protocols"),
+            Self::Extensions => f.write_str("extensions6"),
             Self::Echo(family) => write!(f, "echo{}", digit(family)),
             Self::Recent {
                 verdict,
@@ -271,8 +279,10 @@ fn write_set(f: &mut impl fmt::Write, set: Set) -> fmt::Result {
             match name.kind() {
                 Kind::Hosts => writeln!(f, "\t\ttype {family}"),
                 Kind::Nets | Kind::Cover => writeln!(f, "\t\ttype {family}\n\t\tflags interval"),
-                Kind::Ports => writeln!(f, "\t\ttype {family} . inet_proto . inet_service"),
-                Kind::Flows => writeln!(
+                Kind::Ports | Kind::PortsCover => {
+                    writeln!(f, "\t\ttype {family} . inet_proto . inet_service")
+                }
+                Kind::Flows | Kind::FlowsCover => writeln!(
                     f,
                     "\t\ttype {family} . inet_proto . inet_service\n\t\tflags interval"
                 ),
@@ -283,6 +293,9 @@ fn write_set(f: &mut impl fmt::Write, set: Set) -> fmt::Result {
                 f,
                 "\t\ttype inet_proto\n\t\telements = {{ tcp, udp, dccp, sctp, udplite }}"
             )
+        }
+        Set::Extensions => {
+            writeln!(f, "\t\ttype inet_proto\n\t\telements = {{ 0, 43, 44, 60 }}")
         }
         Set::Echo(Family::V4) => {
             writeln!(

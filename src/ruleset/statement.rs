@@ -14,6 +14,24 @@ pub enum Side {
     Destination,
 }
 
+/// Where a key with a port has its protocol from.
+///
+/// In a set of ranges it must not be `meta l4proto`: nft 1.0.6 (Debian 12) takes that for a number in the
+/// host's byte order and swaps its one byte (`byteorder reg 9 = hton(reg 9, 2, 1)`).
+/// Kernels 6.12.117 and 7.3 refuse such an expression, and with it the whole ruleset. What comes from a
+/// header or from connection tracking is in network order, and left as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProtoFrom {
+    /// `meta l4proto`: what the kernel found behind all headers.
+    Meta,
+    /// `ip protocol`, `ip6 nexthdr`: wrong where IPv6 extension headers follow.
+    Header,
+    /// `ct original protocol`: packets that are not tracked, or invalid, do not match.
+    Tracked,
+    /// This number, whatever the header says: `ip6 nexthdr & 0x0 | 0x6`.
+    Given(Protocol),
+}
+
 /// How a flow is keyed in a `recent_*` set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FlowKey {
@@ -67,12 +85,16 @@ pub enum Statement {
         /// A set of addresses.
         set: Set,
     },
+    /// `ip6 nexthdr @extensions6`: extension headers stand between the IPv6 header and the payload.
+    IsExtended,
     /// `ip daddr . meta l4proto . th dport @SET`: the address with a port.
     AddressPort {
         /// IP version.
         family: Family,
         /// Source or destination.
         side: Side,
+        /// Where the protocol is read.
+        proto: ProtoFrom,
         /// Whose port: at the address, or the receiver's.
         port: Side,
         /// A set of addresses with ports.
@@ -159,9 +181,11 @@ impl fmt::Display for Statement {
                 mask,
                 set,
             } => address(f, *family, *side, *mask, *set),
+            Self::IsExtended => write!(f, "ip6 nexthdr @{}", Set::Extensions),
             Self::AddressPort {
                 family,
                 side,
+                proto,
                 port,
                 set,
             } => {
@@ -170,7 +194,18 @@ impl fmt::Display for Statement {
                     Side::Source => "sport",
                     Side::Destination => "dport",
                 };
-                write!(f, "{ip} {side} . meta l4proto . th {port} @{set}")
+                let header = match family {
+                    Family::V4 => "ip protocol",
+                    Family::V6 => "ip6 nexthdr",
+                };
+                write!(f, "{ip} {side} . ")?;
+                match proto {
+                    ProtoFrom::Meta => f.write_str("meta l4proto")?,
+                    ProtoFrom::Header => f.write_str(header)?,
+                    ProtoFrom::Tracked => f.write_str("ct original protocol")?,
+                    ProtoFrom::Given(proto) => write!(f, "{header} & 0x0 | {:#x}", proto.0)?,
+                }
+                write!(f, " . th {port} @{set}")
             }
             Self::InRecent(set) => match set {
                 Set::Recent { key, family, .. } => {

@@ -81,6 +81,26 @@ impl Delta {
         )
     }
 
+    /// Calls `take` for what leaves (`true`) and for what comes, set by set; also of sets that come and go.
+    pub(super) fn each<'a>(
+        &'a self,
+        old: &'a Sets,
+        new: &'a Sets,
+        mut take: impl FnMut(SetName, &'a Content, bool),
+    ) {
+        for (name, change) in &self.changed {
+            take(*name, &change.removed, true);
+            take(*name, &change.added, false);
+        }
+        for (sets, names, leaves) in [(old, &self.dropped, true), (new, &self.created, false)] {
+            for name in names {
+                if let Some(content) = sets.get(*name) {
+                    take(*name, content, leaves);
+                }
+            }
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.created.is_empty() && self.dropped.is_empty() && self.changed.is_empty()
     }

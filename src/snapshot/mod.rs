@@ -7,6 +7,7 @@ mod build;
 mod classes;
 mod coarse;
 mod cost;
+mod covers;
 mod delta;
 mod index;
 mod members;

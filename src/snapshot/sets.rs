@@ -29,12 +29,29 @@ pub enum Kind {
     Flows,
     /// Ranges that change their elements in a transaction, for as long as that takes (see [`super::Steps`]).
     Cover,
+    /// The same of [`Kind::Ports`].
+    PortsCover,
+    /// The same of [`Kind::Flows`].
+    FlowsCover,
 }
 
 impl Kind {
     /// True for sets of ranges.
     pub fn is_interval(self) -> bool {
-        matches!(self, Self::Nets | Self::Flows | Self::Cover)
+        matches!(
+            self,
+            Self::Nets | Self::Flows | Self::Cover | Self::FlowsCover
+        )
+    }
+
+    /// True for sets of addresses with protocols and ports, single ones and ranges.
+    pub fn has_ports(self) -> bool {
+        self.is_flows() || matches!(self, Self::Ports | Self::PortsCover)
+    }
+
+    /// True for sets of ranges of addresses, protocols and ports.
+    pub fn is_flows(self) -> bool {
+        matches!(self, Self::Flows | Self::FlowsCover)
     }
 }
 
@@ -103,6 +120,8 @@ impl fmt::Display for SetName {
                     Kind::Ports => "ports",
                     Kind::Flows => "flows",
                     Kind::Cover => "cover",
+                    Kind::PortsCover => "ports_cover",
+                    Kind::FlowsCover => "flows_cover",
                 };
                 write!(f, "{class}{scope}_{kind}{family}")
             }
@@ -239,21 +258,26 @@ impl Sets {
         )
     }
 
-    /// Covers for the ranges that are denied, while the sets that hold them are replaced.
+    /// Covers for the ranges that are denied, with and without ports, while the sets that hold them are
+    /// replaced.
     pub fn covers(&self) -> Self {
         let mut covers = Self::default();
         for (name, content) in &self.0 {
             if let SetName::Class {
                 class: Class::Deny,
                 scope,
-                kind: Kind::Nets,
+                kind,
                 family,
             } = *name
+                && kind.is_interval()
             {
                 let name = SetName::Class {
                     class: Class::Deny,
                     scope,
-                    kind: Kind::Cover,
+                    kind: match kind.is_flows() {
+                        true => Kind::FlowsCover,
+                        false => Kind::Cover,
+                    },
                     family,
                 };
                 covers.put(name, content.clone());

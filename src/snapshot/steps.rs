@@ -7,12 +7,12 @@
 //! changes). So what is removed in one element and added in another is first put into a *cover* set of
 //! its own, which the rules ask too, and which goes afterwards.
 //!
-//! Elements with ports have no cover: it would deny all ports. What moves between them and other sets is
-//! looked up in one set before the switch and in another one after it.
+//! Of elements with ports those that leave are covered, as a whole, when something that comes holds a part
+//! of them ([`super::covers`]). So a cover holds nothing that neither the old nor the new sets hold.
 
 use std::collections::BTreeMap;
 
-use super::{Class, Content, Delta, Kind, SetName, Sets};
+use super::{Class, Content, Delta, FlowElement, Kind, PortElement, SetName, Sets, covers};
 use crate::{
     feed::{Direction, Scope},
     prefix::{Address, Family, Range, RangeSet},
@@ -26,7 +26,7 @@ pub fn steps(old: &Sets, new: &Sets) -> Steps {
     let Some(delta) = Delta::between(old, new) else {
         return Vec::new();
     };
-    let covers = covers(&delta, old, new);
+    let covers = plain_covers(&delta, old, new).with(&covers::with_ports(&delta, old, new));
     if covers.names().next().is_none() {
         return vec![(delta, new.clone())];
     }
@@ -69,7 +69,8 @@ impl<A: Address> Moves<A> {
     }
 }
 
-fn covers(delta: &Delta, old: &Sets, new: &Sets) -> Sets {
+/// What moves of the addresses with all ports.
+fn plain_covers(delta: &Delta, old: &Sets, new: &Sets) -> Sets {
     let mut covers = Sets::default();
     // A policy moves an address from the sets of both directions to those of one.
     for class in [Class::Deny, Class::Watch] {
@@ -135,27 +136,26 @@ fn moves<K: Ord>(
         match content {
             Content::V4(ranges) => put(&mut v4, key, ranges, leaves),
             Content::V6(ranges) => put(&mut v6, key, ranges, leaves),
-            // An address with a port is an element of its own in one hash set: it never moves.
-            Content::Ports4(_) | Content::Ports6(_) => {}
-            // A cover would deny all ports.
-            Content::Flows4(_) | Content::Flows6(_) => {}
+            // What leaves has a cover of its own. At what comes, addresses with all ports may leave.
+            _ if leaves => {}
+            Content::Ports4(list) => put(&mut v4, key, &hosts(list), false),
+            Content::Ports6(list) => put(&mut v6, key, &hosts(list), false),
+            Content::Flows4(list) => put(&mut v4, key, &ranges(list), false),
+            Content::Flows6(list) => put(&mut v6, key, &ranges(list), false),
         }
     };
-    for (name, change) in &delta.changed {
-        take(*name, &change.removed, true);
-        take(*name, &change.added, false);
-    }
-    for name in &delta.dropped {
-        if let Some(content) = old.get(*name) {
-            take(*name, content, true);
-        }
-    }
-    for name in &delta.created {
-        if let Some(content) = new.get(*name) {
-            take(*name, content, false);
-        }
-    }
+    delta.each(old, new, &mut take);
     (v4, v6)
+}
+
+fn hosts<A: Address>(list: &[PortElement<A>]) -> Vec<Range<A>> {
+    list.iter()
+        .map(|element| Range::host(element.addr))
+        .collect()
+}
+
+fn ranges<A: Address>(list: &[FlowElement<A>]) -> Vec<Range<A>> {
+    list.iter().map(|element| element.addr).collect()
 }
 
 fn put<K: Ord, A: Address>(all: &mut Moved<K, A>, key: K, ranges: &[Range<A>], leaves: bool) {

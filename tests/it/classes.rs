@@ -25,8 +25,12 @@ use feedgate::{
     snapshot::{self, Index, Input, Regime, Snapshot},
 };
 
-use crate::support::{
-    Lab, connect, counter, curl, curl_times_out, dropped, echo, exchange, ping, web,
+use crate::{
+    packets::chained,
+    support::{
+        Lab, RawSender, connect, counter, curl, curl_times_out, dropped, echo, exchange, load,
+        ping, web,
+    },
 };
 
 /// Networks, so that the ports need sets of ranges; the last address of both is in no feed.
@@ -137,6 +141,47 @@ fn a_policy_by_port_is_in_force_without_the_daemon() {
         exchange(&lab.host, &at(address, 80)).expect("UDP passes");
         assert!(ping(&lab.host, address));
         connect(&lab.host, &at(other, 80)).expect("it is in no feed");
+    }
+}
+
+/// A TCP SYN to [`INSIDE`]'s IPv6 address behind these extension headers.
+fn extended(chain: &[u8], port: u16) -> Vec<u8> {
+    let mut segment = 4000u16.to_be_bytes().to_vec();
+    segment.extend(port.to_be_bytes());
+    segment.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+    let behind = chained(chain, 6, &segment);
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend(u16::try_from(behind.len()).unwrap().to_be_bytes());
+    packet.extend([chain.first().copied().unwrap_or(6), 64]);
+    for address in ["2001:db8:1::2", INSIDE[1]] {
+        let address: std::net::Ipv6Addr = address.parse().unwrap();
+        packet.extend(address.octets());
+    }
+    packet.extend(behind);
+    packet
+}
+
+#[test]
+fn a_policy_by_port_sees_past_extension_headers() {
+    let Some(lab) = Lab::new() else { return };
+    let snapshot = snapshot(policy("all()", true, Some((79, 81))), OnDaemonDown::Allow);
+    let _kernel = install(&lab.host, &snapshot);
+    let raw = RawSender::v6(&lab.host);
+    let to = INSIDE[1].parse().unwrap();
+    // Without connection tracking nobody but the header tells the protocol.
+    let not_tracked = "add chain inet theirs out { type filter hook output priority raw; }\n\
+                       add rule inet theirs out notrack\n";
+    for rules in ["add table inet theirs\n", not_tracked] {
+        load(&lab.host, rules);
+        for chain in [&[][..], &[0], &[60], &[0, 43, 60]] {
+            for (port, expect) in [(78, 0), (79, 1), (80, 1), (81, 1), (82, 0)] {
+                let before = counter(&lab.host, "denied_unattributed");
+                // A drop on output is an error for the sender.
+                let _ = raw.send(to, &extended(chain, port));
+                let dropped = counter(&lab.host, "denied_unattributed") - before;
+                assert_eq!(dropped, expect, "port {port} behind {chain:?}, {rules}");
+            }
+        }
     }
 }
 

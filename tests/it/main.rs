@@ -41,6 +41,7 @@ mod live;
 mod local;
 mod metrics;
 mod million;
+mod moves;
 mod nat;
 mod outage;
 mod overload;

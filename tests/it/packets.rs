@@ -318,7 +318,7 @@ fn ipv6_chains_through_a_gateway() {
 }
 
 /// Extension headers of eight bytes (12 for AH) in front of `behind`.
-fn chained(chain: &[u8], proto: u8, behind: &[u8]) -> Vec<u8> {
+pub(crate) fn chained(chain: &[u8], proto: u8, behind: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (at, kind) in chain.iter().enumerate() {
         let next = chain.get(at + 1).copied().unwrap_or(proto);

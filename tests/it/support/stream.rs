@@ -93,6 +93,12 @@ impl Stream {
         });
     }
 
+    /// How many have arrived by now.
+    pub(crate) fn arrived(&mut self) -> u64 {
+        self.take();
+        self.arrived
+    }
+
     /// Ends it; how many were sent, and how many of them arrived. What was under way is waited for: one
     /// last datagram to an unlisted address arrives behind it.
     #[track_caller]
