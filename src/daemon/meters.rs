@@ -41,7 +41,7 @@ const METHODS: [&str; 17] = [
 ];
 
 /// Parts of causes, and the kind that each one is of; the first that fits counts.
-const CAUSES: [(&str, &str); 27] = [
+const CAUSES: [(&str, &str); 29] = [
     ("timeout after", "timeout"),
     ("more new flows at once", "overload"),
     ("also held by", "shared"),
@@ -57,6 +57,8 @@ const CAUSES: [(&str, &str); 27] = [
     ("the packet ends before", "no-ports"),
     ("may be its source", "ambiguous"),
     ("several sockets share", "ambiguous"),
+    ("packet sockets there", "ambiguous"),
+    ("a raw socket of this user", "ambiguous"),
     ("the queue names uid", "user-differs"),
     ("live flows", "live-flow"),
     ("there is no packet", "live-flow"),

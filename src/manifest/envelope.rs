@@ -296,7 +296,7 @@ fn metadata(log: &mut Log, root: &Table<'_, '_>, kind: Kind) -> Metadata {
         table.error(log, "namespace", problem.help("remove it"));
     }
     if table.has("generateName") {
-        let problem = Problem::new("feedgate makes no names");
+        let problem = Problem::new("names are not generated");
         table.error(log, "generateName", problem.help("write name"));
     }
     let name = table.require(log, "name", "add a name", |node| name(node, kind));

@@ -262,7 +262,7 @@ fn refusals_of_metadata_and_a_tier_have_their_places() {
             tier("‸{generateName: ‸a}", ""),
             &[
                 "metadata.name: missing",
-                "metadata.generateName: feedgate makes no names",
+                "metadata.generateName: names are not generated",
             ][..],
         ),
         (
