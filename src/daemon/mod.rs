@@ -17,6 +17,7 @@ mod flows;
 mod glance;
 mod handler;
 mod heal;
+mod housekeeping;
 mod include;
 mod intake;
 mod judge;
@@ -29,6 +30,7 @@ mod policed;
 mod policing;
 mod pressure;
 mod pulls;
+mod reload;
 mod resources;
 mod selftest;
 mod serving;
@@ -55,7 +57,11 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use self::core::Core;
+use self::{
+    core::Core,
+    housekeeping::{find_exceptions, housekeeping},
+    reload::{look_at_recalled, reload},
+};
 use crate::{
     config::{Config, Mode},
     control,
@@ -81,14 +87,6 @@ pub use status::{FeedStatus, Status};
 
 /// How long the first pulls may hold back the ready message (DESIGN.md section 4).
 const FIRST_PULLS: Duration = Duration::from_secs(10);
-/// How often host addresses, the table and the counters are looked at.
-const TICK: Duration = Duration::from_secs(5);
-/// How often ended suppression windows are looked for.
-const SUMMARIES: Duration = Duration::from_secs(1);
-/// Names of servers are resolved again after this many ticks.
-const RESOLVE_TICKS: u32 = 60;
-/// A name that takes longer to resolve is tried again at the next turn.
-const RESOLVE: Duration = Duration::from_secs(2);
 /// How long sinks may take to send what is queued when the daemon stops.
 const FLUSH: Duration = Duration::from_secs(3);
 
@@ -364,266 +362,6 @@ fn try_core(shared: &Shared) -> Option<std::sync::MutexGuard<'_, Core>> {
 fn one_line(shared: &Shared) -> String {
     let line = try_core(shared).map(|core| core.one_line());
     line.unwrap_or_else(|| "a large feed is being loaded; the last good data are in force".into())
-}
-
-/// Timers: summaries, host addresses, the table's health.
-async fn housekeeping(shared: &Arc<Shared>) {
-    let mut summaries = interval(SUMMARIES);
-    let mut tick = interval(TICK);
-    for timer in [&mut summaries, &mut tick] {
-        timer.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    }
-    let mut ticks = 0u32;
-    loop {
-        tokio::select! {
-            _ = summaries.tick() => {
-                shared.main.beat(Instant::now());
-                shared.path.summaries(Instant::now());
-            }
-            _ = tick.tick() => {
-                ticks = ticks.wrapping_add(1);
-                // Away from this thread: signals and the control socket must not wait for a long load.
-                let asked = Arc::clone(shared);
-                let ask = move || {
-                    let core = lock(&asked.core);
-                    (core.whole_config(), core.unresolved)
-                };
-                let Ok((config, unresolved)) = tokio::task::spawn_blocking(ask).await else { continue };
-                let resolve = ticks.is_multiple_of(RESOLVE_TICKS) || unresolved;
-                let resolved = if resolve { Some(find_exceptions(shared, &config).await) } else { None };
-                let shared = Arc::clone(shared);
-                let work = move || {
-                    let found = resolved.unwrap_or_else(|| own_exceptions(&shared, &config.exceptions));
-                    health(&shared, found);
-                    elements::keep(&shared, false);
-                };
-                let _ = tokio::task::spawn_blocking(work).await;
-            }
-        }
-    }
-}
-
-/// Puts the table back if it is gone, and takes new host addresses into account.
-fn health(shared: &Shared, exceptions: Vec<crate::snapshot::Exception>) {
-    let mut core = lock(&shared.core);
-    if shared.down.load(Ordering::Relaxed) {
-        return;
-    }
-    let changed = core.take_exceptions(exceptions) | core.expire_feeds(SystemTime::now());
-    if let Some(result) = include::health(&mut core, changed) {
-        if let Err(e) = result {
-            tracing::error!("{e}");
-        }
-        core.count_unattributed(&shared.store);
-        return;
-    }
-    let result = match core.kernel.table_state() {
-        // The listener is faster; this is for a table that went unseen.
-        Ok(crate::nft::TableState::Absent) => {
-            // Too soon after many repairs: the next turn, or the listener, asks again.
-            core.try_heal(&crate::nft::Notice::Unsure, &shared.store)
-                .map(|_wait| ())
-        }
-        Ok(_) if changed => {
-            tracing::info!("exceptions or the age of a feed changed: the sets are updated");
-            core.sync()
-        }
-        Ok(_) if core.broken.is_some() => core.install(),
-        Ok(_) => Ok(()),
-        Err(e) => Err(e),
-    };
-    if let Err(e) = result {
-        tracing::error!("{e}");
-    }
-    core.count_unattributed(&shared.store);
-}
-
-/// Everything that is never blocked: configuration, files, host, servers.
-async fn find_exceptions(shared: &Arc<Shared>, config: &Config) -> Vec<crate::snapshot::Exception> {
-    let mut servers = Vec::new();
-    let mut problems = false;
-    if config.exceptions.own_addresses {
-        let found = addresses::servers(config, &addresses::Roots::default(), RESOLVE).await;
-        let texts: Vec<String> = found.problems.iter().map(ToString::to_string).collect();
-        let mut told = lock(&shared.lifelines_told);
-        for problem in texts.iter().filter(|problem| !told.contains(problem)) {
-            tracing::warn!("{problem}");
-        }
-        *told = texts;
-        problems = found.problems.iter().any(LifelineError::is_of_a_name);
-        servers = found.exceptions;
-    }
-    let (shared, exceptions) = (Arc::clone(shared), config.exceptions.clone());
-    let work = move || {
-        {
-            let mut core = lock(&shared.core);
-            if problems {
-                // A name that does not resolve now still is where it was.
-                servers.append(&mut core.servers);
-                servers.sort();
-                servers.dedup();
-            }
-            (core.servers, core.unresolved) = (servers, problems);
-        }
-        own_exceptions(&shared, &exceptions)
-    };
-    tokio::task::spawn_blocking(work).await.unwrap_or_default()
-}
-
-/// The same with the servers' addresses as they were resolved last.
-fn own_exceptions(
-    shared: &Shared,
-    config: &crate::config::Exceptions,
-) -> Vec<crate::snapshot::Exception> {
-    let found = addresses::files(&config.files);
-    let (files, servers) = {
-        let mut core = lock(&shared.core);
-        (core.take_files(found), core.servers.clone())
-    };
-    let guarded = if config.own_addresses {
-        let mut ssh = lock(&shared.ssh);
-        if let Err(problem) = ssh.look("/proc".as_ref(), Uptime::now()) {
-            tracing::warn!("{problem}");
-        }
-        [servers, ssh.exceptions()].concat()
-    } else {
-        servers
-    };
-    start::exceptions(config, files, guarded)
-}
-
-/// SIGHUP: a good configuration replaces the one in force, a broken one is refused.
-async fn reload(shared: &Arc<Shared>) {
-    let mut states = vec![NotifyState::Reloading];
-    states.extend(NotifyState::monotonic_usec_now());
-    notify(&states);
-    match start::read_config(&shared.config_file) {
-        Ok(config) => {
-            if let Err(e) = take_config(shared, config).await {
-                tracing::error!("reload: {e}");
-            }
-        }
-        Err(e) => {
-            tracing::error!("the new configuration is refused, the old one stays in force:\n{e}")
-        }
-    }
-}
-
-/// Lints, behind the enforcement, what came from disk.
-fn look_at_recalled(shared: &Arc<Shared>) {
-    let shared = Arc::clone(shared);
-    tokio::task::spawn_blocking(move || {
-        let names: Vec<FeedName> = lock(&shared.core).feeds.keys().cloned().collect();
-        for name in names {
-            intake::look(&shared, &name);
-        }
-    });
-}
-
-async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> {
-    // Also when [pull] is the same: its CA files may be new.
-    let client = fetch::Client::new(new.pull.clone())?;
-    let old = glance::blocking(|| lock(&shared.core).config.clone());
-    let new = start::keep_what_needs_a_restart(&old, new);
-    let flow_log = next_flow_log(shared, &new.alerts.flow_log)?;
-    if old.alerts == new.alerts {
-        shared.path.sinks.load().reopen();
-    } else {
-        let sinks = Arc::new(Sinks::open(
-            &new.alerts,
-            start::identity(),
-            Some(&new.daemon.state_dir),
-        )?);
-        let policy = start::policy(&new.alerts);
-        let told = lock(&shared.path.suppressor).change(policy, Instant::now());
-        shared.path.tell(told);
-        let old = shared.path.sinks.swap(sinks);
-        tokio::task::spawn_blocking(move || old.close(FLUSH));
-    }
-    take_alert_store(shared, &old, &new)?;
-    // Feeds of manifests stay; the folder is read again.
-    let _turn = shared.resources.turn.lock().await;
-    glance::blocking(|| shared.resources.read_folder(new.manifests.dir.as_deref()));
-    let whole = resources::with_feeds(&new, shared.resources.resolve(&new).feeds);
-    if let Some(log) = flow_log {
-        change_flow_log(shared, log);
-    }
-    shared.client.store(Arc::new(client));
-    serving::restart(shared, new.metrics.listen);
-    let rules_change = old.nftables != new.nftables;
-    let exceptions = find_exceptions(shared, &whole).await;
-    let blocking = Arc::clone(shared);
-    let synced = tokio::task::spawn_blocking(move || {
-        let mut core = lock(&blocking.core);
-        let _busy = core.busy();
-        // Feeds and exceptions of the new configuration take effect together.
-        core.kernel
-            .set_options(crate::ruleset::Options::new(&new.nftables));
-        let gone = resources::take_config(&mut core, &blocking.resources, new);
-        start::recall(&mut core, &blocking.store);
-        core.take_exceptions(exceptions);
-        let done = if rules_change {
-            // The counters of the table that goes.
-            core.count_unattributed(&blocking.store);
-            core.install()
-        } else {
-            core.sync()
-        };
-        drop(core);
-        resources::forget(&blocking, &gone);
-        done
-    });
-    let synced = synced.await;
-    look_at_recalled(shared);
-    pulls::restart(shared);
-    match synced {
-        Ok(result) => result?,
-        Err(e) => {
-            return Err(RunError::System {
-                step: "reload".into(),
-                source: e.into(),
-            });
-        }
-    }
-    tracing::info!("configuration reloaded");
-    Ok(())
-}
-
-/// The flow log of a new configuration; `None`: that of the old one goes on, in its file opened again.
-fn next_flow_log(
-    shared: &Shared,
-    config: &crate::config::FlowLog,
-) -> Result<Option<Option<FlowLog>>, RunError> {
-    match &*shared.path.flow_log.load() {
-        Some(log) if log.is_of(config) => {
-            log.flush();
-            Ok(None)
-        }
-        None if config.file.is_none() => Ok(None),
-        _ => FlowLog::start(config).map(Some),
-    }
-}
-
-fn change_flow_log(shared: &Shared, log: Option<FlowLog>) {
-    if let Some(old) = shared.path.flow_log.swap(log.map(Arc::new)) {
-        tokio::task::spawn_blocking(move || old.close());
-    }
-}
-
-/// Other bounds, or another store; the old one is closed behind.
-fn take_alert_store(shared: &Arc<Shared>, old: &Config, new: &Config) -> Result<(), RunError> {
-    let path = &shared.path;
-    let (was, is) = (&old.alerts.store, &new.alerts.store);
-    if was.file != is.file {
-        let old = path.db.swap(start::alert_db(new)?);
-        if let Some(old) = old {
-            tokio::task::spawn_blocking(move || old.close(FLUSH));
-        }
-    } else if let Some(db) = path.db.load_full().filter(|_| was != is) {
-        db.set_bounds(is);
-    }
-    path.durable.store(new.alerts.durable, Ordering::Relaxed);
-    Ok(())
 }
 
 /// Stops asking, answers what is held, sends what is queued. Deny sets stay in force, unless `down` was asked for.
