@@ -54,7 +54,6 @@ use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, mpsc},
-    time::{MissedTickBehavior, interval},
 };
 
 use self::{
@@ -67,10 +66,7 @@ use crate::{
     control,
     feed::FeedName,
     fetch,
-    host::{
-        addresses::{self, LifelineError},
-        clock::Uptime,
-    },
+    host::addresses,
     nft::NftError,
     queue::QueueError,
     sink::{SinkError, Sinks},
