@@ -190,6 +190,8 @@ impl<'a> Soak<'a> {
             self.move_clock(JUMPS[self.done.jumps % JUMPS.len()]);
             self.done.jumps += 1;
         }
+        // As systemd does: a socket that nobody reads fills up, and the daemon waits.
+        while !self.daemon().notifications().is_empty() {}
         let waiting = self.waiting();
         if kills && due(20, 15) {
             self.done.died += waiting;
@@ -215,7 +217,7 @@ impl<'a> Soak<'a> {
     /// has no receipt (docs/alerts.md). The daemon stands still meanwhile. A firewall rule in its stead would
     /// be wrong: when a base chain goes, the kernel drops all packets that wait in queues.
     fn rsyslog_away(&mut self) {
-        self.daemon().signal(Signal::SIGSTOP);
+        self.daemon().freeze();
         eventually("rsyslogd has read all", || {
             let both = [
                 "-Htn",
