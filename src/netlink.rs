@@ -50,6 +50,13 @@ impl<'a> Message<'a> {
             })?
             .map(i32::abs)
     }
+
+    /// For `NLMSG_DONE`: the errno of a list that broke off before its end.
+    pub fn broken_off(&self) -> Option<i32> {
+        let code = self.payload.first_chunk().filter(|_| self.kind == DONE);
+        let code = code.map(|bytes| i32::from_ne_bytes(*bytes))?;
+        (code < 0).then_some(code.saturating_neg())
+    }
 }
 
 /// Splits a datagram into messages; stops at the first that does not fit.

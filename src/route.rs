@@ -81,6 +81,9 @@ impl Route {
                     return Err(Errno::from_raw(code));
                 }
                 interrupted |= message.flags & DUMP_INTERRUPTED != 0;
+                if let Some(code) = message.broken_off() {
+                    return Err(Errno::from_raw(code));
+                }
                 if message.kind == DONE {
                     return if interrupted {
                         Err(Errno::EINTR)
@@ -152,5 +155,19 @@ mod tests {
         };
         Route::open().unwrap().list(18, &[0; 16], one).unwrap();
         assert_eq!(seen, 1);
+    }
+
+    #[test]
+    fn a_list_that_breaks_off_is_an_error() {
+        let done = |code: i32| {
+            let mut bytes = request(24, 2, 1, &[0; 12], &[]);
+            bytes.extend(request(DONE, 2, 1, &code.to_ne_bytes(), &[]));
+            bytes
+        };
+        for (code, expect) in [(0, None), (-90, Some(90))] {
+            let bytes = done(code);
+            let last = messages(&bytes).last().unwrap();
+            assert_eq!(last.broken_off(), expect);
+        }
     }
 }

@@ -189,7 +189,7 @@ fn missing(config: &Config) -> Vec<String> {
             && is_missing(&path)
         {
             found.push(format!(
-                "feed {}: {} is not there: the feed has no data until it is",
+                "feed {}: {} is not there: it is not pulled until it is",
                 feed.name,
                 path.display()
             ));

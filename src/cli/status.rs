@@ -3,7 +3,7 @@
 
 use std::{fmt, path::Path};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Failure, ask, check};
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
     control::{self, ClientError, Request},
     nft::{Kernel, TableState},
     ruleset::Options,
+    snapshot::{Class, SetName},
     store,
 };
 
@@ -19,7 +20,11 @@ pub(super) fn status(config: &Path, json: bool) -> Result<(), Failure> {
     let config = check::read(config)?;
     let value = match control::call(&config.daemon.control_socket, &Request::Status) {
         Err(e @ ClientError::NotRunning { .. }) => {
-            let lines = [vec![e.to_string()], left_behind(&config)].concat();
+            let left = left_behind(&config);
+            if json {
+                ask::print_json(&not_running(&config, &e, &left));
+            }
+            let lines = [vec![e.to_string()], left.lines].concat();
             return Err(Failure::failed(lines.join("\n")));
         }
         other => other.map_err(ask::failure)?,
@@ -32,22 +37,65 @@ pub(super) fn status(config: &Path, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What holds while no daemon runs, as far as this user may see it.
-fn left_behind(config: &Config) -> Vec<String> {
+/// What holds while no daemon answers.
+#[derive(Debug, Default)]
+struct LeftBehind {
+    /// Of the table, in a word; `None` where this user may not see it.
+    state: Option<&'static str>,
+    lines: Vec<String>,
+}
+
+/// What holds while no daemon answers, as far as this user may see it.
+fn left_behind(config: &Config) -> LeftBehind {
     let kernel = Kernel::open(Options::new(&config.nftables));
-    let Ok(state) = kernel.and_then(|kernel| kernel.table_state()) else {
-        return Vec::new();
+    let Ok((state, included)) = kernel.and_then(|kernel| {
+        let state = kernel.table_state()?;
+        Ok((state, kernel.included()))
+    }) else {
+        return LeftBehind::default();
     };
     let (family, name) = (&config.nftables.family, &config.nftables.table);
     let table = format!("table {family} {name}");
-    let mut lines = vec![match &state {
-        TableState::Ours => format!(
-            "WITHOUT A DAEMON  {table} is in the kernel: what it denies stays denied; what is only watched passes, \
-             and nobody is named"
+    let is_deny = |name: &SetName| {
+        matches!(
+            name,
+            SetName::Class {
+                class: Class::Deny,
+                ..
+            }
+        )
+    };
+    let (word, line) = match &state {
+        TableState::Ours if included.is_some_and(|table| !table.sets.keys().any(is_deny)) => (
+            "present",
+            format!(
+                "NOT PROTECTED  {table} has no set of feedgate's that denies: nothing is denied"
+            ),
         ),
-        TableState::Absent => format!("NOT PROTECTED  there is no {table}: nothing is denied"),
-        TableState::Foreign(why) => format!("NOT PROTECTED  {table} is not feedgate's: {why}"),
-    }];
+        TableState::Ours => (
+            "present",
+            format!(
+                "WITHOUT A DAEMON  {table} is in the kernel: what it denies stays denied; what is only watched \
+                 passes, and nobody is named"
+            ),
+        ),
+        TableState::Absent => (
+            "absent",
+            format!("NOT PROTECTED  there is no {table}: nothing is denied"),
+        ),
+        TableState::Owned(port) => (
+            "owned",
+            format!(
+                "NOT KNOWN  {table} is held by a running program (netlink port {port}, mostly that is its pid): is \
+                 that a feedgate with another --config, or one whose socket was removed?"
+            ),
+        ),
+        TableState::Foreign(why) => (
+            "foreign",
+            format!("NOT PROTECTED  {table} is not feedgate's: {why}"),
+        ),
+    };
+    let mut lines = vec![line];
     let book = std::fs::read(store::arming_file(&config.daemon.state_dir)).ok();
     let book = book.and_then(|text| Book::from_json(&text).ok());
     if state == TableState::Ours && book.is_some_and(|book| book.was_pending()) {
@@ -56,7 +104,25 @@ fn left_behind(config: &Config) -> Vec<String> {
              To be rid of it without one: nft delete table {family} {name}"
         ));
     }
-    lines
+    LeftBehind {
+        state: Some(word),
+        lines,
+    }
+}
+
+/// What `--json` prints then.
+fn not_running(config: &Config, error: &ClientError, left: &LeftBehind) -> Value {
+    let lines: Vec<&str> = left.lines.iter().map(|line| line.trim_start()).collect();
+    json!({
+        "running": false,
+        "error": error.to_string(),
+        "table": {
+            "family": config.nftables.family.to_string(),
+            "name": config.nftables.table,
+            "state": left.state,
+        },
+        "says": lines,
+    })
 }
 
 pub(super) fn feeds(config: &Path, json: bool) -> Result<(), Failure> {

@@ -9,7 +9,7 @@ use super::{RunError, arming, core::Core, engine::Path, resources::Resources, st
 use crate::{
     config::{self, Mode},
     host::addresses,
-    nft::{Kernel, NftError, TableState},
+    nft::{Kernel, TableState},
     ruleset::Options,
     sink::Sinks,
     store::Store,
@@ -70,10 +70,10 @@ pub fn load(config_file: &FilePath) -> Result<Loaded, RunError> {
     let store = Store::open(&config.daemon.state_dir)?;
     let kernel = Kernel::open(Options::new(&config.nftables))?;
     let table = config.nftables.table.clone();
-    match kernel.table_state()? {
-        TableState::Absent => {}
-        TableState::Ours => return Ok(Loaded::There { table }),
-        TableState::Foreign(why) => return Err(NftError::Foreign { table, why }.into()),
+    let state = kernel.table_state()?;
+    kernel.may_touch(&state)?;
+    if state == TableState::Ours {
+        return Ok(Loaded::There { table });
     }
     let resources = Resources::open(&config)?;
     let mut core = Core::new(config, kernel, Arc::new(silent_path()?));
@@ -119,5 +119,6 @@ fn take_known_exceptions(core: &mut Core, store: &Store) {
     } else {
         Vec::new()
     };
-    core.take_exceptions(start::exceptions(&config, files, known));
+    let mut told = Vec::new();
+    core.take_exceptions(start::exceptions(&config, files, known, &mut told));
 }

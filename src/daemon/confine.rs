@@ -1,5 +1,6 @@
-//! What the daemon gives up for good before it reads anything from outside: running programs, and the
-//! memory of other processes.
+//! System calls that the daemon gives up for good before it reads anything from outside: those that run
+//! programs, those that change or trace other processes, and those that change the kernel. Files stay:
+//! /proc/PID/mem too, where the capabilities allow it (docs/security.md).
 //!
 //! A systemd unit cannot take these: its filter must let systemd run the daemon itself, and a daemon
 //! with CAP_SYS_PTRACE, which attribution needs, could otherwise take any process over. Without systemd
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 /// Refused for ever, with EPERM, in this process and all threads that it will have.
-const REFUSED: [libc::c_long; 21] = [
+const REFUSED: [libc::c_long; 20] = [
     libc::SYS_execve,
     libc::SYS_execveat,
     libc::SYS_ptrace,
@@ -31,15 +32,21 @@ const REFUSED: [libc::c_long; 21] = [
     libc::SYS_finit_module,
     libc::SYS_delete_module,
     libc::SYS_kexec_load,
-    KEXEC_FILE_LOAD,
     libc::SYS_userfaultfd,
 ];
 
 /// `kexec_file_load`, which libc does not name everywhere.
 #[cfg(target_arch = "x86_64")]
-const KEXEC_FILE_LOAD: libc::c_long = 320;
-#[cfg(not(target_arch = "x86_64"))]
-const KEXEC_FILE_LOAD: libc::c_long = 294;
+const KEXEC_FILE_LOAD: Option<libc::c_long> = Some(320);
+// The generic table (asm-generic/unistd.h). Elsewhere 294 is another call.
+#[cfg(any(target_arch = "aarch64", target_arch = "riscv64"))]
+const KEXEC_FILE_LOAD: Option<libc::c_long> = Some(294);
+#[cfg(not(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    target_arch = "riscv64"
+)))]
+const KEXEC_FILE_LOAD: Option<libc::c_long> = None;
 
 /// x86-64 has a second way to make each call, x32, which a filter sees by its numbers only: the usual
 /// number with a bit, and some calls have one of their own (arch/x86/entry/syscalls/syscall_64.tbl).
@@ -62,7 +69,8 @@ pub(super) fn confine() {
 /// Every number that the kernel knows one of these calls by.
 #[allow(clippy::useless_conversion)] // a long has 32 bits on some machines
 fn numbers() -> impl Iterator<Item = i64> {
-    let usual = REFUSED.iter().map(|&number| i64::from(number));
+    let usual = REFUSED.iter().chain(&KEXEC_FILE_LOAD);
+    let usual = usual.map(|&number| i64::from(number));
     #[cfg(target_arch = "x86_64")]
     let usual = {
         let own = x32::OWN.iter().copied();

@@ -147,5 +147,6 @@ fn own_exceptions(shared: &Shared, config: &config::Exceptions) -> Vec<Exception
     } else {
         servers
     };
-    start::exceptions(config, files, guarded)
+    let mut told = lock(&shared.own_lifelines_told);
+    start::exceptions(config, files, guarded, &mut told)
 }

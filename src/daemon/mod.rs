@@ -153,6 +153,8 @@ struct Shared {
     selftest: Mutex<selftest::Place>,
     /// What was said to be wrong with the addresses of servers.
     lifelines_told: Mutex<Vec<String>>,
+    /// The same of the host itself.
+    own_lifelines_told: Mutex<Vec<String>>,
     /// Who is logged in by SSH.
     ssh: Mutex<addresses::SshPeers>,
     /// Where metrics are served.
@@ -228,6 +230,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         pulls: Mutex::default(),
         selftest: Mutex::default(),
         lifelines_told: Mutex::default(),
+        own_lifelines_told: Mutex::default(),
         ssh: Mutex::default(),
         listening: Mutex::default(),
         down: AtomicBool::new(false),

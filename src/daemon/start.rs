@@ -115,13 +115,7 @@ pub(super) fn open_kernel(config: &Config) -> Result<(Kernel, Vec<Queue>), RunEr
         .map(|number| Queue::open(number, nftables.queue_max_len, nftables.on_queue_full))
         .collect();
     let kernel = Kernel::open(Options::new(nftables))?;
-    if let TableState::Foreign(why) = kernel.table_state()? {
-        return Err(NftError::Foreign {
-            table: nftables.table.clone(),
-            why,
-        }
-        .into());
-    }
+    kernel.may_touch(&kernel.table_state()?)?;
     match kernel.queue_kind() {
         _ if nftables.mode == config::Mode::Include => tracing::info!(
             "mode include: the sets of table {} {} are filled",
@@ -212,11 +206,13 @@ pub(super) fn first_table(core: &mut Core) -> Result<(), NftError> {
     core.install()
 }
 
-/// Exceptions of the configuration and of the host.
+/// Exceptions of the configuration and of the host. What could not be found out is told, but for what
+/// was `told` before.
 pub(super) fn exceptions(
     config: &config::Exceptions,
     files: Vec<Exception>,
     servers: Vec<Exception>,
+    told: &mut Vec<String>,
 ) -> Vec<Exception> {
     let configured = |prefix: &crate::prefix::Prefix| Exception {
         prefix: *prefix,
@@ -226,9 +222,11 @@ pub(super) fn exceptions(
     all.extend(files);
     if config.own_addresses {
         let own = addresses::own(&addresses::Roots::default());
-        for problem in &own.problems {
-            tracing::debug!("{problem}");
+        let problems: Vec<String> = own.problems.iter().map(ToString::to_string).collect();
+        for problem in problems.iter().filter(|problem| !told.contains(problem)) {
+            tracing::warn!("{problem}");
         }
+        *told = problems;
         all.extend(own.exceptions);
         all.extend(servers);
     }

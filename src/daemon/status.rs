@@ -425,7 +425,7 @@ pub(super) fn table(core: &Core) -> Table {
     let state = match core.kernel.table_state() {
         Ok(TableState::Ours) => "present".to_owned(),
         Ok(TableState::Absent) => "absent".to_owned(),
-        Ok(TableState::Foreign(why)) => format!("not feedgate's: {why}"),
+        Ok(state) => format!("not feedgate's: {}", state.refusal().unwrap_or_default()),
         Err(e) => e.to_string(),
     };
     let has_prefilter = |family| snapshot.sets.has_prefilter(family);

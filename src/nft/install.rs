@@ -22,13 +22,11 @@ impl Kernel {
         if let Some(include) = &self.include {
             return include.fill(&self.netlink, &self.options, sets);
         }
-        match self.table_state()? {
-            TableState::Foreign(why) => Err(NftError::Foreign {
-                table: self.options.table.clone(),
-                why,
-            }),
+        let state = self.table_state()?;
+        self.may_touch(&state)?;
+        match state {
             TableState::Absent => self.load(sets, Over::Nothing, &Sets::default()),
-            TableState::Ours => self.replace(sets).or_else(|e| {
+            _ => self.replace(sets).or_else(|e| {
                 tracing::warn!(
                     "the table that is there cannot be filled anew, so it is replaced: {e}"
                 );
@@ -55,7 +53,7 @@ impl Kernel {
     /// kernels build what they look up in at the very end (seen on 6.18: 207 of 418,000 packets to a
     /// denied network over 8 restarts). So the denied ranges are put into covers first, which the new
     /// rules ask too, and the prefilter comes last.
-    fn replace(&self, sets: &Sets) -> Result<Applied, NftError> {
+    pub(super) fn replace(&self, sets: &Sets) -> Result<Applied, NftError> {
         let start = Instant::now();
         let covers = sets.covers();
         if covers.is_empty() {
@@ -63,17 +61,17 @@ impl Kernel {
         }
         let mut transaction = Transaction::new();
         let there = query::sets(&self.netlink, &self.table)?;
-        for name in covers
-            .names()
-            .filter(|name| there.contains(&name.to_string()))
-        {
-            let name_c = CString::new(name.to_string()).unwrap_or_default();
-            transaction.delete(
-                &RawMessage::set(&self.table, &name_c),
-                format!("old set {name}"),
-            );
+        let is_there = |name: SetName| there.contains(&name.to_string());
+        let mut elements = 0;
+        // Of a daemon that was killed between two steps. Rules may ask them, so they cannot be made anew.
+        for (name, content) in covers.iter().filter(|(name, _)| is_there(*name)) {
+            let all = RawMessage::all_elements(&self.table, Set::Addresses(name));
+            transaction.delete(&all, format!("all elements of {name}"));
+            elements += content.len();
+            self.elements(&mut transaction, MsgType::Add, name, content);
         }
-        let mut elements = self.create(&mut transaction, covers.iter())?;
+        let new = covers.iter().filter(|(name, _)| !is_there(*name));
+        elements += self.create(&mut transaction, new)?;
         self.commit(transaction, elements)?;
         let between = sets.without_prefilter().with(&covers);
         elements += self.load(&between, Over::InPlace, &covers)?.elements;
@@ -87,7 +85,7 @@ impl Kernel {
     }
 
     /// Loads everything in one transaction, except the sets of `there`, which are there already.
-    fn load(&self, sets: &Sets, over: Over, there: &Sets) -> Result<Applied, NftError> {
+    pub(super) fn load(&self, sets: &Sets, over: Over, there: &Sets) -> Result<Applied, NftError> {
         let start = Instant::now();
         let before = query::generation(&self.netlink)?;
         let ruleset = self.ruleset(sets);
@@ -199,7 +197,7 @@ impl Kernel {
 
 /// What is there when everything is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Over {
+pub(super) enum Over {
     /// No table.
     Nothing,
     /// A table of ours, whose base chains stay.

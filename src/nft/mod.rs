@@ -444,12 +444,9 @@ impl Kernel {
         if let Some(include) = &self.include {
             return include.empty(&self.netlink, &self.options);
         }
-        match self.table_state()? {
-            TableState::Absent => Ok(false),
-            TableState::Foreign(why) => Err(NftError::Foreign {
-                table: self.options.table.clone(),
-                why,
-            }),
+        let state = self.table_state()?;
+        self.may_touch(&state)?;
+        match state {
             TableState::Ours => {
                 let mut transaction = Transaction::new();
                 transaction.delete(
@@ -460,6 +457,19 @@ impl Kernel {
                 transaction.commit_last(&self.netlink)?;
                 Ok(true)
             }
+            _ => Ok(false),
+        }
+    }
+
+    /// # Errors
+    /// [`NftError::Foreign`] when the table is another's.
+    pub(crate) fn may_touch(&self, state: &TableState) -> Result<(), NftError> {
+        match state.refusal() {
+            None => Ok(()),
+            Some(why) => Err(NftError::Foreign {
+                table: self.options.table.clone(),
+                why,
+            }),
         }
     }
 

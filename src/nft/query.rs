@@ -51,8 +51,23 @@ pub enum TableState {
     Absent,
     /// A table that feedgate made.
     Ours,
+    /// A running program's, as a running feedgate's is; with the port of its netlink socket.
+    Owned(u32),
     /// Somebody else's, and how that shows.
     Foreign(String),
+}
+
+impl TableState {
+    /// Why the table must be left alone; `None` when it need not be.
+    pub fn refusal(&self) -> Option<String> {
+        match self {
+            Self::Absent | Self::Ours => None,
+            Self::Owned(port) => Some(format!(
+                "a running program owns it, netlink port {port}, mostly that is its pid"
+            )),
+            Self::Foreign(why) => Some(why.clone()),
+        }
+    }
 }
 
 /// A counter's value.
@@ -95,9 +110,7 @@ fn owner(table: Attributes<'_>, own_port: u32) -> TableState {
         && let Some(port) = table.get(TABLE_OWNER).and_then(be32)
         && port != own_port
     {
-        return TableState::Foreign(format!(
-            "a running program owns it, netlink port {port}, mostly that is its pid"
-        ));
+        return TableState::Owned(port);
     }
     match table.get(TABLE_USERDATA).map(comment) {
         Some(Some(comment)) if comment == TABLE_COMMENT => TableState::Ours,

@@ -12,7 +12,12 @@ use nix::{
     sys::socket::{setsockopt, sockopt},
 };
 
-use super::*;
+use super::{install::Over, *};
+use crate::{
+    feed::Scope,
+    prefix::{Family, Range},
+    snapshot::{Class, Kind},
+};
 
 /// Runs `test` on a thread in a network namespace of its own; not without root.
 fn in_namespace(test: impl FnOnce() + Send + 'static) {
@@ -293,4 +298,40 @@ impl Drop for Raise<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// Killed while covers stood in for the denied ranges: the next daemon fills the table without a gap.
+#[test]
+fn covers_that_were_left_do_not_stop_the_next_filling() {
+    in_namespace(|| {
+        let mut options = Options::new(&crate::config::Config::default().nftables);
+        options.owner = false;
+        let open = || Kernel::open(options.clone()).unwrap();
+        let name = SetName::Class {
+            class: Class::Deny,
+            scope: Scope::Both,
+            kind: Kind::Nets,
+            family: Family::V4,
+        };
+        let sets = |number: u32| {
+            let first = (198 << 24) + (18 << 16) + (number << 8);
+            let last = first + 255;
+            Sets::from_iter([(name, Content::V4(vec![Range { first, last }]))])
+        };
+        let kernel = open();
+        kernel.install(&sets(1)).unwrap();
+        let covers = sets(1).covers();
+        // Killed before the rules ask the covers, and after.
+        for between in [None, Some(sets(1).without_prefilter().with(&covers))] {
+            let mut transaction = Transaction::new();
+            let elements = kernel.create(&mut transaction, covers.iter()).unwrap();
+            kernel.commit(transaction, elements).unwrap();
+            if let Some(between) = between {
+                kernel.load(&between, Over::InPlace, &covers).unwrap();
+            }
+            let next = open();
+            next.replace(&sets(2)).unwrap();
+            assert!(next.is_whole(&sets(2)).unwrap());
+        }
+    });
 }

@@ -41,23 +41,36 @@ pub struct Loaded {
 
 impl Applied {
     /// Creates the folder (mode 0700) if it is missing, removes unfinished files in it, and finishes a
-    /// change that a killed process left half done.
+    /// change that a killed process left half done. Where the disk does not take that, it is told, and
+    /// [`Self::load`] gives the resources as they are after it.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let folder = state_dir.join(FOLDER);
         store::create(&folder)?;
         store::remove_unfinished(&folder, |_| true)?;
-        journal::resume(&folder)?;
+        if let Err(e) = journal::resume(&folder) {
+            tracing::error!(
+                "an apply or delete that was cut short is not finished on disk yet: {e}; mend that: the next start, apply or delete tries again"
+            );
+        }
         Ok(Self { folder })
     }
 
-    /// Writes down that these are about to be saved, or removed where there is no text. Until
-    /// [`Self::end`] the next [`Self::open`] does so, should this process not live to.
+    /// Finishes what an earlier change left to do, and writes down that these are about to be saved, or
+    /// removed where there is no text. Until [`Self::end`] the next [`Self::open`] does so, should this
+    /// process not live to.
+    ///
+    /// # Errors
+    /// When the disk does not take it; then nothing of these changes will happen.
     pub fn begin(&self, changes: &[(Id, Option<String>)]) -> Result<(), StoreError> {
-        let write = |(id, text): &(Id, Option<String>)| Write {
-            file: Self::file(id),
-            text: text.clone(),
-        };
-        journal::begin(&self.folder, &changes.iter().map(write).collect::<Vec<_>>())
+        journal::begin(&self.folder, &writes(changes))
+    }
+
+    /// Writes these changes down in place of those that [`Self::begin`] was given.
+    ///
+    /// # Errors
+    /// When the disk does not take it; then those stay.
+    pub fn turn_back(&self, changes: &[(Id, Option<String>)]) -> Result<(), StoreError> {
+        journal::put(&self.folder, &writes(changes))
     }
 
     /// All of it is done, or taken back.
@@ -65,13 +78,33 @@ impl Applied {
         journal::end(&self.folder)
     }
 
-    /// Reads every file; a damaged one is moved aside to `FILE.corrupt`, in place of an older one.
+    /// Reads every file; a damaged one is moved aside to `FILE.corrupt`, in place of an older one. What
+    /// is written down and not on disk yet counts as if it were.
     pub fn load(&self) -> Result<Loaded, StoreError> {
         let failed = |source| StoreError::io(Step::List, &self.folder, source);
         let mut loaded = Loaded::default();
+        let pending = journal::pending(&self.folder);
+        let texts = pending.iter().filter_map(|write| {
+            let text = write.text.as_deref()?;
+            Some((&write.file, text))
+        });
+        for (file, text) in texts {
+            match resource(file, text) {
+                Ok(resource) => loaded.resources.push(resource),
+                Err(why) => {
+                    loaded
+                        .damaged
+                        .insert(file.clone(), format!("{file}: {why}"));
+                }
+            }
+        }
+        let is_pending = |file: &str| pending.iter().any(|write| write.file == file);
         for entry in fs::read_dir(&self.folder).map_err(failed)? {
             let file = entry.map_err(failed)?.file_name();
             let Some(file) = file.to_str() else { continue };
+            if is_pending(file.strip_suffix(CORRUPT).unwrap_or(file)) {
+                continue;
+            }
             if let Some(name) = file.strip_suffix(CORRUPT) {
                 let what = format!(
                     "{} is damaged and not in force: apply the resource again, or delete the file",
@@ -130,16 +163,7 @@ impl Applied {
             return Err(format!("it has {size} bytes"));
         }
         let text = sealed::open(fs::read(&path).map_err(|e| e.to_string())?)?;
-        let parsed = manifest::parse(&text);
-        let mut mistakes = parsed.mistakes.iter();
-        if let Some(mistake) = mistakes.find(|mistake| mistake.level == Level::Error) {
-            return Err(mistake.to_string());
-        }
-        let mut found = parsed.resources.into_iter().map(|found| found.resource);
-        match (found.next(), found.next()) {
-            (Some(resource), None) if Self::file(&resource.id()) == file => Ok(resource),
-            _ => Err("it does not hold the resource that its name says".to_owned()),
-        }
+        resource(file, &text)
     }
 
     /// What became of it, in words.
@@ -160,5 +184,27 @@ impl Applied {
                 path.display()
             ),
         }
+    }
+}
+
+fn writes(changes: &[(Id, Option<String>)]) -> Vec<Write> {
+    let write = |(id, text): &(Id, Option<String>)| Write {
+        file: Applied::file(id),
+        text: text.clone(),
+    };
+    changes.iter().map(write).collect()
+}
+
+/// The one resource of a file's text.
+fn resource(file: &str, text: &str) -> Result<Resource, String> {
+    let parsed = manifest::parse(text);
+    let mut mistakes = parsed.mistakes.iter();
+    if let Some(mistake) = mistakes.find(|mistake| mistake.level == Level::Error) {
+        return Err(mistake.to_string());
+    }
+    let mut found = parsed.resources.into_iter().map(|found| found.resource);
+    match (found.next(), found.next()) {
+        (Some(resource), None) if Applied::file(&resource.id()) == file => Ok(resource),
+        _ => Err("it does not hold the resource that its name says".to_owned()),
     }
 }

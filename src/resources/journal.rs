@@ -1,7 +1,8 @@
 //! One change of several applied resources is whole: it is written down before the first file is
-//! touched, and whoever is killed in the middle does the rest at the next start.
+//! touched. After a kill in the middle the next start does the rest; as long as the disk does not take
+//! it, what is written down counts as if it were done ([`pending`]).
 //!
-//! `STATE/resources/journal` is there only while a change is being carried out.
+//! `STATE/resources/journal` is there only while a change is not on disk as a whole.
 
 use std::{fs, io, path::Path};
 
@@ -51,17 +52,30 @@ impl Write {
     }
 }
 
-/// Writes a change down: from here on it happens, whatever becomes of this process.
+/// Writes a change down: from here on it happens, whatever becomes of this process. What an earlier
+/// change has left to do is done before.
 pub(super) fn begin(folder: &Path, writes: &[Write]) -> Result<(), StoreError> {
+    resume(folder)?;
     // A single file is replaced as a whole anyway.
     if writes.len() < 2 {
-        return end(folder);
+        return Ok(());
     }
+    put(folder, writes)
+}
+
+/// Writes down what is to be done, in place of what was written down before.
+pub(super) fn put(folder: &Path, writes: &[Write]) -> Result<(), StoreError> {
     let failed =
         |e: serde_json::Error| StoreError::io(Step::Write, &folder.join(JOURNAL), e.into());
     let text = serde_json::to_string(writes).map_err(failed)?;
     let head = sealed::head(&text);
     store::replace(folder, JOURNAL, &[head.as_bytes(), text.as_bytes()])
+}
+
+/// What is written down and not known to be done; nothing where that cannot be read.
+pub(super) fn pending(folder: &Path) -> Vec<Write> {
+    let bytes = fs::read(folder.join(JOURNAL)).ok();
+    bytes.and_then(|bytes| read(bytes).ok()).unwrap_or_default()
 }
 
 /// The change is carried out, or taken back.
@@ -72,8 +86,8 @@ pub(super) fn end(folder: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Carries out what a killed process had written down. A journal that is damaged is kept aside: nothing
-/// of it can be trusted.
+/// Carries out what is written down. A journal that is damaged is kept aside: nothing of it can be
+/// trusted.
 pub(super) fn resume(folder: &Path) -> Result<(), StoreError> {
     let path = folder.join(JOURNAL);
     let writes = match fs::read(&path) {
@@ -87,7 +101,7 @@ pub(super) fn resume(folder: &Path) -> Result<(), StoreError> {
                 write.carry_out(folder)?;
             }
             tracing::warn!(
-                "the last run was killed while it applied or deleted {} resources: the rest is done now",
+                "an apply or delete of {} resources was cut short: the rest is done now",
                 writes.len()
             );
             end(folder)

@@ -136,6 +136,37 @@ fn a_change_that_was_cut_short_is_finished_at_the_next_start() {
     assert_eq!(loaded.resources.len(), 3);
 }
 
+/// The disk that does not take the rest of a change stops no daemon, and the change counts as a whole.
+#[test]
+fn a_change_that_the_disk_does_not_take_is_in_force_and_finished_later() {
+    let state = tempfile::tempdir().unwrap();
+    let applied = Applied::open(state.path()).unwrap();
+    let [old, new, other] = [set("old"), set("new"), set("other")];
+    applied.save(&old.id(), &old.to_yaml()).unwrap();
+    let changes = [
+        (new.id(), Some(new.to_yaml())),
+        (other.id(), Some(other.to_yaml())),
+        (old.id(), None),
+    ];
+    applied.begin(&changes).unwrap();
+    let folder = state.path().join("resources");
+    let obstacle = folder.join("globalnetworkset.other.yaml");
+    fs::create_dir(&obstacle).unwrap();
+    let applied = Applied::open(state.path()).unwrap();
+    let whole = [new.clone(), other.clone()];
+    let loaded = applied.load().unwrap();
+    assert_eq!(loaded.resources, whole);
+    assert!(loaded.damaged.is_empty(), "{:?}", loaded.damaged);
+    // No other change before it.
+    let third = [(set("third").id(), Some(set("third").to_yaml()))];
+    assert!(applied.begin(&third).is_err());
+    assert!(folder.join("journal").exists());
+    fs::remove_dir(&obstacle).unwrap();
+    applied.begin(&third).unwrap();
+    assert!(!folder.join("journal").exists());
+    assert_eq!(applied.load().unwrap().resources, whole);
+}
+
 #[test]
 fn a_damaged_journal_is_kept_aside_and_leaves_no_folder() {
     let state = tempfile::tempdir().unwrap();

@@ -196,12 +196,71 @@ fn status_says_what_holds_without_a_daemon() {
         "{said}"
     );
     assert!(!said.contains("nobody confirmed"), "{said}");
+    let output = daemon.ctl_command(&["status", "--json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let left: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&left["running"], &left["table"]["state"]),
+        (&false.into(), &"present".into()),
+        "{left}"
+    );
+    let first = left["says"][0].as_str().unwrap();
+    assert!(first.starts_with("WITHOUT A DAEMON"), "{left}");
     nft(&lab.host, &["delete", "table", "inet", "feedgate"]);
     let said = daemon.fails(&["status"]);
     assert!(
         said.contains("NOT PROTECTED  there is no table inet feedgate"),
         "{said}"
     );
+}
+
+#[test]
+fn status_does_not_call_the_table_of_a_running_daemon_unprotected() {
+    let Some(lab) = Lab::new() else { return };
+    let conf = Conf::new(&lab).feed("block", "deny", &["203.0.113.1"]);
+    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    if !nft(&lab.host, &["list", "table", "inet", "feedgate"]).contains("owner") {
+        eprintln!("skipped: owned tables need kernel 6.9");
+        return;
+    }
+    fs::remove_file(lab.path("control.sock")).unwrap();
+    let said = daemon.fails(&["status"]);
+    assert!(
+        said.contains("is held by a running program") && !said.contains("NOT PROTECTED"),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_admins_table_without_sets_that_deny_denies_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    let config = lab.path("include.toml");
+    fs::write(
+        &config,
+        format!(
+            "[daemon]\ncontrol-socket = \"{}\"\nstate-dir = \"{}\"\n[nftables]\nmode = \"include\"\ntable = \"filter\"\n",
+            lab.path("none.sock").display(),
+            lab.path("state").display()
+        ),
+    )
+    .unwrap();
+    let status = || {
+        let mut command = lab.host.command(feedgate());
+        let output = command.args(["status", "--config"]).arg(&config).output();
+        text(&output.unwrap())
+    };
+    nft(&lab.host, &["add", "table", "inet", "filter"]);
+    let said = status();
+    assert!(
+        said.contains("NOT PROTECTED  table inet filter has no set of feedgate's"),
+        "{said}"
+    );
+    nft(
+        &lab.host,
+        &["add set inet filter deny_out_hosts4 { type ipv4_addr; }"],
+    );
+    let said = status();
+    assert!(said.contains("what it denies stays denied"), "{said}");
 }
 
 #[test]

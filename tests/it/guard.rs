@@ -190,3 +190,37 @@ fn every_gateway_is_spared_and_a_new_one_is_followed() {
         .unwrap();
     eventually("the new gateway is spared", || spared("192.0.2.9"));
 }
+
+/// Gateways that stand in next-hop objects only, and one that many routes share.
+#[test]
+fn gateways_of_nexthop_objects_are_spared_and_a_shared_one_is_told_once() {
+    let Some(lab) = Lab::new() else { return };
+    let compat = ["-w", "net.ipv4.nexthop_compat_mode=0"];
+    let done = lab.host.command("sysctl").args(compat).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    lab.host
+        .ip(&[
+            "nexthop add id 7 via 192.0.2.7 dev eth0",
+            "nexthop add id 8 via 192.0.2.8 dev eth0",
+            "nexthop add id 9 group 7/8",
+            "route add default nhid 9 table 100",
+            "nexthop add id 6 via 2001:db8:1::7 dev eth0",
+            "route add 2001:db8:77::/48 nhid 6",
+            "route add 198.18.1.0/24 via 192.0.2.20 dev eth0",
+            "route add 198.18.2.0/24 via 192.0.2.20 dev eth0",
+        ])
+        .unwrap();
+    let conf = Conf::new(&lab).feed("some", "deny", &["192.0.2.0/24", "2001:db8:1::/64"]);
+    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    for (address, why) in [
+        ("192.0.2.7", "excepted: default gateway on eth0"),
+        ("192.0.2.8", "excepted: default gateway on eth0"),
+        ("2001:db8:1::7", "excepted: gateway on eth0"),
+        ("192.0.2.20", "excepted: gateway on eth0"),
+    ] {
+        let lookup = daemon.ok(&["lookup", address]);
+        assert!(lookup.contains(why), "{lookup}");
+    }
+    let status = daemon.ok(&["status", "--json"]);
+    assert_eq!(status.matches("192.0.2.20").count(), 1, "{status}");
+}

@@ -210,9 +210,9 @@ fn is_same(there: &Resource, new: &Resource) -> bool {
 }
 
 impl Resources {
-    /// Writes the files of a plan, then takes its catalog. When a file cannot be written, those before it
-    /// are put back. Who is killed in between has it finished at the next start.
-    fn keep(&self, plan: Plan) -> Result<(), String> {
+    /// Writes the files of a plan, then takes its catalog. When a file cannot be written, it and those
+    /// before it are put back. Of who is killed in between the next start does the rest.
+    pub(super) fn keep(&self, plan: Plan) -> Result<(), String> {
         let text = |(id, resource): &(Id, Option<Arc<Resource>>)| {
             (id.clone(), resource.as_ref().map(|it| it.to_yaml()))
         };
@@ -220,16 +220,14 @@ impl Resources {
         self.applied
             .begin(&changes)
             .map_err(|e| format!("nothing was changed: {e}"))?;
-        let mut done: Vec<&Id> = Vec::new();
-        for (id, text) in &changes {
+        for (at, (id, text)) in changes.iter().enumerate() {
             if let Err(e) = self.write(id, text.as_deref()) {
-                self.put_back(&done);
+                // It may be there all the same: the rename went well, what comes after it did not.
+                self.put_back(changes.iter().take(at + 1).map(|(id, _)| id));
                 return Err(format!("nothing was changed: {id}: {e}"));
             }
-            done.push(id);
         }
-        // What stays written down is done again at the next start, which changes nothing, and is
-        // replaced by the next change.
+        // What stays written down is done once more by the next change or start, which changes nothing.
         if let Err(e) = self.applied.end() {
             tracing::warn!("{e}");
         }
@@ -237,16 +235,27 @@ impl Resources {
         Ok(())
     }
 
-    fn put_back(&self, done: &[&Id]) {
+    fn put_back<'a>(&self, done: impl Iterator<Item = &'a Id>) {
         let before = lock(&self.catalog).clone();
-        for id in done {
-            let old = before.applied.get(id).map(|item| item.resource.to_yaml());
-            if let Err(e) = self.write(id, old.as_deref()) {
+        let old = |id: &Id| before.applied.get(id).map(|item| item.resource.to_yaml());
+        let old: Vec<(Id, Option<String>)> = done.map(|id| (id.clone(), old(id))).collect();
+        let turned = self.applied.turn_back(&old);
+        let mut whole = true;
+        for (id, text) in &old {
+            if let Err(e) = self.write(id, text.as_deref()) {
+                whole = false;
                 tracing::error!("{id} cannot be put back as it was: {e}");
             }
         }
-        if let Err(e) = self.applied.end() {
-            tracing::error!("what was not applied may be in force after a restart: {e}");
+        let knows_the_way = turned.is_ok();
+        // Else what is written down is the way back: the next change or start goes it to its end.
+        let left = if whole { self.applied.end() } else { turned };
+        match left {
+            Err(e) if knows_the_way => tracing::warn!("{e}"),
+            Err(e) => {
+                tracing::error!("what was not applied may be in force after a restart: {e}");
+            }
+            Ok(()) => {}
         }
     }
 

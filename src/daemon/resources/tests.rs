@@ -1,12 +1,14 @@
 use std::{collections::BTreeMap, fs};
 
 use super::{
+    Resources,
     apply::{self, Plan},
     catalog::{Catalog, Item, Origin},
     delete, folder,
 };
 use crate::{
     config::{self, Config},
+    daemon::engine::lock,
     manifest::{self, Id, Resource},
     resources::LastGoodTexts,
 };
@@ -189,4 +191,38 @@ fn a_broken_file_keeps_what_it_held_also_over_a_restart() {
     let gone = folder.path().join("b.yaml");
     let lost = folder::read(&second, &texts, Some(&gone));
     assert!(state(&lost).1.contains("cannot list the manifests folder"));
+}
+
+/// What fails halfway is taken back, also where that takes until the next start.
+#[test]
+fn a_change_that_fails_halfway_leaves_nothing_also_after_a_restart() {
+    let state = tempfile::tempdir().unwrap();
+    let mut config = Config::default();
+    config.daemon.state_dir = state.path().to_owned();
+    let files = state.path().join("resources");
+    let open = || Resources::open(&config).unwrap();
+    let names = |resources: &Resources| -> Vec<String> {
+        let catalog = lock(&resources.catalog);
+        catalog.applied.keys().map(|id| id.name.clone()).collect()
+    };
+    let resources = open();
+    resources
+        .keep(plan(&Catalog::default(), &config, &[&set("old")]).unwrap())
+        .unwrap();
+    let catalog = lock(&resources.catalog).clone();
+    let change = || plan(&catalog, &config, &[&set("a"), &set("b"), &set("c")]).unwrap();
+    // The rename goes well and what follows it does not: `b` is there.
+    let obstacle = files.join("globalnetworkset.b.yaml.corrupt");
+    fs::create_dir(&obstacle).unwrap();
+    let refused = resources.keep(change()).unwrap_err();
+    assert!(refused.contains("nothing was changed"), "{refused}");
+    // Nor does the way back go, as long as the obstacle is there.
+    assert!(files.join("journal").exists());
+    fs::remove_dir(&obstacle).unwrap();
+    let resources = open();
+    assert_eq!(names(&resources), ["old"]);
+    assert!(!files.join("globalnetworkset.b.yaml").exists());
+    assert!(!files.join("journal").exists());
+    resources.keep(change()).unwrap();
+    assert_eq!(names(&open()), ["a", "b", "c", "old"]);
 }

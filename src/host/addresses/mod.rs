@@ -48,6 +48,11 @@ impl Lifelines {
         }
     }
 
+    fn join(&mut self, part: Self) {
+        self.exceptions.extend(part.exceptions);
+        self.problems.extend(part.problems);
+    }
+
     fn sorted(mut self) -> Self {
         self.exceptions.sort();
         self.exceptions.dedup();
@@ -69,6 +74,14 @@ pub enum LifelineError {
     Routes {
         /// What went wrong.
         cause: nix::Error,
+    },
+    /// More gateways than are kept.
+    #[error(
+        "the routes have more than {most} gateways beside those of default routes, or there are too many routes to read: not every gateway is an exception; add those that must stay reachable to exceptions.prefixes"
+    )]
+    ManyGateways {
+        /// How many are kept.
+        most: usize,
     },
     /// A file of the host cannot be read.
     #[error("cannot read {}: {cause}; add the {what} to exceptions.prefixes", file.display())]
@@ -146,7 +159,7 @@ impl Default for Roots {
 pub fn own(roots: &Roots) -> Lifelines {
     let mut found = Lifelines::default();
     found.add(interfaces());
-    found.add(routes::gateways());
+    found.join(routes::gateways());
     for file in [
         roots.etc.join("resolv.conf"),
         // The real servers behind the local stubs of systemd-resolved and NetworkManager.
