@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::feed::FeedName;
 
-/// The wall clock and that of the process may drift apart by that much between two looks; more means
+/// The wall clock and that of the host may drift apart by that much between two looks; more means
 /// that somebody has set the wall clock.
 const DRIFT: Duration = Duration::from_secs(60);
 
@@ -40,7 +40,7 @@ pub struct Candidate {
     pub denies: bool,
     /// It has data: before that nothing is tried out.
     pub has_data: bool,
-    /// Where its data come from; `None`: they are pushed.
+    /// Where its data come from and how they are read and used; `None`: they are pushed.
     pub source: Option<String>,
 }
 
@@ -51,6 +51,8 @@ pub struct Now {
     pub wall: SystemTime,
     /// Of the process: for what does not.
     pub instant: Instant,
+    /// Since the host booted, sleep included: shows whether the wall clock was set.
+    pub uptime: Duration,
 }
 
 /// Something that changed by itself.
@@ -64,9 +66,11 @@ pub enum Change {
     TakenBack(FeedName),
     /// It is no deny feed any more, or not configured any more.
     Forgotten(FeedName),
+    /// It denied by `feedgate deny`; it is not configured any more, or as a feed that alerts.
+    Ended(FeedName),
     /// The first is called as the second now: the source is the same, so it is no new feed.
     Renamed(FeedName, FeedName),
-    /// The wall clock was set: what was left of trials is left of them still.
+    /// The wall clock was set, and the ends of trials follow it.
     ClockSet,
 }
 
@@ -159,8 +163,10 @@ pub struct Book {
 
 #[derive(Debug, Default)]
 struct Entry {
-    /// When it was first seen to deny.
+    /// When it was first seen to deny, by the clock as it is now.
     since: Option<SystemTime>,
+    /// The same by the clock of an earlier daemon, while this one's is behind that.
+    before: Option<SystemTime>,
     /// Its trial is over.
     armed: bool,
     /// `feedgate deny`, confirmed then.
@@ -177,8 +183,68 @@ impl Entry {
         since.checked_add(after)
     }
 
+    /// What becomes known when it is no more.
+    fn gone(&self, name: FeedName) -> Change {
+        if self.kept.is_some() || self.pending.is_some() {
+            Change::Ended(name)
+        } else {
+            Change::Forgotten(name)
+        }
+    }
+
+    /// Its trial follows the clock; true when that makes a difference.
+    fn follow(&mut self, clock: Clock, now: SystemTime) -> bool {
+        let Some(since) = self.since.filter(|_| !self.armed) else {
+            return false;
+        };
+        let may_know = matches!(clock, Clock::First | Clock::Ahead(_));
+        let before = self.before.take_if(|before| may_know && *before <= now);
+        // Behind the beginning of a trial: what an earlier daemon knew is right again later.
+        if clock == Clock::First && before.is_none() && since > now {
+            self.before.get_or_insert(since);
+        }
+        let moved = match clock {
+            _ if before.is_some() => before,
+            Clock::Ahead(by) => since.checked_add(by),
+            Clock::Back(by) => since.checked_sub(by),
+            Clock::First | Clock::Goes => None,
+        };
+        self.since = Some(moved.unwrap_or(since).min(now));
+        moved.is_some()
+    }
+
     fn is_idle(&self) -> bool {
         self.since.is_none() && self.kept.is_none() && self.pending.is_none()
+    }
+}
+
+/// The wall clock since the last look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Clock {
+    /// There was none.
+    First,
+    /// It goes as it should.
+    Goes,
+    /// It was set ahead by so much.
+    Ahead(Duration),
+    /// It was set back by so much.
+    Back(Duration),
+}
+
+impl Clock {
+    fn between(before: Option<Now>, now: Now) -> Self {
+        let Some(before) = before else {
+            return Self::First;
+        };
+        let passed = now.uptime.saturating_sub(before.uptime);
+        let Some(expected) = before.wall.checked_add(passed) else {
+            return Self::Goes;
+        };
+        match now.wall.duration_since(expected) {
+            Ok(by) if by > DRIFT => Self::Ahead(by),
+            Err(e) if e.duration() > DRIFT => Self::Back(e.duration()),
+            _ => Self::Goes,
+        }
     }
 }
 
@@ -212,11 +278,11 @@ impl Book {
             }
             match entry.since {
                 Some(_) if !feed.denies => {
+                    changes.push(entry.gone(name()));
                     *entry = Entry {
                         source: feed.source.clone(),
                         ..Entry::default()
                     };
-                    changes.push(Change::Forgotten(name()));
                 }
                 None if feed.denies && feed.has_data => {
                     // Who was kept denying has been tried out.
@@ -227,8 +293,6 @@ impl Book {
                         None => Change::Armed(name()),
                     });
                 }
-                // The wall clock was set back.
-                Some(since) if !entry.armed && since > now.wall => entry.since = Some(now.wall),
                 _ => {}
             }
             if entry.on_trial(after).is_some_and(|until| until <= now.wall) {
@@ -240,37 +304,17 @@ impl Book {
         changes
     }
 
-    /// Somebody set the wall clock since the last look, as a host without a battery does at each boot:
-    /// a trial is neither over nor longer because of that. True when it matters to one.
+    /// Somebody may have set the wall clock since the last look, as a host without a battery does at
+    /// each boot: what was left of a trial is left of it still. True when it matters to one.
     fn follow_clock(&mut self, now: Now) -> bool {
-        let Some(before) = self.looked.replace(now) else {
-            return false;
-        };
-        let passed = now.instant.saturating_duration_since(before.instant);
-        let Some(expected) = before.wall.checked_add(passed) else {
-            return false;
-        };
-        // A trial that begins meanwhile begins by the new time.
-        let on_trial = |entry: &&mut Entry| entry.since.is_some() && !entry.armed;
-        let mut trials = self.feeds.values_mut().filter(on_trial).peekable();
-        let any = trials.peek().is_some();
-        let shift = |by: Duration, add: bool, since: SystemTime| {
-            let moved = if add {
-                since.checked_add(by)
-            } else {
-                since.checked_sub(by)
-            };
-            moved.unwrap_or(since)
-        };
-        let (by, ahead) = match now.wall.duration_since(expected) {
-            Ok(by) => (by, true),
-            Err(e) => (e.duration(), false),
-        };
-        if by <= DRIFT {
-            return false;
-        }
-        trials.for_each(|entry| entry.since = entry.since.map(|since| shift(by, ahead, since)));
-        any
+        let clock = Clock::between(self.looked.replace(now), now);
+        let follow = |entry: &mut Entry| entry.follow(clock, now.wall);
+        self.feeds
+            .values_mut()
+            .map(follow)
+            .filter(|moved| *moved)
+            .count()
+            > 0
     }
 
     /// Forgets feeds that are no more; one that only has another name keeps what is known of it.
@@ -299,7 +343,7 @@ impl Book {
                     };
                     self.feeds.insert(feed.name.clone(), entry);
                 }
-                None => changes.push(Change::Forgotten(old)),
+                None => changes.push(entry.gone(old)),
             }
         }
     }
@@ -412,85 +456,12 @@ impl Book {
         let any = shown.trial_until.is_some() || shown.pending.is_some();
         (any || shown.kept_since.is_some()).then_some(shown)
     }
-
-    /// Everything that outlives the process, as JSON.
-    pub fn to_json(&self) -> Vec<u8> {
-        let row = |(name, entry): (&FeedName, &Entry)| {
-            let row = Row {
-                since: entry.since.map(seconds),
-                armed: entry.armed,
-                kept: entry.kept.map(seconds),
-                pending: entry.pending.is_some(),
-                would: locked(&entry.would).clone(),
-                source: entry.source.clone(),
-            };
-            (name.to_string(), row)
-        };
-        let file = File {
-            feeds: self.feeds.iter().map(row).collect(),
-        };
-        // A value of these types can always be written.
-        serde_json::to_vec_pretty(&file).unwrap_or_default()
-    }
-
-    /// What [`Self::to_json`] wrote. What was not confirmed is taken back.
-    ///
-    /// # Errors
-    /// In words, when it is not that.
-    pub fn from_json(text: &[u8]) -> Result<Self, String> {
-        let file: File = serde_json::from_slice(text).map_err(|e| e.to_string())?;
-        let mut book = Self::default();
-        for (name, row) in file.feeds {
-            let name: FeedName = name.parse().map_err(|e| format!("{name}: {e}"))?;
-            book.was_pending |= row.pending;
-            let entry = Entry {
-                since: row.since.and_then(time),
-                armed: row.armed,
-                kept: row.kept.and_then(time),
-                pending: None,
-                would: Arc::new(Mutex::new(row.would)),
-                source: row.source,
-            };
-            book.feeds.insert(name, entry);
-        }
-        book.feeds.retain(|_, entry| !entry.is_idle());
-        Ok(book)
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-struct File {
-    feeds: BTreeMap<String, Row>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Row {
-    /// Seconds since 1970.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    since: Option<u64>,
-    armed: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    kept: Option<u64>,
-    #[serde(default)]
-    pending: bool,
-    #[serde(default)]
-    would: Would,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    source: Option<String>,
-}
-
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
-
-fn time(seconds: u64) -> Option<SystemTime> {
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 fn locked(would: &Mutex<Would>) -> std::sync::MutexGuard<'_, Would> {
     would.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+mod stored;
 #[cfg(test)]
 mod tests;

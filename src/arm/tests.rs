@@ -30,6 +30,15 @@ fn day(days: u32) -> Now {
     Now {
         wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600) + DAY * days,
         instant: *START.get_or_init(Instant::now) + DAY * days,
+        uptime: DAY * days,
+    }
+}
+
+fn later(now: Now, by: Duration) -> Now {
+    Now {
+        wall: now.wall + by,
+        instant: now.instant + by,
+        uptime: now.uptime + by,
     }
 }
 
@@ -91,18 +100,18 @@ fn a_clock_that_is_set_ends_no_trial() {
         let start = day(20);
         book.settle(&on, DAY, start);
         let set = if back { day(3).wall } else { day(9_000).wall };
-        let later = Now {
+        let set_at = Now {
             wall: set,
-            instant: start.instant + MINUTE,
+            ..later(start, MINUTE)
         };
-        assert_eq!(book.settle(&on, DAY, later), [Change::ClockSet]);
+        assert_eq!(book.settle(&on, DAY, set_at), [Change::ClockSet]);
         assert_eq!(book.force(&name()), Force::Trial, "{back}");
-        let until = book.shown(&name(), later.instant).unwrap().trial_until;
+        let until = book.shown(&name(), set_at.instant).unwrap().trial_until;
         assert_eq!(until, Some(set + DAY - MINUTE));
         // From here on it is the new time that counts.
         let over = Now {
             wall: set + DAY,
-            instant: later.instant + DAY,
+            ..later(set_at, DAY)
         };
         assert_eq!(book.settle(&on, DAY, over), [Change::Armed(name())]);
     }
@@ -112,6 +121,91 @@ fn a_clock_that_is_set_ends_no_trial() {
     let mut book = Book::from_json(&book.to_json()).unwrap();
     let armed = book.settle(&on, DAY, day(1));
     assert_eq!(armed, [Change::Armed(name())]);
+}
+
+/// The clock of the process stands still meanwhile.
+#[test]
+fn sleep_is_no_clock_that_was_set() {
+    let on = [feed(true, true)];
+    let mut book = Book::default();
+    book.settle(&on, DAY * 2, day(0));
+    let awake = Now {
+        instant: day(0).instant + MINUTE,
+        ..day(1)
+    };
+    assert_eq!(book.settle(&on, DAY * 2, awake), []);
+    let over = book.settle(&on, DAY * 2, day(2));
+    assert_eq!(over, [Change::Armed(name())]);
+}
+
+/// Wakes up in 1970 at each boot, and learns the time a minute later.
+#[test]
+fn a_boot_without_a_clock_begins_no_trial_anew() {
+    let on = [feed(true, true)];
+    let until = |book: &Book, now: Now| book.shown(&name(), now.instant).unwrap().trial_until;
+    let after = DAY * 7;
+    let mut book = Book::default();
+    book.settle(&on, after, day(60));
+    for boot in 61..67 {
+        // Killed before it learned the time, once more, and at last up for long enough.
+        for _ in 0..2 {
+            book = Book::from_json(&book.to_json()).unwrap();
+            let woke = Now {
+                wall: SystemTime::UNIX_EPOCH + MINUTE,
+                ..day(boot)
+            };
+            assert_eq!(book.settle(&on, after, woke), []);
+            assert_eq!(until(&book, woke), Some(woke.wall + after));
+        }
+        let told = later(day(boot), MINUTE);
+        assert_eq!(book.settle(&on, after, told), [Change::ClockSet]);
+        assert_eq!(until(&book, told), Some(day(67).wall));
+    }
+    assert_eq!(book.settle(&on, after, day(67)), [Change::Armed(name())]);
+    // The next daemon may be the first to know the time.
+    let mut book = Book::default();
+    book.settle(&on, after, day(60));
+    let mut book = Book::from_json(&book.to_json()).unwrap();
+    let woke = Now {
+        wall: SystemTime::UNIX_EPOCH,
+        ..day(61)
+    };
+    book.settle(&on, after, woke);
+    let mut book = Book::from_json(&book.to_json()).unwrap();
+    assert_eq!(book.settle(&on, after, day(62)), [Change::ClockSet]);
+    assert_eq!(until(&book, day(62)), Some(day(67).wall));
+}
+
+#[test]
+fn what_a_command_denies_does_not_end_unseen() {
+    let (kept, now) = (
+        Candidate {
+            denies: false,
+            ..from("a", "url 1")
+        },
+        day(0),
+    );
+    let mut book = Book::default();
+    book.arm(&kept, now.instant + MINUTE).unwrap();
+    book.keep(&kept.name, now.wall).unwrap();
+    book.settle(std::slice::from_ref(&kept), DAY, now);
+    let renamed = Candidate {
+        name: "b".parse().unwrap(),
+        ..kept.clone()
+    };
+    assert_eq!(
+        book.settle(&[renamed], DAY, now),
+        [Change::Ended(kept.name)]
+    );
+    // A trial that a command has cut short, of a feed that is to alert only.
+    let mut book = Book::default();
+    book.settle(&[feed(true, true)], DAY, now);
+    book.arm(&feed(true, true), now.instant + MINUTE).unwrap();
+    book.keep(&name(), now.wall).unwrap();
+    assert_eq!(
+        book.settle(&[feed(false, true)], DAY, now),
+        [Change::Ended(name())]
+    );
 }
 
 #[test]
@@ -129,7 +223,8 @@ fn a_feed_with_another_name_is_not_new() {
     assert_eq!(renamed, [expect]);
     assert_eq!(book.settle(std::slice::from_ref(&b), DAY, day(1)), []);
     assert_eq!(book.force(&b.name), Force::AsConfigured);
-    // Another source is another feed, also under the same name; a second copy is one too.
+    // Another source under another name is another feed; so is a second copy of one that is still there,
+    // also when it takes over.
     let other = from("c", "url 2");
     let changes = book.settle(&[b, other.clone()], DAY, day(1));
     assert_eq!(changes, [Change::Began(other.name.clone(), day(2).wall)]);

@@ -12,15 +12,18 @@ use std::{
 use arc_swap::ArcSwap;
 use serde::Serialize;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::{Shared, core::Core, engine::lock, lastgood, selftest, status::rfc3339};
 use crate::{
     arm::{Book, Candidate, Change, MAX_SOURCES, Now, Shown, Trial},
     attribution::Source,
+    config,
     control::DenyStep,
     feed::{Action, Direction, FeedName},
+    host::clock::Uptime,
     snapshot::Hit,
-    store::Store,
+    store::{Store, StoreError},
 };
 
 /// How often it is looked whether a trial or the time for a confirmation is over.
@@ -31,6 +34,27 @@ const SAVE: Duration = Duration::from_secs(60);
 const CONFIRM: std::ops::RangeInclusive<u64> = 5..=86_400;
 /// How the cause of an alert begins that a feed on trial would have denied.
 pub(super) const WOULD: &str = "would be denied";
+
+/// What is in the state folder of what is known.
+#[derive(Debug)]
+pub(super) struct Saved {
+    text: Vec<u8>,
+    /// When that was looked at last.
+    at: Instant,
+    /// The last attempt failed, and that was told.
+    failed: bool,
+}
+
+impl Saved {
+    /// Nothing yet.
+    pub(super) fn new() -> Self {
+        Self {
+            text: Vec::new(),
+            at: Instant::now(),
+            failed: false,
+        }
+    }
+}
 
 /// The feeds on trial, for the packet path.
 #[derive(Debug, Default)]
@@ -104,6 +128,7 @@ impl Core {
         let now = Now {
             wall: SystemTime::now(),
             instant: Instant::now(),
+            uptime: Uptime::now().since_boot(),
         };
         let after = self.config.arm.after;
         let changes = self.arming.settle(&candidates, after, now);
@@ -129,8 +154,18 @@ fn candidate(state: &super::core::FeedState) -> Candidate {
         name: config.name.clone(),
         denies: config.action == Action::Deny || config.deny_score.is_some(),
         has_data: state.data.is_some(),
-        source: config.url.is_some().then(|| lastgood::source(config)),
+        source: config.url.is_some().then(|| source(config)),
     }
+}
+
+/// Where the data come from, and what becomes of them: with other options the same list denies others.
+fn source(config: &config::Feed) -> String {
+    let read = (config.format, &config.csv, &config.json, config.min_score);
+    let limits = (config.min_prefix4, config.min_prefix6);
+    let used = (config.action, config.deny_score, config.scope);
+    let digest = Sha256::digest(format!("{read:?} {limits:?} {used:?}"));
+    let digest: String = digest.iter().take(8).map(|b| format!("{b:02x}")).collect();
+    format!("{} {digest}", lastgood::source(config))
 }
 
 fn tell(change: &Change) {
@@ -146,13 +181,16 @@ fn tell(change: &Change) {
             tracing::warn!("feed {feed}: nobody confirmed `feedgate deny`, so it only alerts again")
         }
         Change::Forgotten(feed) => tracing::debug!("feed {feed} is no deny feed any more"),
+        Change::Ended(feed) => tracing::warn!(
+            "feed {feed} denied by `feedgate deny` and was removed or changed: that ends here. Under another name it is a feed of its own: feedgate deny --confirm 60s NAME"
+        ),
         Change::Renamed(old, new) => {
             tracing::info!(
-                "feed {new} has the url that {old} had: it goes on as that, without a new trial"
+                "feed {new} has the url that {old} had, and its options: it goes on as that, without a new trial"
             )
         }
         Change::ClockSet => {
-            tracing::info!("the clock was set: trials of new deny feeds last as long as before")
+            tracing::info!("the clock was set: the trials of new deny feeds end by the new time")
         }
     }
 }
@@ -196,9 +234,11 @@ pub(super) fn end(core: &mut Core, store: &Store) {
         && let Err(e) = core.sync()
     {
         tracing::error!("what `feedgate deny` did is not taken back: {e}; the next start does it");
+        // A turn of the timer that waits for the state would store that nothing is left to do.
+        core.closed = true;
         return;
     }
-    keep(core, store, true);
+    let _ = keep(core, store, true);
 }
 
 /// Arms and takes back.
@@ -213,23 +253,38 @@ fn turn(shared: &Shared) {
             tracing::error!("{e}");
         }
     }
-    keep(&mut core, &shared.store, false);
+    let _ = keep(&mut core, &shared.store, false);
 }
 
-/// Stores what is known, if it changed; counts of trials once a minute, or `now`.
-pub(super) fn keep(core: &mut Core, store: &Store, now: bool) {
-    if !now && !core.arming_changed && core.arming_saved.1.elapsed() < SAVE {
-        return;
+/// Stores what is known, if it changed; counts of trials once a minute, or `now`. A failure is told once,
+/// and it is tried again after a minute.
+pub(super) fn keep(core: &mut Core, store: &Store, now: bool) -> Result<(), StoreError> {
+    if !now && !core.arming_changed && core.arming_saved.at.elapsed() < SAVE {
+        return Ok(());
     }
     let text = core.arming.to_json();
     core.arming_changed = false;
-    if core.arming_saved.0 != text {
-        if let Err(e) = store.save_arming(&text) {
+    core.arming_saved.at = Instant::now();
+    if core.arming_saved.text == text {
+        return Ok(());
+    }
+    // The disk may be slow to answer.
+    let _busy = core.busy();
+    let stored = store.save_arming(&text);
+    let failed = std::mem::replace(&mut core.arming_saved.failed, stored.is_err());
+    match &stored {
+        Ok(()) => {
+            core.arming_saved.text = text;
+            if failed {
+                tracing::info!("which feeds were tried out is stored again");
+            }
+        }
+        Err(e) if !failed => {
             tracing::warn!("a restart will not know which feeds were tried out: {e}");
         }
-        core.arming_saved.0 = text;
+        Err(_) => {}
     }
-    core.arming_saved.1 = Instant::now();
+    stored
 }
 
 /// `feedgate deny`.
@@ -253,11 +308,20 @@ pub(super) fn deny(shared: &Shared, feed: &str, step: DenyStep) -> Result<Value,
                 .arm(&candidate, until)
                 .map_err(|e| e.to_string())?;
             // On disk before it is in the kernel: a daemon that is killed now must know of it.
-            keep(&mut core, &shared.store, true);
+            if let Err(e) = keep(&mut core, &shared.store, true) {
+                let _ = core.arming.undo(&name);
+                // It may have waited to be confirmed already.
+                if let Err(e) = core.sync() {
+                    tracing::error!("{e}");
+                }
+                return Err(format!(
+                    "feed {name} is not armed, since a daemon that is killed would not know of it: {e}"
+                ));
+            }
             if let Err(e) = core.sync() {
                 // Of this feed only: others may wait to be confirmed too.
                 let _ = core.arming.undo(&name);
-                keep(&mut core, &shared.store, true);
+                let _ = keep(&mut core, &shared.store, true);
                 return Err(e.to_string());
             }
             tracing::warn!(
@@ -275,7 +339,9 @@ pub(super) fn deny(shared: &Shared, feed: &str, step: DenyStep) -> Result<Value,
             tracing::warn!("feed {name}: what `feedgate deny` did is taken back");
         }
     }
-    keep(&mut core, &shared.store, true);
+    keep(&mut core, &shared.store, true).map_err(|e| {
+        format!("feed {name}: that is done and in force, but a restart would not know of it; it is stored as soon as that works: {e}")
+    })?;
     let state = core.feeds.get(&name);
     let entries = state.and_then(|state| state.data.as_ref());
     let shown = core.arming.shown(&name, Instant::now());

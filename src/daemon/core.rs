@@ -8,7 +8,8 @@ use std::{
 };
 
 use super::{
-    engine::Path, glance::Desk, heal::Pace, intake::Quarantined, resources::ManifestFeed, status,
+    arming, engine::Path, glance::Desk, heal::Pace, intake::Quarantined, resources::ManifestFeed,
+    status,
 };
 use crate::{
     arm::Book,
@@ -132,8 +133,8 @@ pub(super) struct Core {
     pub(super) arming: Book,
     /// It changed since it was stored.
     pub(super) arming_changed: bool,
-    /// What was stored of it, and when.
-    pub(super) arming_saved: (Vec<u8>, Instant),
+    /// What was stored of it.
+    pub(super) arming_saved: arming::Saved,
     /// Where a copy for the client commands lies during long work.
     pub(super) desk: Arc<Desk>,
     /// The last transaction.
@@ -185,7 +186,7 @@ impl Core {
             canary: None,
             arming: Book::default(),
             arming_changed: false,
-            arming_saved: (Vec::new(), Instant::now()),
+            arming_saved: arming::Saved::new(),
             desk: Arc::default(),
             applied: None,
             broken: None,

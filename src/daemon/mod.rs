@@ -375,7 +375,7 @@ fn shut_down(shared: &Arc<Shared>, threads: start::Threads) {
             core.count_unattributed(&shared.store);
             arming::end(&mut core, &shared.store);
         } else {
-            arming::keep(&mut core, &shared.store, true);
+            let _ = arming::keep(&mut core, &shared.store, true);
         }
         let sets = core.path.view.current();
         // The rules of an inherited table name sets that the daemon does not know.

@@ -16,6 +16,11 @@ impl Uptime {
         Self(now.map(Duration::from).unwrap_or_default())
     }
 
+    /// The time since the boot.
+    pub fn since_boot(self) -> Duration {
+        self.0
+    }
+
     /// So much later.
     #[must_use]
     pub fn after(self, wait: Duration) -> Self {

@@ -160,6 +160,35 @@ fn an_unconfirmed_deny_does_not_stay_with_the_table_of_the_last_run() {
     );
 }
 
+/// A daemon that is killed could not take back what it never wrote down.
+#[test]
+fn what_cannot_be_stored_is_not_armed() {
+    let Some(lab) = Lab::new() else { return };
+    let _web = web(&lab.server);
+    let conf = Conf::new(&lab).feed("list", "alert", &[LISTED]);
+    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    // A folder is in the way of the file.
+    let file = lab.path("state/arming.json");
+    let _ = std::fs::remove_file(&file);
+    std::fs::create_dir(&file).unwrap();
+    let said = daemon.fails(&["deny", "--confirm", "1h", "list"]);
+    assert!(said.contains("feed list is not armed"), "{said}");
+    assert_eq!(state(&daemon), "none");
+    connect(&lab.host, WEB).unwrap();
+    std::fs::remove_dir(&file).unwrap();
+    daemon.ok(&["deny", "--confirm", "1h", "list"]);
+    assert!(dropped(&lab.host, WEB));
+    // What is confirmed is in force, and whoever asked knows that it is not stored.
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let said = daemon.fails(&["deny", "--keep", "list"]);
+    assert!(said.contains("a restart would not know of it"), "{said}");
+    assert_eq!(state(&daemon), "kept");
+    let output = daemon.output();
+    let told = "a restart will not know which feeds were tried out";
+    assert_eq!(output.matches(told).count(), 2, "{output}");
+}
+
 /// Who is locked out switches the host off and on: the include of the boot must not lock him out again.
 #[test]
 fn what_nobody_confirmed_is_not_in_the_sets_of_a_boot() {
@@ -224,6 +253,17 @@ fn a_feed_with_a_new_name_has_no_new_trial() {
             .output()
             .contains("feed new has the url that old had")
     );
+    // With other options the same list denies others: that is new.
+    daemon.reload(
+        &named("strict")
+            .text()
+            .replace("action = \"deny\"", "action = \"deny\"\nmin-prefix4 = 24"),
+    );
+    eventually("it is on trial", || reached(&lab.host, WEB));
+    daemon.reload(&short.replace("\"old\"", "\"new\""));
+    eventually("its trial is over", || {
+        dropped(&lab.host, WEB).then_some(())
+    });
     daemon.stop();
     let daemon = Daemon::start(&lab, &lab.host, &named("third"));
     eventually("also over a restart", || {
