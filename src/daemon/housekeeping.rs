@@ -27,6 +27,11 @@ const RESOLVE_TICKS: u32 = 60;
 /// A name that takes longer to resolve is tried again at the next turn.
 const RESOLVE: Duration = Duration::from_secs(2);
 
+/// What a look at the host's addresses may take at each turn.
+const LOOK: Duration = Duration::from_millis(200);
+/// What takes longer, as with a million routes, gets a part of the time only: one by this.
+const SHARE: u32 = 50;
+
 /// Timers: summaries, host addresses, the table's health.
 pub(super) async fn housekeeping(shared: &Arc<Shared>) {
     let mut summaries = interval(SUMMARIES);
@@ -35,6 +40,7 @@ pub(super) async fn housekeeping(shared: &Arc<Shared>) {
         timer.set_missed_tick_behavior(MissedTickBehavior::Skip);
     }
     let mut ticks = 0u32;
+    let mut next_look = Instant::now();
     loop {
         tokio::select! {
             _ = summaries.tick() => {
@@ -52,25 +58,33 @@ pub(super) async fn housekeeping(shared: &Arc<Shared>) {
                 let Ok((config, unresolved)) = tokio::task::spawn_blocking(ask).await else { continue };
                 let resolve = ticks.is_multiple_of(RESOLVE_TICKS) || unresolved;
                 let resolved = if resolve { Some(find_exceptions(shared, &config).await) } else { None };
+                let looks = Instant::now() >= next_look;
                 let shared = Arc::clone(shared);
                 let work = move || {
-                    let found = resolved.unwrap_or_else(|| own_exceptions(&shared, &config.exceptions));
+                    let begin = Instant::now();
+                    let found = resolved
+                        .or_else(|| looks.then(|| own_exceptions(&shared, &config.exceptions)));
+                    let took = begin.elapsed();
                     health(&shared, found);
                     elements::keep(&shared, false);
+                    took
                 };
-                let _ = tokio::task::spawn_blocking(work).await;
+                if let (Ok(took), true) = (tokio::task::spawn_blocking(work).await, looks) {
+                    next_look = Instant::now() + took.saturating_sub(LOOK) * SHARE;
+                }
             }
         }
     }
 }
 
 /// Puts the table back if it is gone, and takes new host addresses into account.
-fn health(shared: &Shared, exceptions: Vec<Exception>) {
+fn health(shared: &Shared, exceptions: Option<Vec<Exception>>) {
     let mut core = lock(&shared.core);
     if shared.down.load(Ordering::Relaxed) {
         return;
     }
-    let changed = core.take_exceptions(exceptions) | core.expire_feeds(SystemTime::now());
+    let moved = exceptions.is_some_and(|exceptions| core.take_exceptions(exceptions));
+    let changed = core.expire_feeds(SystemTime::now()) || moved;
     if let Some(result) = include::health(&mut core, changed) {
         if let Err(e) = result {
             tracing::error!("{e}");
