@@ -2,8 +2,8 @@
 //!
 //! A timer alone would go on telling that all is well while a queue thread hangs. So each queue thread
 //! leaves a mark at every turn of its loop, idle turns too, and the state's lock has to be free now and
-//! then. Work that is known to take long says so when it begins, and is given more time. Where one of them stays away, nothing is told, and systemd kills and restarts the daemon; the
-//! deny sets hold meanwhile.
+//! then. Work that is known to take long says so when it begins, and is given more time. Where one of them
+//! stays away, nothing is told, and systemd kills and restarts the daemon; the deny sets hold meanwhile.
 
 use std::{
     sync::{
