@@ -335,6 +335,7 @@ mod tests {
             .split("\n## An alert without a process\n")
             .nth(1)
             .unwrap();
+        let table = table.split("\n## ").next().unwrap();
         let mut seen = 0;
         for cause in table.lines().filter_map(|line| line.strip_prefix("| `")) {
             let cause = cause.split('`').next().unwrap();
