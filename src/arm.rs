@@ -308,13 +308,11 @@ impl Book {
     /// each boot: what was left of a trial is left of it still. True when it matters to one.
     fn follow_clock(&mut self, now: Now) -> bool {
         let clock = Clock::between(self.looked.replace(now), now);
-        let follow = |entry: &mut Entry| entry.follow(clock, now.wall);
-        self.feeds
-            .values_mut()
-            .map(follow)
-            .filter(|moved| *moved)
-            .count()
-            > 0
+        let mut any = false;
+        for entry in self.feeds.values_mut() {
+            any |= entry.follow(clock, now.wall);
+        }
+        any
     }
 
     /// Forgets feeds that are no more; one that only has another name keeps what is known of it.
@@ -327,12 +325,12 @@ impl Book {
         self.feeds = stay;
         for (old, entry) in gone {
             let is_it = |feed: &&Candidate| {
-                feed.denies
+                entry.since.is_some()
+                    && feed.denies
                     && feed.source.is_some()
                     && feed.source == entry.source
                     && !self.feeds.contains_key(&feed.name)
             };
-            let is_it = |feed: &&Candidate| entry.since.is_some() && is_it(feed);
             match feeds.iter().find(is_it) {
                 Some(feed) => {
                     changes.push(Change::Renamed(old, feed.name.clone()));

@@ -119,12 +119,7 @@ pub(super) async fn find_exceptions(shared: &Arc<Shared>, config: &Config) -> Ve
     let mut problems = false;
     if config.exceptions.own_addresses {
         let found = addresses::servers(config, &addresses::Roots::default(), RESOLVE).await;
-        let texts: Vec<String> = found.problems.iter().map(ToString::to_string).collect();
-        let mut told = lock(&shared.lifelines_told);
-        for problem in texts.iter().filter(|problem| !told.contains(problem)) {
-            tracing::warn!("{problem}");
-        }
-        *told = texts;
+        start::warn_of_news(&found.problems, &mut lock(&shared.lifelines_told));
         problems = found.problems.iter().any(LifelineError::is_of_a_name);
         servers = found.exceptions;
     }

@@ -1,6 +1,6 @@
 //! Mode include: the admin's table is filled, watched, and told about; never made or mended.
 
-use super::core::Core;
+use super::{core::Core, start};
 use crate::nft::{Included, NftError};
 
 /// The turn of the health timer in mode include; `None` in mode own. `changed`: exceptions differ.
@@ -29,10 +29,7 @@ pub(super) fn health(core: &mut Core, changed: bool) -> Option<Result<(), NftErr
 /// Logs what is not enforced or not attributed, each once until it changes.
 pub(super) fn tell(core: &mut Core) {
     let problems = problems(core);
-    for problem in problems.iter().filter(|p| !core.told.contains(p)) {
-        tracing::warn!("{problem}");
-    }
-    core.told = problems;
+    start::warn_of_news(problems, &mut core.told);
 }
 
 /// What is wrong with the admin's table, each in words; empty in mode own.

@@ -222,17 +222,23 @@ pub(super) fn exceptions(
     all.extend(files);
     if config.own_addresses {
         let own = addresses::own(&addresses::Roots::default());
-        let problems: Vec<String> = own.problems.iter().map(ToString::to_string).collect();
-        for problem in problems.iter().filter(|problem| !told.contains(problem)) {
-            tracing::warn!("{problem}");
-        }
-        *told = problems;
+        warn_of_news(&own.problems, told);
         all.extend(own.exceptions);
         all.extend(servers);
     }
     all.sort();
     all.dedup();
     all
+}
+
+/// Warns of what was not `told` at the last look.
+pub(super) fn warn_of_news(problems: impl IntoIterator<Item: ToString>, told: &mut Vec<String>) {
+    let problems = problems.into_iter().map(|problem| problem.to_string());
+    let problems: Vec<String> = problems.collect();
+    for problem in problems.iter().filter(|problem| !told.contains(problem)) {
+        tracing::warn!("{problem}");
+    }
+    *told = problems;
 }
 
 /// What only a restart can change keeps its old value, with a warning.

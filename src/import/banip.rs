@@ -315,7 +315,10 @@ fn from_json(text: &str) -> Result<Import, ImportError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Tool, tests::good};
+    use super::super::{
+        Tool,
+        tests::{good, told},
+    };
 
     #[test]
     fn the_feeds_that_were_chosen() {
@@ -344,13 +347,8 @@ mod tests {
         ] {
             assert!(toml.contains(part), "{part}\n{toml}");
         }
-        let told: Vec<(Option<usize>, &str)> = import
-            .remarks
-            .iter()
-            .map(|remark| (remark.line, &*remark.what))
-            .collect();
         assert_eq!(
-            told,
+            told(&import),
             [
                 (None, "/etc/banip/banip.allowlist and banip.blocklist"),
                 (Some(5), "feed doh"),

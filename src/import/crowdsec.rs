@@ -196,7 +196,10 @@ fn hooks(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Tool, tests::good};
+    use super::super::{
+        Tool,
+        tests::{good, told},
+    };
 
     const BOUNCER: &str = "mode: nftables\nupdate_frequency: 10s\nlog_level: info\napi_url: http://127.0.0.1:8080/\n\
         api_key: s3cret\ninsecure_skip_verify: false\ndeny_action: REJECT\nsupported_decisions_types:\n  - ban\n\
@@ -221,13 +224,8 @@ mod tests {
             (&*import.files[0].text, import.files[0].is_secret),
             ("s3cret\n", true)
         );
-        let told: Vec<(Option<usize>, &str)> = import
-            .remarks
-            .iter()
-            .map(|remark| (remark.line, &*remark.what))
-            .collect();
         assert_eq!(
-            told,
+            told(&import),
             [
                 (Some(1), "mode"),
                 (Some(2), "update_frequency"),

@@ -220,7 +220,10 @@ fn bad(line: usize, message: impl Into<String>) -> ImportError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Tool, tests::good};
+    use super::super::{
+        Tool,
+        tests::{files, good, told},
+    };
 
     #[test]
     fn sets_become_lists_and_the_rest_is_told() {
@@ -236,13 +239,8 @@ mod tests {
                     add b 203.0.113.6,icmp:8/0\n\
                     add c a\nCOMMIT\n";
         let import = good(Tool::Ipset, text);
-        let files: Vec<(&str, &str)> = import
-            .files
-            .iter()
-            .map(|file| (&*file.name, &*file.text))
-            .collect();
         assert_eq!(
-            files,
+            files(&import),
             [
                 (
                     "a.txt",
@@ -256,13 +254,8 @@ mod tests {
                 .to_toml()
                 .contains("url = \"file:///etc/feedgate/lists/a.txt\"")
         );
-        let told: Vec<(Option<usize>, &str)> = import
-            .remarks
-            .iter()
-            .map(|remark| (remark.line, &*remark.what))
-            .collect();
         assert_eq!(
-            told,
+            told(&import),
             [
                 (Some(2), "the timeout of set b"),
                 (Some(3), "set c of type list:set"),
@@ -289,13 +282,8 @@ mod tests {
                     add e 203.0.113.0,tcp:80\n\
                     add f 2001:db8::\n";
         let import = good(Tool::Ipset, text);
-        let files: Vec<(&str, &str)> = import
-            .files
-            .iter()
-            .map(|file| (&*file.name, &*file.text))
-            .collect();
         assert_eq!(
-            files,
+            files(&import),
             [
                 ("a.txt", "203.0.113.0/24\n"),
                 ("b.txt", "192.0.2.16/28\n"),
@@ -303,13 +291,8 @@ mod tests {
                 ("f.txt", "2001:db8::/64\n"),
             ]
         );
-        let told: Vec<(Option<usize>, &str)> = import
-            .remarks
-            .iter()
-            .map(|remark| (remark.line, &*remark.what))
-            .collect();
         assert_eq!(
-            told,
+            told(&import),
             [
                 (Some(4), "set d with a bitmask"),
                 (Some(5), "set e of networks with ports"),

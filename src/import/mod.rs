@@ -162,6 +162,18 @@ mod tests {
         import
     }
 
+    /// What was not taken over: line and subject.
+    pub(super) fn told(import: &Import) -> Vec<(Option<usize>, &str)> {
+        let remarks = import.remarks.iter();
+        remarks.map(|remark| (remark.line, &*remark.what)).collect()
+    }
+
+    /// Name and text of each list.
+    pub(super) fn files(import: &Import) -> Vec<(&str, &str)> {
+        let files = import.files.iter();
+        files.map(|file| (&*file.name, &*file.text)).collect()
+    }
+
     fn is_configuration(import: &Import) {
         let toml = import.to_toml();
         let outcome = crate::config::parse(&toml, "imported");

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::*;
-use crate::manifest::{self, Kind, Resource};
+use crate::manifest::{self, Id, Kind, Resource};
 
 fn resources(text: &str) -> Vec<Resource> {
     let parsed = manifest::parse(text);
@@ -96,17 +96,23 @@ fn damage_is_moved_aside_and_told_until_it_is_mended() {
     }
 }
 
-#[test]
-fn a_change_that_was_cut_short_is_finished_at_the_next_start() {
-    let state = tempfile::tempdir().unwrap();
-    let applied = Applied::open(state.path()).unwrap();
+/// A set that goes and two that come, and the change that does it.
+fn a_change() -> ([Resource; 3], [(Id, Option<String>); 3]) {
     let [old, new, other] = [set("old"), set("new"), set("other")];
-    applied.save(&old.id(), &old.to_yaml()).unwrap();
     let changes = [
         (new.id(), Some(new.to_yaml())),
         (other.id(), Some(other.to_yaml())),
         (old.id(), None),
     ];
+    ([old, new, other], changes)
+}
+
+#[test]
+fn a_change_that_was_cut_short_is_finished_at_the_next_start() {
+    let state = tempfile::tempdir().unwrap();
+    let applied = Applied::open(state.path()).unwrap();
+    let ([old, new, other], changes) = a_change();
+    applied.save(&old.id(), &old.to_yaml()).unwrap();
     // Killed after none, one, two and all of the files.
     for files in 0..=changes.len() {
         let applied = Applied::open(state.path()).unwrap();
@@ -141,13 +147,8 @@ fn a_change_that_was_cut_short_is_finished_at_the_next_start() {
 fn a_change_that_the_disk_does_not_take_is_in_force_and_finished_later() {
     let state = tempfile::tempdir().unwrap();
     let applied = Applied::open(state.path()).unwrap();
-    let [old, new, other] = [set("old"), set("new"), set("other")];
+    let ([old, new, other], changes) = a_change();
     applied.save(&old.id(), &old.to_yaml()).unwrap();
-    let changes = [
-        (new.id(), Some(new.to_yaml())),
-        (other.id(), Some(other.to_yaml())),
-        (old.id(), None),
-    ];
     applied.begin(&changes).unwrap();
     let folder = state.path().join("resources");
     let obstacle = folder.join("globalnetworkset.other.yaml");

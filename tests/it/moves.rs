@@ -166,7 +166,7 @@ fn nothing_gets_out_while_an_address_moves_between_all_ports_and_some() {
         })
         .unwrap();
     let mut stream = Stream::start(&lab, &DENIED, PORT, Pace::Full);
-    let (mut before, mut gaps) = (0, Vec::new());
+    let mut gaps = Gaps::default();
     for round in 0..rounds() {
         for from in 0..STATES.len() {
             let to = (from + 1) % STATES.len();
@@ -174,20 +174,10 @@ fn nothing_gets_out_while_an_address_moves_between_all_ports_and_some() {
             for (delta, after) in steps(old, new) {
                 kernel.apply(&delta, &after).unwrap();
             }
-            stream.wait_for_more(30);
-            let arrived = stream.arrived();
-            if arrived > before {
-                gaps.push(format!(
-                    "round {round}, {from} to {to}: {}",
-                    arrived - before
-                ));
-            }
-            before = arrived;
+            gaps.look(&mut stream, (round, from, to));
         }
     }
-    let (sent, arrived) = stream.end();
-    println!("{sent} sent");
-    assert_eq!(arrived, 0, "of {sent} datagrams: {gaps:#?}");
+    gaps.end(stream);
 }
 
 #[test]
@@ -200,27 +190,46 @@ fn nothing_gets_out_while_a_table_with_ports_is_taken_over() {
     };
     install(0);
     let mut stream = Stream::start(&lab, &DENIED, PORT, Pace::Full);
-    let (mut before, mut gaps) = (0, Vec::new());
+    let mut gaps = Gaps::default();
     for round in 0..rounds() {
         for at in 0..STATES.len() {
             // A daemon that starts again with the same, and one with what it has pulled meanwhile.
             for next in [at, (at + 1) % STATES.len()] {
                 install(next);
-                stream.wait_for_more(30);
-                let arrived = stream.arrived();
-                if arrived > before {
-                    gaps.push(format!(
-                        "round {round}, {at} to {next}: {}",
-                        arrived - before
-                    ));
-                }
-                before = arrived;
+                gaps.look(&mut stream, (round, at, next));
             }
         }
     }
-    let (sent, arrived) = stream.end();
-    println!("{sent} sent");
-    assert_eq!(arrived, 0, "of {sent} datagrams: {gaps:#?}");
+    gaps.end(stream);
+}
+
+/// Where something got out.
+#[derive(Debug, Default)]
+struct Gaps {
+    /// Datagrams that had arrived at the last look.
+    arrived: u64,
+    found: Vec<String>,
+}
+
+impl Gaps {
+    /// Looks after a change: its round, from which state and to which.
+    fn look(&mut self, stream: &mut Stream, (round, from, to): (usize, usize, usize)) {
+        stream.wait_for_more(30);
+        let arrived = stream.arrived();
+        if arrived > self.arrived {
+            let more = arrived - self.arrived;
+            self.found
+                .push(format!("round {round}, {from} to {to}: {more}"));
+        }
+        self.arrived = arrived;
+    }
+
+    /// Nothing may have got out.
+    fn end(self, stream: Stream) {
+        let (sent, arrived) = stream.end();
+        println!("{sent} sent");
+        assert_eq!(arrived, 0, "of {sent} datagrams: {:#?}", self.found);
+    }
 }
 
 /// Rounds through all states; more of them find rarer gaps.
