@@ -31,7 +31,7 @@ const EDGES: [&str; 11] = [
 const VALUES: [&str; 1] = ["crate::attribution::"];
 
 /// Paths that reach the operating system.
-const SYSTEM: [&str; 21] = [
+const SYSTEM: [&str; 22] = [
     "std::fs",
     "std::os",
     "std::process",
@@ -51,6 +51,7 @@ const SYSTEM: [&str; 21] = [
     "SystemTime::now",
     "Instant::now",
     "crate::background",
+    "crate::helper",
     "crate::netlink_socket",
     "crate::route",
 ];

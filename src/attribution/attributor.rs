@@ -21,7 +21,7 @@ use super::{
     sock_diag::SockDiag,
     users::Users,
 };
-use crate::{feed::Direction, packet::Flow};
+use crate::{feed::Direction, helper::Helpers, packet::Flow};
 
 /// Holders of a shared socket named beside the likeliest.
 const MAX_SHARERS: usize = 4;
@@ -60,6 +60,18 @@ impl Attributor {
     /// # Errors
     /// Without a netlink socket to ask for sockets.
     pub fn new(roots: &Roots, timeout: Duration) -> Result<Self, AttributionError> {
+        Self::with(roots, timeout, &Helpers::default())
+    }
+
+    /// The same with helpers that are others' too.
+    ///
+    /// # Errors
+    /// As [`Attributor::new`].
+    pub fn with(
+        roots: &Roots,
+        timeout: Duration,
+        helpers: &Helpers,
+    ) -> Result<Self, AttributionError> {
         let mut diag = SockDiag::open()?;
         diag.load_raw(Instant::now() + timeout);
         Ok(Self {
@@ -68,9 +80,9 @@ impl Attributor {
             finder: Finder::new(roots.proc.clone(), diag),
             cgroups: CgroupTree::new(&roots.cgroup, &roots.proc),
             holders: Holders::new(&roots.proc),
-            users: Users::new(),
+            users: Users::new(&helpers.names),
             containers: Containers::new(roots),
-            clients: Clients::new(roots),
+            clients: Clients::new(roots, helpers),
             namespaces: Namespaces::new(&roots.proc),
         })
     }

@@ -66,6 +66,7 @@ use crate::{
     control,
     feed::FeedName,
     fetch,
+    helper::Helpers,
     host::addresses,
     nft::NftError,
     queue::QueueError,
@@ -144,6 +145,8 @@ struct Shared {
     started: SystemTime,
     /// What this kernel gives.
     abilities: abilities::Abilities,
+    /// Threads for what another process may hold up.
+    helpers: Helpers,
     /// When the main loop was last seen at work.
     main: Arc<watchdog::Pulse>,
     /// A first pull has ended.
@@ -225,6 +228,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         config_file: config_file.to_owned(),
         started: SystemTime::now(),
         abilities,
+        helpers: Helpers::default(),
         main: Arc::new(watchdog::Pulse::new(Instant::now())),
         progress: Notify::new(),
         pulls: Mutex::default(),

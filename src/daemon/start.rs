@@ -346,7 +346,8 @@ impl Threads {
         let (mut handles, mut pulses) = (Vec::new(), Vec::new());
         for queue in queues {
             let number = queue.number();
-            let attributor = Attributor::new(&Roots::default(), attribution.timeout)?
+            let (roots, timeout) = (Roots::default(), attribution.timeout);
+            let attributor = Attributor::with(&roots, timeout, &shared.helpers)?
                 .with_clients(&attribution.clients);
             let pressure = Pressure::new(status::QUEUES.into(), number, max_len);
             let pulse = Arc::new(Pulse::new(Instant::now()));
@@ -401,7 +402,7 @@ impl Threads {
             core.changed = Some(changed);
             core.config.attribution.timeout
         };
-        let attributor = Attributor::new(&Roots::default(), timeout)?;
+        let attributor = Attributor::with(&Roots::default(), timeout, &shared.helpers)?;
         let shared = Arc::clone(shared);
         self.add("live-flows", move |stop| {
             live::run(&shared, &changes, attributor, stop);

@@ -5,19 +5,20 @@ mod formats;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs,
-    os::unix::fs::MetadataExt,
+    io,
     path::{Path, PathBuf},
-    sync::mpsc::{Receiver, channel},
-    thread,
     time::{Duration, Instant},
 };
 
-use super::{Mac, Roots, process::read_limited};
+use super::{Mac, Roots};
+use crate::helper::{
+    Answer, Aside, Helpers, Ticket,
+    reads::{self, Owner, Stamp},
+};
 
 /// How often it is looked whether a file has changed.
 const CHECK: Duration = Duration::from_secs(1);
-/// Largest file that is read, in bytes: about 100,000 leases.
+/// Most bytes read of a file: about 100,000 leases.
 const MAX_FILE: u64 = 16 << 20;
 /// Names remembered.
 const MAX_NAMES: usize = 65_536;
@@ -74,35 +75,49 @@ impl ClientFiles {
     }
 }
 
-/// Names by MAC address. Files are read on a thread of their own and waited for no longer than
-/// the caller can.
+/// Names by MAC address. Files are read by a helper and waited for no longer than the caller can.
 pub(super) struct Clients {
-    files: Vec<(PathBuf, formats::Reader)>,
+    helpers: Helpers,
     fixed: HashMap<Mac, String>,
-    names: HashMap<Mac, String>,
-    /// Of the files that `names` were read from, or are being read from.
-    stamps: Vec<Option<Stamp>>,
+    /// A later one counts more than an earlier one.
+    files: Vec<NameFile>,
     checked: Option<Instant>,
-    reading: Option<Receiver<HashMap<Mac, String>>>,
 }
 
-/// What changes with a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
+type Names = HashMap<Mac, String>;
+
+/// One file, and what it said.
+struct NameFile {
+    path: PathBuf,
+    reader: formats::Reader,
+    names: Names,
+    /// Of the file that `names` were read from.
+    stamp: Option<Stamp>,
+    reading: Option<Ticket<Reading>>,
+}
+
+/// What became of a file.
+enum Reading {
+    Same,
+    Changed(Stamp, Names),
+    Absent,
+    Refused(io::Error),
 }
 
 impl Clients {
-    pub(super) fn new(roots: &Roots) -> Self {
-        Self {
-            files: roots.clients.all(),
-            fixed: HashMap::new(),
-            names: HashMap::new(),
-            stamps: Vec::new(),
-            checked: None,
+    pub(super) fn new(roots: &Roots, helpers: &Helpers) -> Self {
+        let file = |(path, reader)| NameFile {
+            path,
+            reader,
+            names: Names::new(),
+            stamp: None,
             reading: None,
+        };
+        Self {
+            helpers: helpers.clone(),
+            fixed: HashMap::new(),
+            files: roots.clients.all().into_iter().map(file).collect(),
+            checked: None,
         }
     }
 
@@ -114,73 +129,94 @@ impl Clients {
             .collect();
     }
 
-    /// The name of the machine with this address. Files that changed are read again; a late
-    /// reading is there the next time.
+    /// The name of the machine with this address. Files that changed are read again, and waited for
+    /// by the first caller only: a late reading is there the next time.
     pub(super) fn name(&mut self, mac: Mac, deadline: Instant) -> Option<String> {
         if let Some(name) = self.fixed.get(&mac) {
             return Some(name.clone());
         }
-        self.refresh(Instant::now());
-        if let Some(reading) = &self.reading {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if let Ok(names) = reading.recv_timeout(left) {
-                self.names = names;
-                self.reading = None;
-            }
+        let now = Instant::now();
+        let deadline = if self.look(now) { deadline } else { now };
+        for file in &mut self.files {
+            file.take(deadline, &self.helpers);
         }
-        self.names.get(&mac).cloned()
+        let mut names = self.files.iter().rev();
+        names.find_map(|file| file.names.get(&mac)).cloned()
     }
 
-    fn refresh(&mut self, now: Instant) {
+    /// True when it has begun to look at the files.
+    fn look(&mut self, now: Instant) -> bool {
         let checked = |at: Instant| now.saturating_duration_since(at) < CHECK;
-        if self.reading.is_some() || self.checked.is_some_and(checked) {
-            return;
+        if self.checked.is_some_and(checked) {
+            return false;
         }
         self.checked = Some(now);
-        let stamps: Vec<_> = self.files.iter().map(|(path, _)| Stamp::of(path)).collect();
-        if stamps == self.stamps {
-            return;
+        for file in self.files.iter_mut().filter(|file| file.reading.is_none()) {
+            let (path, reader, stamp) = (file.path.clone(), file.reader, file.stamp);
+            let read = move |aside: &Aside| read(aside, &path, reader, stamp);
+            file.reading = self.helpers.files.start(read);
         }
-        self.stamps = stamps;
-        let (send, reading) = channel();
-        let files = self.files.clone();
-        let started = thread::Builder::new()
-            .name("lan-clients".into())
-            .spawn(move || send.send(read(&files)));
-        if started.is_ok() {
-            self.reading = Some(reading);
-        }
+        true
     }
 }
 
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let meta = fs::metadata(path).ok()?;
-        Some(Self {
-            inode: meta.ino(),
-            size: meta.size(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-        })
-    }
-}
-
-fn read(files: &[(PathBuf, formats::Reader)]) -> HashMap<Mac, String> {
-    let mut names = HashMap::new();
-    for (path, reader) in files {
-        let bytes = read_limited(path, MAX_FILE).unwrap_or_default();
-        reader(&String::from_utf8_lossy(&bytes), &mut |mac, name| {
-            let name = name.trim_end_matches('.');
-            let known = names.contains_key(&mac) || names.len() < MAX_NAMES;
-            if known && !name.is_empty() && name.len() <= MAX_NAME {
-                names.insert(mac, name.to_owned());
+impl NameFile {
+    fn take(&mut self, deadline: Instant, helpers: &Helpers) {
+        let Some(reading) = &self.reading else { return };
+        let (stamp, names) = match reading.wait(deadline) {
+            Answer::Late => return,
+            Answer::Done(Reading::Changed(stamp, names)) => (Some(stamp), names),
+            Answer::Done(Reading::Absent) => (None, Names::new()),
+            Answer::Done(Reading::Refused(cause)) => {
+                let path = self.path.display();
+                let warning = format!("LAN clients get no names from {path}: {cause}");
+                if helpers.is_new(&warning) {
+                    tracing::warn!("{warning}");
+                }
+                (None, Names::new())
             }
-        });
+            Answer::Done(Reading::Same) | Answer::Lost => {
+                self.reading = None;
+                return;
+            }
+        };
+        (self.stamp, self.names, self.reading) = (stamp, names, None);
     }
+}
+
+fn read(aside: &Aside, path: &Path, reader: formats::Reader, known: Option<Stamp>) -> Reading {
+    let read = || {
+        let file = reads::open(aside, path, Owner::Folder)?;
+        let stamp = file.stamp();
+        if known == Some(stamp) {
+            return Ok(Reading::Same);
+        }
+        let bytes = file.beginning(MAX_FILE)?;
+        Ok(Reading::Changed(stamp, names(&bytes, reader)))
+    };
+    read().unwrap_or_else(|e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Reading::Absent,
+        _ => Reading::Refused(e),
+    })
+}
+
+fn names(bytes: &[u8], reader: formats::Reader) -> Names {
+    let mut names = Names::new();
+    reader(&String::from_utf8_lossy(bytes), &mut |mac, name| {
+        let name = name.trim_end_matches('.');
+        let known = names.contains_key(&mac) || names.len() < MAX_NAMES;
+        if known && !name.is_empty() && name.len() <= MAX_NAME {
+            names.insert(mac, name.to_owned());
+        }
+    });
     names
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use nix::{sys::stat::Mode, unistd::mkfifo};
     use tempfile::TempDir;
 
     use super::*;
@@ -199,10 +235,11 @@ mod tests {
             kea: vec![path("kea.csv")],
             dhcpd: vec![path("dhcpd.leases")],
         };
-        Clients::new(&Roots {
+        let roots = Roots {
             clients: files,
             ..Roots::default()
-        })
+        };
+        Clients::new(&roots, &Helpers::default())
     }
 
     #[test]
@@ -232,5 +269,22 @@ mod tests {
         let mut clients = clients(&dir);
         let _ = clients.name(MAC, Instant::now());
         assert_eq!(clients.name(MAC, soon()).as_deref(), Some("desk"));
+    }
+
+    #[test]
+    fn a_fifo_names_nobody_and_holds_up_nothing() {
+        let dir = TempDir::new().unwrap();
+        mkfifo(&dir.path().join("dnsmasq.leases"), Mode::S_IRUSR).unwrap();
+        fs::write(dir.path().join("ethers"), "00:00:5e:00:53:01 desk\n").unwrap();
+        let mut clients = clients(&dir);
+        // All files were waited for when the name is there.
+        assert_eq!(clients.name(MAC, soon()).as_deref(), Some("desk"));
+        assert!(clients.files.iter().all(|file| file.reading.is_none()));
+        let fifo = dir.path().join("dnsmasq.leases");
+        let warning = format!(
+            "LAN clients get no names from {}: it is not a regular file",
+            fifo.display()
+        );
+        assert!(!clients.helpers.is_new(&warning), "it was given");
     }
 }
