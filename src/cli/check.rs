@@ -38,7 +38,7 @@ pub(super) fn check(file: &Path, print: bool, as_json: bool) -> Result<(), Failu
         complain(&origin, &text, &outcome, &loose);
         complain_of_manifests(&manifests);
     }
-    let mut warnings = loose.len();
+    let mut warnings = loose.len() + outcome.warnings.len();
     let Some(config) = outcome.config else {
         let errors = outcome.diagnostics.len();
         return Err(Failure::config(format!(
@@ -90,11 +90,13 @@ fn report(
     loose: &[String],
     manifests: &CheckedManifests,
 ) -> Value {
-    let diagnostic = |d: &Diagnostic| {
-        json!({ "level": "error", "key": d.key, "message": d.message, "help": d.help,
+    let diagnostic = |level: &'static str, d: &Diagnostic| {
+        json!({ "level": level, "key": d.key, "message": d.message, "help": d.help,
             "line": d.line, "column": d.column })
     };
-    let diagnostics: Vec<Value> = outcome.diagnostics.iter().map(diagnostic).collect();
+    let errors = outcome.diagnostics.iter().map(|d| diagnostic("error", d));
+    let warnings = outcome.warnings.iter().map(|d| diagnostic("warning", d));
+    let diagnostics: Vec<Value> = errors.chain(warnings).collect();
     json!({
         "file": origin,
         "good": outcome.config.is_some() && problems.is_empty() && manifests.count() == 0,
@@ -149,6 +151,9 @@ fn complain(origin: &str, text: &str, outcome: &Outcome, loose: &[String]) {
         let color = std::io::stderr().is_terminal();
         let shown = config::render(&outcome.diagnostics, text, origin, color);
         eprint!("{}", with_newline(shown));
+    }
+    for warning in outcome.warnings(origin) {
+        eprintln!("warning: {warning}");
     }
     for warning in loose {
         eprintln!("warning: {warning}");

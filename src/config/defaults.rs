@@ -2,20 +2,22 @@
 
 use std::{
     collections::BTreeMap,
+    net::Ipv6Addr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use super::{
     AlertStore, Alerts, Arm, Attribution, Config, Consensus, Daemon, DenyWith, Exceptions,
-    Facility, Feed, FlowLog, Format, Hook, HostLabels, JsonFormat, Manifests, Metrics, Mode,
-    Nftables, OnDaemonDown, OnQueueFull, PrivateNetworks, Proxy, Pull, SyslogAddress, SyslogFormat,
-    SyslogTarget, TlsFiles,
+    Facility, Feed, FlowLog, Format, Hook, HostLabels, JsonFormat, LogLevel, Manifests, Metrics,
+    Mode, Nftables, OnDaemonDown, OnQueueFull, PrivateNetworks, Proxy, Pull, SyslogAddress,
+    SyslogFormat, SyslogTarget, TlsFiles,
 };
 use crate::feed::{
     Action, FeedName, Scope, Severity,
     formats::{CsvOptions, JsonOptions},
 };
+use crate::prefix::{Prefix, PrefixError};
 
 /// No feeds, and alerts to the local syslog.
 impl Default for Config {
@@ -44,6 +46,7 @@ impl Default for Daemon {
             control_socket: PathBuf::from("/run/feedgate/control.sock"),
             on_daemon_down: OnDaemonDown::Allow,
             selftest: false,
+            log_level: LogLevel::Info,
         }
     }
 }
@@ -83,6 +86,16 @@ impl Default for Nftables {
             cut_mask: 0x0800_0000,
             deny_with: DenyWith::Drop,
             on_queue_full: OnQueueFull::Pass,
+            nat64_prefixes: well_known().into_iter().collect(),
+        }
+    }
+}
+
+impl Default for Arm {
+    fn default() -> Self {
+        Self {
+            after: Duration::ZERO,
+            max_share: 0.1,
         }
     }
 }
@@ -93,6 +106,7 @@ impl Default for Exceptions {
             prefixes: Vec::new(),
             files: Vec::new(),
             own_addresses: true,
+            alert_found: true,
             private_networks: PrivateNetworks::Refuse,
         }
     }
@@ -125,6 +139,7 @@ impl Feed {
             max_bytes: 64 << 20,
             max_shrink: 0.5,
             max_growth: 10.0,
+            max_share: 0.05,
             max_bad: 0.05,
             allow_empty: false,
             min_prefix4: 8,
@@ -154,6 +169,7 @@ impl Default for Alerts {
             suppress: Duration::from_secs(60),
             scan_after: 20,
             rate_limit: 0,
+            rate_limit_ingress: 50,
             durable: false,
             json_file: None,
             json_format: JsonFormat::Ecs,
@@ -213,4 +229,10 @@ fn is_journal(path: &Path) -> bool {
         .and_then(|folder| folder.strip_prefix("/run/systemd/journal"))
         .is_some_and(|name| name.is_empty() || name.starts_with('.'));
     of_journal && path.ends_with("socket")
+}
+
+/// The well-known prefix of NAT64, `64:ff9b::/96` (RFC 6052 section 2.1).
+fn well_known() -> Result<Prefix, PrefixError> {
+    let address = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0);
+    Prefix::new(address.into(), 96)
 }

@@ -123,6 +123,7 @@ fn feed(log: &mut Log<'_>, table: &Table<'_>) -> Option<Feed> {
         max_bytes: table.read_or(log, "max-bytes", value::size, usual.max_bytes),
         max_shrink: table.read_or(log, "max-shrink", value::share, usual.max_shrink),
         max_growth: table.read_or(log, "max-growth", value::growth, usual.max_growth),
+        max_share: table.read_or(log, "max-share", value::share, usual.max_share),
         max_bad: table.read_or(log, "max-bad", value::share, usual.max_bad),
         allow_empty: table
             .read(log, "allow-empty", value::boolean)

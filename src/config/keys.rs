@@ -1,10 +1,13 @@
 //! Every key of the configuration, as a path without indexes.
 
+use std::collections::BTreeSet;
+
 const PATHS: &[&str] = &[
     "daemon.state-dir",
     "daemon.control-socket",
     "daemon.on-daemon-down",
     "daemon.selftest",
+    "daemon.log-level",
     "nftables.mode",
     "nftables.family",
     "nftables.table",
@@ -17,9 +20,11 @@ const PATHS: &[&str] = &[
     "nftables.cut-mask",
     "nftables.deny-with",
     "nftables.on-queue-full",
+    "nftables.nat64-prefixes",
     "exceptions.prefixes",
     "exceptions.files",
     "exceptions.own-addresses",
+    "exceptions.alert-found",
     "exceptions.private-networks",
     "pull.proxy",
     "pull.ca-files",
@@ -61,6 +66,7 @@ const PATHS: &[&str] = &[
     "feed.max-bytes",
     "feed.max-shrink",
     "feed.max-growth",
+    "feed.max-share",
     "feed.max-bad",
     "feed.allow-empty",
     "feed.min-prefix4",
@@ -70,9 +76,11 @@ const PATHS: &[&str] = &[
     "attribution.clients",
     "host.labels",
     "arm.after",
+    "arm.max-share",
     "alerts.suppress",
     "alerts.scan-after",
     "alerts.rate-limit",
+    "alerts.rate-limit-ingress",
     "alerts.durable",
     "alerts.json-file",
     "alerts.json-format",
@@ -94,18 +102,82 @@ const PATHS: &[&str] = &[
     "manifests.secrets-dir",
 ];
 
-/// True when `path` is a key, or a table that holds keys.
-pub(super) fn known(path: &str) -> bool {
-    paths().any(|known| {
-        known
-            .strip_prefix(path)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-    })
+/// Keys of features that this version lacks: they parse, and give a warning.
+const FUTURE: &[&str] = &[
+    "exceptions.names",
+    "feed.content",
+    "feed.match",
+    "feed.category",
+    "host.mmdb",
+    "alerts.webhook.url",
+    "alerts.webhook.format",
+    "alerts.webhook.secret",
+    "alerts.webhook.severity",
+    "alerts.webhook.feeds",
+    "alerts.webhook.fields",
+    "alerts.webhook.window",
+    "dns.enabled",
+    "dns.ports",
+    "dns.deny-with",
+    "dns.on-daemon-down",
+    "dns.on-overload",
+    "dns.answers",
+    "dns.learned",
+    "dns.dga.enabled",
+    "dns.tunnel.enabled",
+    "kubernetes.enabled",
+    "kubernetes.node-name",
+    "kubernetes.kubeconfig",
+    "kubernetes.kinds",
+    "kubernetes.namespace",
+    "kubernetes.controller-url",
+    "evidence.pcap-dir",
+    "evidence.pcap-max-size",
+    "evidence.mirror",
+    "web.listen",
+    "web.users-file",
+    "web.base-path",
+    "web.trusted-proxy",
+];
+
+/// Tables that are repeated.
+const LISTS: &[&str] = &["feed", "alerts.syslog", "alerts.webhook"];
+
+/// True when `path` is a key whose feature this version lacks.
+pub(super) fn is_future(path: &str) -> bool {
+    FUTURE.contains(&path)
 }
 
-/// Paths of all keys.
+/// True when `path` is a table of nothing but keys whose feature this version lacks.
+pub(super) fn is_future_table(path: &str) -> bool {
+    let inside = |known: &&&str| **known != path && holds(path, known);
+    FUTURE.iter().any(|known| inside(&known)) && !paths().any(|known| holds(path, known))
+}
+
+/// True when the table `path` is repeated, as `[[path]]`.
+pub(super) fn is_list(path: &str) -> bool {
+    LISTS.contains(&path)
+}
+
+/// True when `path` is a key, or a table that holds keys.
+pub(super) fn known(path: &str) -> bool {
+    every().any(|known| holds(path, known))
+}
+
+/// True when `path` is the key `known`, or a table that it is in.
+fn holds(path: &str, known: &str) -> bool {
+    known
+        .strip_prefix(path)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// Paths of all keys of this version.
 pub(super) fn paths() -> impl Iterator<Item = &'static str> {
     PATHS.iter().copied()
+}
+
+fn every() -> impl Iterator<Item = &'static str> {
+    paths().chain(FUTURE.iter().copied())
 }
 
 /// What to say about `key`, which table `table` does not have.
@@ -114,7 +186,7 @@ pub(super) fn suggest(table: &str, key: &str) -> String {
         return format!("did you mean `{near}`?");
     }
     let here = children(table);
-    let elsewhere = paths().find_map(|path| {
+    let elsewhere = every().find_map(|path| {
         let (home, name) = path.rsplit_once('.')?;
         (name == key).then_some(home)
     });
@@ -143,24 +215,26 @@ pub(crate) fn nearest<'a>(text: &str, words: impl Iterator<Item = &'a str>) -> O
         .map(|(_, word)| word)
 }
 
-/// Names directly below `table`, in the order of [`PATHS`].
+/// Names directly below `table`, in the order of [`PATHS`] and [`FUTURE`].
 fn children(table: &str) -> Vec<&'static str> {
-    let mut names: Vec<&str> = paths()
+    let mut names: Vec<&str> = every()
         .filter_map(|path| match table {
             "" => Some(path),
             _ => path.strip_prefix(table)?.strip_prefix('.'),
         })
         .filter_map(|rest| rest.split('.').next())
         .collect();
-    names.dedup();
+    let mut seen = BTreeSet::new();
+    names.retain(|name| seen.insert(*name));
     names
 }
 
 /// A table as its header is written.
 fn header(table: &str) -> String {
-    match table {
-        "feed" | "alerts.syslog" => format!("[[{table}]]"),
-        _ => format!("[{table}]"),
+    if is_list(table) {
+        format!("[[{table}]]")
+    } else {
+        format!("[{table}]")
     }
 }
 
@@ -218,6 +292,9 @@ mod tests {
             suggest("alerts", "facility"),
             "`facility` is a key of [[alerts.syslog]]"
         );
-        assert_eq!(suggest("arm", "zzzzzz"), "[arm] has the keys after");
+        assert_eq!(
+            suggest("arm", "zzzzzz"),
+            "[arm] has the keys after, max-share"
+        );
     }
 }

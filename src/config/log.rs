@@ -11,6 +11,7 @@ use super::{
 pub(super) struct Log<'t> {
     lines: Lines<'t>,
     found: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
     /// False when syntax errors hide parts of the text: then nothing counts as missing.
     pub(super) complete: bool,
 }
@@ -20,12 +21,20 @@ impl<'t> Log<'t> {
         Self {
             lines: Lines::new(text),
             found: Vec::new(),
+            warnings: Vec::new(),
             complete,
         }
     }
 
     pub(super) fn error(&mut self, key: &str, span: Range<usize>, problem: Problem) {
-        self.push(key, span, problem, None);
+        let error = self.diagnostic(key, span, problem, None);
+        self.found.push(error);
+    }
+
+    /// Something that is no mistake, and worth saying.
+    pub(super) fn warning(&mut self, key: &str, span: Range<usize>, problem: Problem) {
+        let warning = self.diagnostic(key, span, problem, None);
+        self.warnings.push(warning);
     }
 
     /// An error with a second place.
@@ -36,19 +45,27 @@ impl<'t> Log<'t> {
         problem: Problem,
         related: Related,
     ) {
-        self.push(key, span, problem, Some(related));
+        let error = self.diagnostic(key, span, problem, Some(related));
+        self.found.push(error);
     }
 
-    /// Everything found, in the text's order.
-    pub(super) fn finish(mut self) -> Vec<Diagnostic> {
-        self.found
-            .sort_by_key(|diagnostic| (diagnostic.span.start, diagnostic.span.end));
-        self.found
+    /// All mistakes and all warnings, each in the text's order.
+    pub(super) fn finish(mut self) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
+        for list in [&mut self.found, &mut self.warnings] {
+            list.sort_by_key(|diagnostic| (diagnostic.span.start, diagnostic.span.end));
+        }
+        (self.found, self.warnings)
     }
 
-    fn push(&mut self, key: &str, span: Range<usize>, problem: Problem, related: Option<Related>) {
+    fn diagnostic(
+        &self,
+        key: &str,
+        span: Range<usize>,
+        problem: Problem,
+        related: Option<Related>,
+    ) -> Diagnostic {
         let (line, column) = self.lines.position(span.start);
-        self.found.push(Diagnostic {
+        Diagnostic {
             key: key.to_owned(),
             message: problem.message,
             help: problem.help,
@@ -56,7 +73,7 @@ impl<'t> Log<'t> {
             column,
             span,
             related,
-        });
+        }
     }
 }
 

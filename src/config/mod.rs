@@ -86,6 +86,23 @@ pub struct Daemon {
     pub on_daemon_down: OnDaemonDown,
     /// A canary runs through set, queue, attribution, alert and verdict when the daemon starts.
     pub selftest: bool,
+    /// The least level that the log shows; `FEEDGATE_LOG` wins over it.
+    pub log_level: LogLevel,
+}
+
+/// `daemon.log-level`, from the fewest lines to the most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Protection is off.
+    Error,
+    /// Degraded, once for each change.
+    Warn,
+    /// Changes of state.
+    Info,
+    /// Skipped lines of feeds, and packets that cannot be read.
+    Debug,
+    /// A line for each queued packet.
+    Trace,
 }
 
 /// `daemon.on-daemon-down`
@@ -124,6 +141,8 @@ pub struct Nftables {
     pub deny_with: DenyWith,
     /// What becomes of watched flows while a queue is full.
     pub on_queue_full: OnQueueFull,
+    /// IPv6 prefixes that hold IPv4 addresses (RFC 6052), each of 32, 40, 48, 56, 64 or 96 bits.
+    pub nat64_prefixes: Vec<Prefix>,
 }
 
 /// `nftables.on-queue-full`
@@ -173,6 +192,8 @@ pub struct Exceptions {
     pub files: Vec<PathBuf>,
     /// Own addresses, gateways, resolvers, feed and syslog servers.
     pub own_addresses: bool,
+    /// A listed address among those that the daemon found alerts once a day.
+    pub alert_found: bool,
     /// What happens to networks of private space in a feed.
     pub private_networks: PrivateNetworks,
 }
@@ -259,6 +280,8 @@ pub struct Feed {
     pub max_shrink: f64,
     /// A growth in addresses by more than this factor is held back.
     pub max_growth: f64,
+    /// Deny entries that cover a larger share of the routable addresses of a family are held back, 0.0..=1.0.
+    pub max_share: f64,
     /// Share of malformed lines above which the update is refused, 0.0..=1.0.
     pub max_bad: f64,
     /// An empty body is fine.
@@ -345,6 +368,8 @@ pub struct Alerts {
     pub scan_after: u32,
     /// Alerts a second, of all sources together; more become counts by feed and source. Zero: all pass.
     pub rate_limit: u32,
+    /// Alerts of ingress flows a second, beside `rate_limit`. Zero: all pass.
+    pub rate_limit_ingress: u32,
     /// The verdict waits until the alert is on disk.
     pub durable: bool,
     /// JSON lines go here.
@@ -426,10 +451,12 @@ pub struct HostLabels {
 }
 
 /// `[arm]`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Arm {
     /// A new deny feed only alerts for that long; zero: it denies at once.
     pub after: Duration,
+    /// The same as a feed's `max_share`, for the deny entries of all feeds together, 0.0..=1.0.
+    pub max_share: f64,
 }
 
 /// `[manifests]`

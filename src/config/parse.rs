@@ -24,6 +24,17 @@ pub struct Outcome {
     pub config: Option<Config>,
     /// All mistakes, in the text's order.
     pub diagnostics: Vec<Diagnostic>,
+    /// Keys that are right and do nothing in this version, in the text's order.
+    pub warnings: Vec<Diagnostic>,
+}
+
+impl Outcome {
+    /// The warnings, each with its place; `origin` is the file's name.
+    pub fn warnings(&self, origin: &str) -> impl Iterator<Item = String> {
+        self.warnings
+            .iter()
+            .map(move |w| format!("{origin}:{}:{}: {w}", w.line, w.column))
+    }
 }
 
 /// Reads `text`; `origin` is the file's name, for messages about the whole of it.
@@ -37,11 +48,12 @@ pub fn parse(text: &str, origin: &str) -> Outcome {
             diagnostics: vec![whole(format!(
                 "{origin} is larger than {LONGEST} bytes; move lists to files"
             ))],
+            warnings: Vec::new(),
         };
     }
     let (root, errors) = DeTable::parse_recoverable(text);
     let mut diagnostics = syntax(text, &errors);
-    let (config, found) = read(text, root.get_ref(), errors.is_empty());
+    let (config, (found, mut warnings)) = read(text, root.get_ref(), errors.is_empty());
     let clear = errors
         .iter()
         .filter(|error| !is_duplicate(error))
@@ -56,9 +68,11 @@ pub fn parse(text: &str, origin: &str) -> Outcome {
     diagnostics.sort_by_key(|diagnostic| (diagnostic.span.start, diagnostic.span.end));
     let failed = !diagnostics.is_empty();
     shorten(&mut diagnostics);
+    shorten(&mut warnings);
     Outcome {
         config: (!failed).then_some(config),
         diagnostics,
+        warnings,
     }
 }
 
@@ -73,7 +87,11 @@ pub fn decode(bytes: Vec<u8>, origin: &str) -> Result<String, String> {
     })
 }
 
-fn read(text: &str, root: &DeTable<'_>, complete: bool) -> (Config, Vec<Diagnostic>) {
+fn read(
+    text: &str,
+    root: &DeTable<'_>,
+    complete: bool,
+) -> (Config, (Vec<Diagnostic>, Vec<Diagnostic>)) {
     let mut log = Log::new(text, complete);
     let root = Table::root(&mut log, root);
     let config = Config {

@@ -27,6 +27,7 @@ pub fn to_toml(config: &Config) -> String {
         daemon.on_daemon_down,
     );
     out.plain("selftest", daemon.selftest);
+    out.word("log-level", words::LOG_LEVELS, daemon.log_level);
 
     let nftables = &config.nftables;
     out.table("[nftables]");
@@ -48,6 +49,11 @@ pub fn to_toml(config: &Config) -> String {
         words::ON_QUEUE_FULL,
         nftables.on_queue_full,
     );
+    out.list(
+        "nat64-prefixes",
+        &nftables.nat64_prefixes,
+        ToString::to_string,
+    );
 
     let exceptions = &config.exceptions;
     out.table("[exceptions]");
@@ -56,6 +62,7 @@ pub fn to_toml(config: &Config) -> String {
         file.display().to_string()
     });
     out.plain("own-addresses", exceptions.own_addresses);
+    out.plain("alert-found", exceptions.alert_found);
     out.word(
         "private-networks",
         words::PRIVATE_NETWORKS,
@@ -97,12 +104,14 @@ pub fn to_toml(config: &Config) -> String {
 
     out.table("[arm]");
     out.duration("after", config.arm.after);
+    out.plain("max-share", share(config.arm.max_share));
 
     let alerts = &config.alerts;
     out.table("[alerts]");
     out.duration("suppress", alerts.suppress);
     out.plain("scan-after", alerts.scan_after);
     out.plain("rate-limit", alerts.rate_limit);
+    out.plain("rate-limit-ingress", alerts.rate_limit_ingress);
     out.plain("durable", alerts.durable);
     out.path_or_none("json-file", alerts.json_file.as_deref());
     out.word("json-format", words::JSON_FORMATS, alerts.json_format);
@@ -238,6 +247,7 @@ impl Printer {
         self.text("max-bytes", &size(feed.max_bytes));
         self.plain("max-shrink", share(feed.max_shrink));
         self.text("max-growth", &format!("{}x", feed.max_growth));
+        self.plain("max-share", share(feed.max_share));
         self.plain("max-bad", share(feed.max_bad));
         self.plain("allow-empty", feed.allow_empty);
         self.plain("min-prefix4", feed.min_prefix4);

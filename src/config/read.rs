@@ -1,9 +1,10 @@
 //! A cursor over the parsed TOML that collects every mistake instead of stopping at the first.
 //!
-//! Opening a [`Table`] reports its unknown keys; reading a key reports its value and gives `None`,
+//! Opening a [`Table`] reports its unknown keys, and those without effect; reading a key reports its value and gives `None`,
 //! so that the caller goes on with the default.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, btree_map::Entry},
     ops::Range,
 };
@@ -249,15 +250,33 @@ impl<'a> Table<'a> {
             span,
         };
         for key in table.keys() {
-            let name: &str = key.get_ref();
-            let (path, schema) = opened.child(name);
-            // A dot in a quoted key must not look like a path.
-            if name.contains(['.', '=']) || !keys::known(&schema) {
-                let help = keys::suggest(&opened.schema, name);
-                log.error(&path, key.span(), Problem::new("unknown key").help(help));
-            }
+            opened.look_at(log, key);
         }
         opened
+    }
+
+    /// Reports `key` if this version does not know it, or does nothing with it.
+    fn look_at(&self, log: &mut Log<'_>, key: &Spanned<Cow<'_, str>>) {
+        let name: &str = key.get_ref();
+        let (path, schema) = self.child(name);
+        // A dot in a quoted key must not look like a path.
+        if name.contains(['.', '=']) || !keys::known(&schema) {
+            let help = keys::suggest(&self.schema, name);
+            log.error(&path, key.span(), Problem::new("unknown key").help(help));
+        } else if keys::is_future(&schema) {
+            log.warning(
+                &path,
+                key.span(),
+                Problem::new("not in effect in this version"),
+            );
+        } else if keys::is_future_table(&schema) {
+            // Nobody else opens it.
+            if keys::is_list(&schema) {
+                self.tables(log, name);
+            } else {
+                self.table(log, name);
+            }
+        }
     }
 
     fn elements<T>(

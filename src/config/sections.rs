@@ -32,6 +32,12 @@ pub(super) fn daemon(log: &mut Log<'_>, root: &Table<'_>) -> Daemon {
             usual.on_daemon_down,
         ),
         selftest: table.read_or(log, "selftest", value::boolean, usual.selftest),
+        log_level: table.read_or(
+            log,
+            "log-level",
+            value::word(words::LOG_LEVELS),
+            usual.log_level,
+        ),
     }
 }
 
@@ -80,6 +86,9 @@ pub(super) fn nftables(log: &mut Log<'_>, root: &Table<'_>) -> Nftables {
             value::word(words::ON_QUEUE_FULL),
             usual.on_queue_full,
         ),
+        nat64_prefixes: table
+            .list(log, "nat64-prefixes", value::nat64)
+            .unwrap_or(usual.nat64_prefixes),
     };
     judge_nftables(log, &table, &nftables);
     nftables
@@ -120,6 +129,7 @@ pub(super) fn exceptions(log: &mut Log<'_>, root: &Table<'_>) -> Exceptions {
             .unwrap_or(usual.prefixes),
         files: table.list(log, "files", value::path).unwrap_or(usual.files),
         own_addresses: table.read_or(log, "own-addresses", value::boolean, usual.own_addresses),
+        alert_found: table.read_or(log, "alert-found", value::boolean, usual.alert_found),
         private_networks: table.read_or(
             log,
             "private-networks",
@@ -189,6 +199,12 @@ pub(super) fn alerts(log: &mut Log<'_>, root: &Table<'_>) -> Alerts {
             "rate-limit",
             value::integer(0..=u32::MAX),
             usual.rate_limit,
+        ),
+        rate_limit_ingress: table.read_or(
+            log,
+            "rate-limit-ingress",
+            value::integer(0..=u32::MAX),
+            usual.rate_limit_ingress,
         ),
         durable: table.read_or(log, "durable", value::boolean, usual.durable),
         json_file: table.read_or(log, "json-file", value::path_or_none, usual.json_file),
@@ -332,9 +348,11 @@ pub(super) fn host(log: &mut Log<'_>, root: &Table<'_>) -> HostLabels {
 
 pub(super) fn arm(log: &mut Log<'_>, root: &Table<'_>) -> Arm {
     let table = root.table(log, "arm");
+    let usual = Arm::default();
     let after = value::duration(Duration::ZERO..=LONGEST);
     Arm {
-        after: table.read_or(log, "after", after, Duration::ZERO),
+        after: table.read_or(log, "after", after, usual.after),
+        max_share: table.read_or(log, "max-share", value::share, usual.max_share),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Single values: from a TOML value to a typed one, or what is wrong with it.
 
-use std::{fmt::Display, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{fmt::Display, net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use toml::de::DeValue;
@@ -279,6 +279,33 @@ pub(super) fn prefix(value: &DeValue<'_>) -> Result<Prefix, Problem> {
         .help(format!("the prefix is {prefix}"))),
         Err(error) => Err(Problem::new(format!("{}: {error}", quoted(text)))
             .help("write an address or a prefix, such as 192.0.2.1 or 2001:db8::/32")),
+    }
+}
+
+/// A prefix that holds IPv4 addresses, of a length that RFC 6052 section 2.2 has.
+pub(super) fn nat64(value: &DeValue<'_>) -> Result<Prefix, Problem> {
+    let prefix = prefix(value)?;
+    let is_one = prefix.addr().is_ipv6() && [32, 40, 48, 56, 64, 96].contains(&prefix.len());
+    if !is_one {
+        return Err(
+            Problem::new(format!("\"{prefix}\" is not a prefix of NAT64")).help(
+                "write an IPv6 prefix of 32, 40, 48, 56, 64 or 96 bits, such as 64:ff9b::/96",
+            ),
+        );
+    }
+    if octet_u(prefix) != 0 {
+        return Err(Problem::new(format!(
+            "\"{prefix}\": bits 64 to 71 must be zero (RFC 6052 section 2.2)"
+        )));
+    }
+    Ok(prefix)
+}
+
+/// Bits 64 to 71 of an IPv6 prefix; 0 for IPv4.
+fn octet_u(prefix: Prefix) -> u8 {
+    match prefix.addr() {
+        IpAddr::V6(address) => address.octets()[8],
+        IpAddr::V4(_) => 0,
     }
 }
 

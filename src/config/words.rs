@@ -1,8 +1,8 @@
 //! The words of the configuration and what they mean: one table for reading and printing.
 
 use super::{
-    DenyWith, Facility, Format, Hook, JsonFormat, Mode, OnDaemonDown, OnQueueFull, PrivateNetworks,
-    SyslogFormat,
+    DenyWith, Facility, Format, Hook, JsonFormat, LogLevel, Mode, OnDaemonDown, OnQueueFull,
+    PrivateNetworks, SyslogFormat,
 };
 use crate::feed::{Action, Direction, Severity};
 
@@ -19,6 +19,26 @@ pub(super) fn print<T: PartialEq>(words: Words<T>, value: T) -> &'static str {
 
 pub(super) const ON_DAEMON_DOWN: Words<OnDaemonDown> =
     &[("allow", OnDaemonDown::Allow), ("deny", OnDaemonDown::Deny)];
+
+pub(super) const LOG_LEVELS: Words<LogLevel> = &[
+    ("error", LogLevel::Error),
+    ("warn", LogLevel::Warn),
+    ("info", LogLevel::Info),
+    ("debug", LogLevel::Debug),
+    ("trace", LogLevel::Trace),
+];
+
+impl LogLevel {
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        print(LOG_LEVELS, self)
+    }
+
+    /// Every level, the one with the fewest lines first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        LOG_LEVELS.iter().map(|(_, level)| *level)
+    }
+}
 
 pub(super) const MODES: Words<Mode> = &[("own", Mode::Own), ("include", Mode::Include)];
 

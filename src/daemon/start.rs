@@ -45,6 +45,9 @@ pub(super) fn read_config(file: &FilePath) -> Result<Config, RunError> {
     let origin = file.display().to_string();
     let text = config::decode(bytes, &origin).map_err(RunError::Config)?;
     let outcome = config::parse(&text, &origin);
+    for warning in outcome.warnings(&origin) {
+        tracing::warn!("{warning}");
+    }
     match outcome.config {
         Some(config) => {
             let headers = fetch::loose_headers(&config.feeds);

@@ -451,3 +451,57 @@ fn certificates_are_for_tls_and_come_in_pairs() {
         ]
     );
 }
+
+#[test]
+fn a_key_of_a_planned_feature_gives_one_warning_and_its_neighbours_are_still_checked() {
+    let text = "[dns]\nenabled = \"auto\"\n[dns.dga]\nenabled = false\n[[feed]]\nname = \"a\"\n\
+                match = \"exact\"\n[[alerts.webhook]]\nurl = \"https://example.net/\"\n";
+    let outcome = parse(text, "test");
+    assert!(outcome.config.is_some(), "{:?}", outcome.diagnostics);
+    let shown: Vec<String> = outcome.warnings("f").collect();
+    let why = "not in effect in this version";
+    assert_eq!(
+        shown,
+        [
+            format!("f:2:1: dns.enabled: {why}"),
+            format!("f:4:1: dns.dga.enabled: {why}"),
+            format!("f:7:1: feed[0].match: {why}"),
+            format!("f:9:1: alerts.webhook[0].url: {why}"),
+        ]
+    );
+    for (wrong, message) in [
+        ("[dns]\nenable = true\n", "dns.enable: unknown key"),
+        ("[dns.dga]\nx = 1\n", "dns.dga.x: unknown key"),
+        ("dns = 1\n", "dns: expected a table, found an integer"),
+        ("[evidence]\npcap = 1\n", "evidence.pcap: unknown key"),
+        (
+            "[alerts.webhook]\nurl = \"a\"\n",
+            "alerts.webhook: expected a list of tables, found a single one",
+        ),
+    ] {
+        let found = errors(wrong);
+        assert_eq!(found.len(), 1, "{wrong}: {found:?}");
+        assert_eq!(found[0].to_string(), message);
+    }
+}
+
+#[test]
+fn prefixes_of_nat64_have_the_lengths_of_rfc_6052() {
+    let with = |prefix: &str| format!("[nftables]\nnat64-prefixes = [{prefix:?}]\n");
+    for good_one in [
+        "64:ff9b::/96",
+        "2001:db8::/32",
+        "2001:db8:1:2::/64",
+        "64:ff9b:1::/48",
+    ] {
+        good(&with(good_one));
+    }
+    for bad in [
+        "192.0.2.0/24",
+        "2001:db8::/33",
+        "2001:db8::/128",
+        "2001:db8:0:0:100::/96",
+    ] {
+        assert_eq!(errors(&with(bad)).len(), 1, "{bad}");
+    }
+}

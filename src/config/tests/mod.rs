@@ -20,6 +20,7 @@ state-dir = "/srv/feedgate"
 control-socket = "/run/fg.sock"
 on-daemon-down = "deny"
 selftest = true
+log-level = "debug"
 [nftables]
 mode = "own"
 family = "inet"
@@ -33,10 +34,12 @@ mark-mask = "0x00000005"
 cut-mask = 0x80000000
 deny-with = "reject"
 on-queue-full = "drop"
+nat64-prefixes = ["2001:db8:64::/48"]
 [exceptions]
 prefixes = ["192.0.2.0/24", "2001:db8::1"]
 files = ["/etc/feedgate/never"]
 own-addresses = false
+alert-found = false
 private-networks = "alert-only"
 [pull]
 proxy = "http://proxy.example.org:3128"
@@ -64,6 +67,7 @@ max-entries = 5
 max-bytes = "1KiB"
 max-shrink = 0.5
 max-growth = "2.5x"
+max-share = "7%"
 max-bad = "12.5%"
 allow-empty = true
 min-prefix4 = 16
@@ -93,6 +97,7 @@ clients = { "00-00-5E-00-53-0A" = "printer" }
 labels = { role = "gateway" }
 [arm]
 after = "1h"
+max-share = "20%"
 [alerts]
 suppress = "0s"
 durable = true
@@ -100,6 +105,7 @@ json-file = "/var/log/a.json"
 json-format = "ecs"
 scan-after = 7
 rate-limit = 50
+rate-limit-ingress = 5
 store = "seen.db"
 store-max-age = "7days"
 store-max-size = "8MiB"
@@ -159,6 +165,7 @@ fn every_key_is_read() {
             cut_mask: 1 << 31,
             deny_with: DenyWith::Reject,
             on_queue_full: OnQueueFull::Drop,
+            nat64_prefixes: vec!["2001:db8:64::/48".parse().unwrap()],
         }
     );
     assert_eq!(config.exceptions.prefixes.len(), 2);
@@ -166,7 +173,10 @@ fn every_key_is_read() {
         config.exceptions.files,
         [PathBuf::from("/etc/feedgate/never")]
     );
-    assert!(!config.exceptions.own_addresses);
+    assert_eq!(config.daemon.log_level, LogLevel::Debug);
+    assert!(!config.exceptions.own_addresses && !config.exceptions.alert_found);
+    assert_eq!(config.arm.max_share, 0.2);
+    assert_eq!(config.alerts.rate_limit_ingress, 5);
     let [feed] = &config.feeds[..] else { panic!() };
     let expect = Feed {
         name: "first".parse().unwrap(),
@@ -214,6 +224,7 @@ fn every_key_is_read() {
         max_bytes: 1024,
         max_shrink: 0.5,
         max_growth: 2.5,
+        max_share: 0.07,
         max_bad: 0.125,
         allow_empty: true,
         min_prefix4: 16,

@@ -42,6 +42,7 @@ prop_compose! {
             mark_mask: 3 << bits.0,
             cut_mask: 1 << bits.1,
             on_queue_full: if reject { OnQueueFull::Drop } else { OnQueueFull::Pass },
+            nat64_prefixes: if owner { vec![] } else { vec!["64:ff9b::/96".parse().unwrap(), "2001:db8:64::/48".parse().unwrap()] },
             deny_with: if reject { DenyWith::Reject } else { DenyWith::Drop },
         }
     }
@@ -138,6 +139,7 @@ prop_compose! {
             action, scope, period, stale_after, severity, labels, headers,
             enabled: flags.0,
             allow_empty: flags.1,
+            max_share: max_bad / 2.0,
             max_entries, max_bytes, max_bad,
             min_prefix4: lengths.0,
             min_prefix6: lengths.1,
@@ -200,17 +202,17 @@ fn target() -> impl Strategy<Value = SyslogTarget> {
 prop_compose! {
     fn alerts()(
         suppress in duration(0),
-        folding in (0u32..=100_000, any::<u32>()),
+        folding in (0u32..=100_000, any::<u32>(), any::<u32>()),
         durable: bool,
         (json_file, (_, json_format)) in (prop::option::of(path()), prop::sample::select(words::JSON_FORMATS)),
         store in (prop::option::of("[a-z]{1,9}"), duration(60), (1u64 << 20)..=u64::MAX),
         flow_log in (prop::option::of(path()), 0u8..=2),
         syslog in proptest::collection::vec(target(), 0..3),
     ) -> Alerts {
-        let (scan_after, rate_limit) = folding;
+        let (scan_after, rate_limit, rate_limit_ingress) = folding;
         let (file, max_age, max_size) = store;
         Alerts {
-            suppress, scan_after, rate_limit, json_file, json_format, syslog,
+            suppress, scan_after, rate_limit, rate_limit_ingress, json_file, json_format, syslog,
             durable: durable && file.is_some(),
             store: AlertStore { file, max_age, max_size },
             flow_log: FlowLog { file: flow_log.0, aggregation: flow_log.1 },
@@ -240,6 +242,7 @@ prop_compose! {
                 state_dir,
                 on_daemon_down: if deny { OnDaemonDown::Deny } else { OnDaemonDown::Allow },
                 selftest: own_addresses,
+                log_level: if own_addresses { LogLevel::Trace } else { LogLevel::Error },
                 ..Daemon::default()
             },
             nftables,
@@ -247,6 +250,7 @@ prop_compose! {
                 prefixes: prefixes.into_iter().map(|(addr, len)| Prefix::new(addr, len % 33).unwrap()).collect(),
                 files,
                 own_addresses,
+                alert_found: deny,
                 private_networks: PrivateNetworks::Keep,
             },
             feeds: feeds.into_iter().enumerate().map(|(i, feed)| Feed {
@@ -264,7 +268,7 @@ prop_compose! {
             alerts,
             metrics: Metrics { listen: listen.map(|addr| SocketAddr::new(addr, 9797)) },
             host: HostLabels { labels: host },
-            arm: Arm { after: arm },
+            arm: Arm { after: arm, max_share: 0.25 },
             manifests: Manifests { dir: manifests.0, secrets_dir: manifests.1 },
         }
     }
