@@ -2,7 +2,9 @@
 
 use super::{
     Bad, BadLine, FeedData, LeftOut, Limits, Parsed, bound_size, change, collect::without_mark,
+    cover,
 };
+use crate::prefix::Family;
 
 /// Why a whole text is refused; the last good data stays.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -115,6 +117,30 @@ pub enum Refusal {
         /// The limit.
         max_growth: f64,
     },
+    /// More of the routable space than the feed may deny.
+    #[error(
+        "the feed would deny {}, more than max-share ({:.1}%) allows; look at it with `feedgate refresh FEED --dry-run`, take it with `feedgate feeds accept FEED`, or raise max-share", cover::of(*.part, *.family), .max_share * 100.0
+    )]
+    Share {
+        /// Of which family.
+        family: Family,
+        /// The part of it, 0.0..=1.0.
+        part: f64,
+        /// The limit, 0.0..=1.0.
+        max_share: f64,
+    },
+    /// More of the routable space than all feeds together may deny.
+    #[error(
+        "with it all deny feeds together would deny {}, more than arm.max-share ({:.1}%) allows; look at it with `feedgate refresh FEED --dry-run`, take it with `feedgate feeds accept FEED`, or raise arm.max-share", cover::of(*.part, *.family), .max_share * 100.0
+    )]
+    Sum {
+        /// Of which family.
+        family: Family,
+        /// The part of it, 0.0..=1.0.
+        part: f64,
+        /// The limit, 0.0..=1.0.
+        max_share: f64,
+    },
     /// A list of what is known to be good.
     #[error(
         "the document is a MISP warninglist ({name}): what it lists is known to be good; use it for exceptions.files or lint, never as a feed"
@@ -200,10 +226,13 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// True for an update that is sound in itself and only differs too much from the last good data:
-    /// it may be shown and accepted (read it again without `previous`).
+    /// True for an update that is sound in itself and only differs too much from the last good data, or
+    /// would deny too much: it may be shown and accepted (read it again without `previous`).
     pub fn can_be_accepted(&self) -> bool {
-        matches!(self, Self::Shrunk { .. } | Self::Grown { .. })
+        matches!(
+            self,
+            Self::Shrunk { .. } | Self::Grown { .. } | Self::Share { .. } | Self::Sum { .. }
+        )
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod change;
 mod collect;
+mod cover;
 mod date;
 mod entry;
 mod except;
@@ -29,6 +30,7 @@ use std::fmt;
 
 pub use change::weight;
 pub(crate) use collect::printable;
+pub use cover::{Cover, Share};
 pub(crate) use date::parse as parse_date;
 pub use entry::{Bound, Entry, Indicator, IndicatorError, PortMatch, Span, bound_size};
 pub use judge::{Refusal, judge, refuse_body};

@@ -55,7 +55,7 @@ impl Parsed {
     }
 
     /// All entries with what they carry: those for all ports first, each kind in the feed's order.
-    pub fn items(&self) -> impl Iterator<Item = Item<'_>> {
+    pub fn items(&self) -> impl Iterator<Item = Item<'_>> + Clone {
         let whole = self.entries.iter().enumerate().map(|(index, entry)| Item {
             prefix: entry.prefix,
             port: None,

@@ -4,6 +4,7 @@
 
 mod range;
 mod special;
+mod transition;
 
 use std::{
     fmt,
@@ -14,7 +15,8 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use range::{Address, Range, RangeSet};
-pub use special::{MULTICAST, PRIVATE};
+pub use special::{MULTICAST, PRIVATE, routable4, routable6};
+pub use transition::{Form, Forms, WELL_KNOWN};
 
 /// IP version of an address, a prefix or a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,6 +1,9 @@
 //! Inclusive address ranges and canonical sets of them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    cmp::Ordering,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use super::{Family, Prefix};
 
@@ -189,6 +192,23 @@ impl<A: Address> RangeSet<A> {
         self.0.get(at).is_some_and(|mine| mine.first <= range.last)
     }
 
+    /// The addresses that are in both. O(n + m).
+    pub fn intersect(&self, other: &Self) -> Self {
+        let (mut a, mut b) = (self.0.iter().peekable(), other.0.iter().peekable());
+        let mut out = Vec::new();
+        while let (Some(x), Some(y)) = (a.peek(), b.peek()) {
+            let (first, last) = (x.first.max(y.first), x.last.min(y.last));
+            if first <= last {
+                out.push(Range { first, last });
+            }
+            match x.last.cmp(&y.last) {
+                Ordering::Less => a.next(),
+                Ordering::Equal | Ordering::Greater => b.next(),
+            };
+        }
+        Self(out)
+    }
+
     /// The addresses of `self` that are not in `other`. O(n + m).
     pub fn subtract(&self, other: &Self) -> Self {
         let mut out = Vec::with_capacity(self.0.len());
@@ -270,6 +290,18 @@ mod tests {
             for addr in u32::MAX - 64..=u32::MAX {
                 prop_assert_eq!(out.contains(addr), expect.contains(&addr));
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn intersection_is_the_naive_one(a in small(), b in small()) {
+            let (a, b) = (RangeSet::new(a), RangeSet::new(b));
+            let both = naive(a.ranges()).intersection(&naive(b.ranges())).copied().collect();
+            let out = a.intersect(&b);
+            prop_assert_eq!(naive(out.ranges()), both);
+            prop_assert_eq!(out.clone(), RangeSet::new(out.ranges().to_vec()));
+            prop_assert_eq!(out, b.intersect(&a));
         }
     }
 
