@@ -127,6 +127,7 @@ pub fn rows() -> Vec<Row> {
         let (own, other) = (ours.text(step, ""), floor.text(step, " floor"));
         rows.push(Row::ratio(name, own, other, compared, target));
     }
+    rows.push(nat64_row());
     let memory = run(&mut helper("memory"));
     let peer = nft.map_or_else(String::new, |nft| {
         format!("{:.0} MB nft -f, 900k", median(nft.of("peak")))
@@ -139,6 +140,22 @@ pub fn rows() -> Vec<Row> {
         Some(120.0),
     ));
     rows
+}
+
+/// The same elements with their NAT64 form beside them.
+fn nat64_row() -> Row {
+    let (mut plain, mut nat64) = (Steps::default(), Steps::default());
+    for _ in 0..ROUNDS {
+        plain.add(&run(helper("load").args(["once", "hosts"])));
+        nat64.add(&run(helper("load").args(["once", "nat64"])));
+    }
+    Row::ratio(
+        "first load, 120k hosts + 5k networks, NAT64 in use",
+        nat64.text("load", ""),
+        plain.text("load", " without"),
+        ratio(nat64.of("load"), plain.of("load")),
+        Some(2.0),
+    )
 }
 
 /// Ours, the floor and, with its files, nft in turns: what the machine does meanwhile hits all of them.
@@ -187,6 +204,10 @@ fn case(name: &str) -> [Snapshot; 3] {
                 both(&other_hosts, &nets),
             ]
         }
+        "nat64" => {
+            let both = [data::ipsum_hosts(120_000), data::disjoint(5_000, 4)].concat();
+            [(); 3].map(|()| data::nat64_snapshot(&both))
+        }
         _ => panic!("no case {name}"),
     }
 }
@@ -211,6 +232,10 @@ pub fn load(which: &str, name: &str) {
     let [first, changed, other] = case(name).map(|snapshot| snapshot.sets);
     match which {
         "ours" => load_ours(&first, &changed, &other),
+        "once" => {
+            let applied = Kernel::open(options()).unwrap().install(&first).unwrap();
+            println!("load {}", applied.elapsed.as_secs_f64());
+        }
         "floor" => load_floor(&first, &changed, &other),
         _ => panic!("load what: {which}"),
     }

@@ -12,6 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::feed::FeedName;
+pub use rails::{Claim, Rails};
 
 /// The wall clock and that of the host may drift apart by that much between two looks; more means
 /// that somebody has set the wall clock.
@@ -159,6 +160,8 @@ pub struct Book {
     lost: bool,
     /// When it was settled last.
     looked: Option<Now>,
+    /// How much of the address space they may deny.
+    pub rails: Rails,
 }
 
 #[derive(Debug, Default)]
@@ -254,6 +257,15 @@ impl Book {
     pub fn lost() -> Self {
         Self {
             lost: true,
+            ..Self::unwritten()
+        }
+    }
+
+    /// A book of which nothing was ever stored: what denies at the first look denied before, whatever the
+    /// limits of its share say.
+    pub fn unwritten() -> Self {
+        Self {
+            rails: Rails::unknown(),
             ..Self::default()
         }
     }
@@ -460,6 +472,7 @@ fn locked(would: &Mutex<Would>) -> std::sync::MutexGuard<'_, Would> {
     would.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+mod rails;
 mod stored;
 #[cfg(test)]
 mod tests;

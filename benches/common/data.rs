@@ -12,8 +12,8 @@ use std::{
 use feedgate::{
     config::{self, PrivateNetworks},
     feed::{Action, Entry, FeedData, Limits, Parsed, Scope, parse_plain},
-    prefix::Prefix,
-    snapshot::{Input, Options, Snapshot, build},
+    prefix::{Form, Forms, Prefix, WELL_KNOWN},
+    snapshot::{Input, Options, Snapshot, Transition, build},
 };
 
 /// xorshift64*: the same numbers everywhere, from one seed.
@@ -191,6 +191,26 @@ pub fn input(name: &str, action: Action, scope: Scope, prefixes: &[Prefix]) -> I
             pulled: SystemTime::UNIX_EPOCH,
             bytes: 0,
         }),
+    )
+}
+
+/// The snapshot of one deny feed on a network with NAT64.
+pub fn nat64_snapshot(prefixes: &[Prefix]) -> Snapshot {
+    let input = input("bench", Action::Deny, Scope::Both, prefixes);
+    let form = Form::nat64(WELL_KNOWN.parse().unwrap());
+    let forms = Forms::new(form.into_iter().collect());
+    let transition = Transition {
+        read: forms.clone(),
+        spared: forms.clone(),
+        in_use: forms,
+    };
+    build(
+        &[input],
+        &[],
+        Options {
+            transition,
+            ..keep()
+        },
     )
 }
 

@@ -1,14 +1,14 @@
 //! The form in which a book outlives the process.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{Book, Entry, Would, locked};
+use super::{Book, Entry, Rails, Would, locked, rails};
 use crate::feed::FeedName;
 
 impl Book {
@@ -28,9 +28,22 @@ impl Book {
         };
         let file = File {
             feeds: self.feeds.iter().map(row).collect(),
+            shares: self.rails.admitted().map(|admitted| {
+                let row = |(name, admitted): (&FeedName, _)| {
+                    (name.to_string(), rails::Row::from(admitted))
+                };
+                admitted.iter().map(row).collect()
+            }),
         };
         // A value of these types can always be written.
         serde_json::to_vec_pretty(&file).unwrap_or_default()
+    }
+
+    /// The feeds that denied when this was written.
+    fn denying(&self) -> BTreeSet<FeedName> {
+        let denied = |(_, entry): &(&FeedName, &Entry)| entry.armed || entry.kept.is_some();
+        let denied = self.feeds.iter().filter(denied);
+        denied.map(|(name, _)| name.clone()).collect()
     }
 
     /// What [`Self::to_json`] wrote. What was not confirmed is taken back.
@@ -55,6 +68,15 @@ impl Book {
             book.feeds.insert(name, entry);
         }
         book.feeds.retain(|_, entry| !entry.is_idle());
+        book.rails = match file.shares {
+            None => Rails::after(book.denying()),
+            Some(rows) => {
+                let row = |(name, row): (&String, &rails::Row)| {
+                    Some((name.parse().ok()?, row.admitted()?))
+                };
+                Rails::known(rows.iter().filter_map(row).collect())
+            }
+        };
         Ok(book)
     }
 }
@@ -62,6 +84,9 @@ impl Book {
 #[derive(Serialize, Deserialize)]
 struct File {
     feeds: BTreeMap<String, Row>,
+    /// What each feed may deny; not there in what 0.1 wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shares: Option<BTreeMap<String, rails::Row>>,
 }
 
 #[derive(Serialize, Deserialize)]

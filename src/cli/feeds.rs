@@ -16,7 +16,7 @@ use crate::{
     config::{self, Format},
     control::{self, ClientError, MAX_BODY, Request},
     feed::{
-        self, Direction, Finding, Known, Parsed, Refusal,
+        self, Cover, Direction, Finding, Known, Parsed, Refusal,
         formats::{Warninglist, parse_warninglist},
     },
     fetch,
@@ -106,6 +106,7 @@ pub(super) fn preview(config: &Path, feed: Option<String>, json: bool) -> Result
         if let Some(why) = row["refused"].as_str() {
             println!("  it would be held back: {why}");
         }
+        println!("  covers {}", ask::text(&row["share"]["text"]));
         for (key, sign) in [("added", '+'), ("removed", '-')] {
             let examples = ask::list(&row[format!("{key}_examples")]);
             let such = if examples.is_empty() {
@@ -208,7 +209,11 @@ fn lint_feed(config: &Path, name: &str, known: &[Warninglist]) -> Result<Linted,
     let lines = row["lines"].as_array().into_iter().flatten();
     Ok(Linted {
         findings: row["findings"].clone(),
-        head: format!("feed {name}: {} entries", row["entries"]),
+        head: format!(
+            "feed {name}: {} entries, covers {}",
+            row["entries"],
+            ask::text(&row["share"]["text"])
+        ),
         lines: lines.filter_map(|l| Some(l.as_str()?.to_owned())).collect(),
     })
 }
@@ -243,7 +248,11 @@ fn lint_here(config: &Path, name: &str, known: &[Warninglist]) -> Result<Linted,
     };
     let (parsed, linted) =
         examine(&text, feed, known).map_err(|e| Failure::failed(format!("feed {name}: {e}")))?;
-    let head = format!("feed {name}: {} entries", parsed.count());
+    let head = format!(
+        "feed {name}: {} entries, {}",
+        parsed.count(),
+        covers(&parsed)
+    );
     Ok(Linted { head, ..linted })
 }
 
@@ -289,8 +298,17 @@ fn lint_file(
         return Err(refused(&"the JSON document has no member ips"));
     }
     let (entries, lines) = (parsed.count(), parsed.lines());
-    let head = format!("{}: {entries} entries in {lines} lines", file.display());
+    let covers = covers(&parsed);
+    let head = format!(
+        "{}: {entries} entries in {lines} lines, {covers}",
+        file.display()
+    );
     Ok(Linted { head, ..linted })
+}
+
+/// How much of the address space entries cover, in words.
+fn covers(parsed: &Parsed) -> String {
+    format!("covers {}", Cover::of(parsed.prefixes().copied()).share())
 }
 
 /// Reads a text as that of `feed` and lints it; the head is left empty.

@@ -75,6 +75,10 @@ fn render(answer: &Value) -> String {
             ));
         }
     }
+    if answer["ipv4"].is_string() {
+        let v4 = ask::text(&answer["ipv4"]);
+        lines.push(format!("{address} stands for {v4}"));
+    }
     let sets = &answer["network_sets"];
     if sets.as_array().is_some_and(|sets| !sets.is_empty()) {
         lines.push(format!("in network sets: {}", ask::list(sets)));

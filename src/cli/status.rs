@@ -169,6 +169,16 @@ fn render_status(status: &Value) -> String {
             ms / 1000
         ));
     }
+    let forms = items(&status["table"]["ipv4_forms"]);
+    let forms: Vec<String> = forms
+        .map(|row| format!("{} ({})", text(&row["form"]), text(&row["sign"])))
+        .collect();
+    if !forms.is_empty() {
+        out.add(format!(
+            "transition IPv4 entries also hold in {}",
+            forms.join(", ")
+        ));
+    }
     if status["table"]["heals"].as_u64().unwrap_or(0) > 0 {
         out.add(format!(
             "healed     {} times, last {}: {}",

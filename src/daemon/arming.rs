@@ -2,7 +2,7 @@
 //! `feedgate deny` and the state folder do the rest. The rules are in [`crate::arm`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher},
     net::IpAddr,
     sync::Arc,
@@ -58,11 +58,20 @@ impl Saved {
 
 /// The feeds on trial, for the packet path.
 #[derive(Debug, Default)]
-pub(super) struct Trials(ArcSwap<BTreeMap<FeedName, Trial>>);
+pub(super) struct Trials {
+    trials: ArcSwap<BTreeMap<FeedName, Trial>>,
+    /// Held back by their share of the address space.
+    held: ArcSwap<BTreeSet<FeedName>>,
+}
 
 impl Trials {
     fn publish(&self, trials: BTreeMap<FeedName, Trial>) {
-        self.0.store(Arc::new(trials));
+        self.trials.store(Arc::new(trials));
+    }
+
+    /// These feeds only alert until somebody accepts them.
+    pub(super) fn hold(&self, held: BTreeSet<FeedName>) {
+        self.held.store(Arc::new(held));
     }
 
     /// Counts a flow that would have been denied, and says so in its cause.
@@ -75,7 +84,7 @@ impl Trials {
         let Some(words) = self.words(&hit.would_deny) else {
             return source;
         };
-        let trials = self.0.load();
+        let trials = self.trials.load();
         let who = identity(&source, direction, src);
         for trial in hit.would_deny.iter().filter_map(|feed| trials.get(feed)) {
             trial.count(who);
@@ -95,7 +104,13 @@ impl Trials {
         if feeds.is_empty() {
             return None;
         }
-        let trials = self.0.load();
+        let held = self.held.load();
+        if let Some(feed) = feeds.iter().find(|feed| held.contains(*feed)) {
+            return Some(format!(
+                "{WOULD}: {feed} is held back until `feedgate feeds accept {feed}`"
+            ));
+        }
+        let trials = self.trials.load();
         let known = feeds
             .iter()
             .filter_map(|feed| Some((trials.get(feed)?.until, feed)));
@@ -199,7 +214,7 @@ fn tell(change: &Change) {
 pub(super) fn recall(store: &Store) -> Book {
     let text = match store.arming() {
         Ok(Some(text)) => text,
-        Ok(None) => return Book::default(),
+        Ok(None) => return Book::unwritten(),
         Err(e) => {
             tracing::error!("{e}; deny feeds that have data count as tried out");
             return Book::lost();
@@ -303,6 +318,7 @@ pub(super) fn deny(shared: &Shared, feed: &str, step: DenyStep) -> Result<Value,
             ));
         }
         DenyStep::Arm { seconds } => {
+            core.may_deny_all(&name)?;
             let until = Instant::now() + Duration::from_secs(seconds);
             core.arming
                 .arm(&candidate, until)

@@ -82,6 +82,7 @@ pub fn load(config_file: &FilePath) -> Result<Loaded, RunError> {
     // What is on trial only alerts, and what was tried out or kept denies.
     core.arming = arming::recall(&store);
     start::recall(&mut core, &store);
+    core.recall_transition(&store);
     let feeds = core.feeds.values().filter(|s| s.data.is_some()).count();
     if feeds == 0 && core.network_sets.is_empty() {
         return Ok(Loaded::NothingStored);

@@ -8,13 +8,13 @@ use std::{
 };
 
 use super::{
-    arming, engine::Path, glance::Desk, heal::Pace, intake::Quarantined, resources::ManifestFeed,
-    status,
+    arming, engine::Path, glance::Desk, heal::Pace, intake::Quarantined, rails::Weighed,
+    resources::ManifestFeed, status, transition::InUse,
 };
 use crate::{
     arm::Book,
     config::{self, Config, Mode},
-    feed::{FeedData, FeedName, Finding, formats::CrowdsecState},
+    feed::{FeedData, FeedName, Finding, Share, formats::CrowdsecState},
     fetch::Validators,
     host::{
         addresses::{self, Files},
@@ -62,6 +62,8 @@ pub(super) struct FeedState {
     pub(super) quarantine: Option<Quarantined>,
     /// What lint says of the data in force; `None`: not looked at yet.
     pub(super) findings: Option<Vec<Finding>>,
+    /// How much of the address space the data deny, as counted last.
+    pub(super) weighed: Option<Weighed>,
 }
 
 impl FeedState {
@@ -85,6 +87,7 @@ impl FeedState {
             turn: Arc::default(),
             quarantine: None,
             findings: None,
+            weighed: None,
         }
     }
 
@@ -169,6 +172,12 @@ pub(super) struct Core {
     queue_drops: u64,
     /// What policies by port cost, as last told.
     flows: FlowReport,
+    /// IPv6 forms of IPv4 addresses that this network uses.
+    pub(super) in_use: InUse,
+    /// All that is denied was over `[arm] max-share`, and that was told.
+    told_of_denied: bool,
+    /// Feeds of which it was told that they are held back by their share, and that they are over it.
+    pub(super) rails_said: (BTreeSet<FeedName>, BTreeSet<FeedName>),
 }
 
 impl Core {
@@ -204,6 +213,9 @@ impl Core {
             unattributed: (0, 0),
             queue_drops: 0,
             flows: FlowReport::default(),
+            told_of_denied: false,
+            in_use: InUse::default(),
+            rails_said: Default::default(),
         };
         core.take_config(config);
         core
@@ -276,9 +288,9 @@ impl Core {
     }
 
     /// What they would give with other data of one feed.
-    pub(super) fn snapshot_with(&self, name: &FeedName, data: FeedData) -> Snapshot {
+    pub(super) fn snapshot_with(&self, name: &FeedName, data: Arc<FeedData>) -> Snapshot {
         let _busy = self.busy();
-        self.build_with(Some((name, Arc::new(data))))
+        self.build_with(Some((name, data)))
     }
 
     fn build_with(&self, other: Option<(&FeedName, Arc<FeedData>)>) -> Snapshot {
@@ -295,7 +307,9 @@ impl Core {
             .filter_map(|s| {
                 let mut input = Input::new(&s.config, data(s)?);
                 input.network_set = input.network_set.filter(|_| s.keeps_set);
-                Some(input.with(self.arming.force(&s.config.name)))
+                let mut input = input.with(self.arming.force(&s.config.name));
+                input.trial |= self.arming.rails.held(&s.config.name).is_some();
+                Some(input)
             })
             .collect();
         inputs.extend(self.canary_inputs());
@@ -309,6 +323,7 @@ impl Core {
                 &self.config.host.labels,
                 self.config.daemon.on_daemon_down,
             ),
+            transition: self.transition(),
         };
         build(&inputs, &self.exceptions, options)
     }
@@ -340,8 +355,9 @@ impl Core {
         if self.closed || self.inherited {
             return Ok(());
         }
-        self.settle_arming();
         let _busy = self.busy();
+        self.settle_arming();
+        self.settle_rails();
         let next = Arc::new(self.build());
         self.path.view.announce(Arc::clone(&next));
         let done = self.kernel.install(&next.sets);
@@ -356,9 +372,10 @@ impl Core {
         if self.inherited {
             return self.leave_inherited();
         }
-        self.settle_arming();
         let _busy = self.busy();
         let start = Instant::now();
+        self.settle_arming();
+        self.settle_rails();
         let next = Arc::new(self.build());
         let current = self.path.view.current();
         let Some(delta) = Delta::between(&current.sets, &next.sets) else {
@@ -418,6 +435,7 @@ impl Core {
         match done {
             Ok(applied) => {
                 self.warn_of_flows(&next.report.flows);
+                self.warn_of_denied(&next.report.denied);
                 self.path.view.settle(next);
                 self.path.meters.sync.observe(applied.elapsed);
                 self.applied = Some(applied);
@@ -449,10 +467,23 @@ impl Core {
         self.flows = *now;
     }
 
+    /// Says once that policies deny more than feeds may: that is the admin's own decision.
+    fn warn_of_denied(&mut self, denied: &Share) {
+        let max_all = self.config.arm.max_share;
+        let is_over = denied.over(max_all, &Share::default()).is_some();
+        if is_over && !self.told_of_denied && !self.policies.is_empty() {
+            tracing::warn!(
+                "what is denied covers {denied}, more than arm.max-share ({:.1}%): what policies and network sets deny is not held back",
+                max_all * 100.0
+            );
+        }
+        self.told_of_denied = is_over;
+    }
+
     /// Takes a feed's new good data into the kernel.
-    pub(super) fn accept(&mut self, name: &FeedName, data: FeedData) -> Result<(), NftError> {
+    pub(super) fn accept(&mut self, name: &FeedName, data: Arc<FeedData>) -> Result<(), NftError> {
         if let Some(state) = self.feeds.get_mut(name) {
-            state.data = Some(Arc::new(data));
+            state.data = Some(data);
             state.of_before = false;
         }
         self.sync()
@@ -588,6 +619,7 @@ fn same_text(old: &config::Feed, new: &config::Feed) -> bool {
         labels: new.labels.clone(),
         headers: new.headers.clone(),
         enabled: new.enabled,
+        max_share: new.max_share,
         ..old.clone()
     };
     // Scores are read only where some key asks for them.

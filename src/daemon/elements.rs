@@ -129,6 +129,13 @@ pub(super) fn print(glance: &Glance, elements: bool) -> String {
             )
         }
     };
+    for form in &glance.table.ipv4_forms {
+        out.push_str(&format!(
+            "# IPv4 entries also hold in {} ({})\n",
+            form.form,
+            form.sign.as_str()
+        ));
+    }
     if elements {
         out.push_str(&text(options, snapshot, &there));
     }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     control::{Peer, Request, Response},
-    feed::{FeedName, Known},
+    feed::{Cover, FeedName, Known},
 };
 
 /// Answers one request.
@@ -171,18 +171,31 @@ async fn preview(shared: &Arc<Shared>, feed: Option<String>) -> Result<Value, St
 /// Takes the update that waits in quarantine.
 fn accept(shared: &Shared, name: &str) -> Result<Value, String> {
     let (feed, body) = {
-        let core = lock(&shared.core);
+        let mut core = lock(&shared.core);
         let state = core
             .feeds
             .values()
             .find(|state| state.config.name.as_str() == name);
         let state = state.ok_or_else(|| format!("no feed is named {name}"))?;
-        let held = state.quarantine.as_ref();
-        let held =
-            held.ok_or_else(|| format!("feed {name} has no update that waits to be accepted"))?;
-        (state.config.clone(), held.body())
+        let body = state.quarantine.as_ref().map(intake::Quarantined::body);
+        let feed = state.config.clone();
+        if body.is_none() {
+            let share = core.accept_share(&feed.name);
+            let share = share
+                .ok_or_else(|| format!("feed {name} has no update that waits to be accepted"))?;
+            core.sync().map_err(|e| e.to_string())?;
+            tracing::info!("feed {name}: what it lists may be denied, by hand: {share}");
+        }
+        (feed, body)
     };
-    intake::take(shared, &feed, body, true)?;
+    if let Some(body) = body {
+        intake::take(shared, &feed, body, true)?;
+    }
+    let mut core = lock(&shared.core);
+    arming::keep(&mut core, &shared.store, true).map_err(|e| {
+        format!("feed {name}: that is done and in force, but a restart would not know of it; it is stored as soon as that works: {e}")
+    })?;
+    drop(core);
     taken(shared, &feed.name)
 }
 
@@ -260,19 +273,25 @@ async fn lint(
     }
     let mut found = Vec::new();
     for (name, data, has_url) in wanted {
-        let (entries, findings) = match (data, has_url) {
+        let (entries, share, findings) = match (data, has_url) {
             (Some(data), _) => {
                 let entries = data.parsed.count();
                 let (shared, name, known) = (Arc::clone(shared), name.clone(), Arc::clone(&known));
-                let work = move || intake::findings(&shared, &name, &data.parsed, &known);
-                let findings = tokio::task::spawn_blocking(work).await;
-                let findings = findings.map_err(|e| e.to_string())?;
-                (entries, status::Shown::all(&findings))
+                let work = move || {
+                    let share = Cover::of(data.parsed.prefixes().copied()).share();
+                    (
+                        share,
+                        intake::findings(&shared, &name, &data.parsed, &known),
+                    )
+                };
+                let found = tokio::task::spawn_blocking(work).await;
+                let (share, findings) = found.map_err(|e| e.to_string())?;
+                (entries, share, status::Shown::all(&findings))
             }
             (None, true) => {
                 let preview = pulls::preview(shared, &name, Arc::clone(&known)).await;
                 let preview = preview.map_err(|e| format!("feed {name}: {e}"))?;
-                (preview.entries, preview.findings)
+                (preview.entries, preview.share, preview.findings)
             }
             (None, false) => {
                 return Err(format!(
@@ -282,7 +301,7 @@ async fn lint(
         };
         let lines: Vec<&str> = findings.iter().map(|shown| shown.text.as_str()).collect();
         found.push(
-            json!({ "feed": name, "entries": entries, "findings": findings, "lines": lines }),
+            json!({ "feed": name, "entries": entries, "share": share, "findings": findings, "lines": lines }),
         );
     }
     Ok(json!(found))

@@ -8,11 +8,11 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Shared, engine::lock, lastgood, status::Shown};
+use super::{Shared, engine::lock, lastgood, rails, status::Shown};
 use crate::{
     config::{self, Format},
     feed::{
-        FeedData, FeedName, Finding, Indicator, Known, Limits, Parsed, Refusal,
+        Cover, FeedData, FeedName, Finding, Indicator, Known, Limits, Parsed, Refusal, Share,
         formats::CrowdsecState, judge, lint, read, unpack,
     },
     fetch::Validators,
@@ -144,10 +144,16 @@ pub(super) fn take(
         Err(refusal) => return Err(refusal.to_string()),
     };
     let size = u64::try_from(body.bytes.len()).unwrap_or(u64::MAX);
-    let data = FeedData {
+    let data = Arc::new(FeedData {
         parsed: good.parsed,
         pulled: now,
         bytes: size,
+    });
+    let cover = match weigh(shared, feed, &data) {
+        (Err(refusal), _) if !accept => {
+            return Err(quarantine(shared, feed, body, &stream, &refusal, now));
+        }
+        (_, cover) => cover,
     };
     let kept = good
         .stream
@@ -163,6 +169,11 @@ pub(super) fn take(
             .is_none_or(|state| state.config != *feed)
         {
             return Err("the configuration changed during the pull".into());
+        }
+        let share = cover.share();
+        if accept && share != Share::default() {
+            core.arming.rails.accept(&feed.name, share);
+            core.arming_changed = true;
         }
         core.accept(&feed.name, data).map_err(|e| e.to_string())?;
         if let Some(state) = core.feeds.get_mut(&feed.name) {
@@ -182,6 +193,25 @@ pub(super) fn take(
     }
     look(shared, &feed.name);
     Ok(())
+}
+
+/// Whether a feed's new data deny more than they may, and what they deny.
+fn weigh(
+    shared: &Shared,
+    feed: &config::Feed,
+    data: &Arc<FeedData>,
+) -> (Result<(), Refusal>, Cover) {
+    let rule = {
+        let core = lock(&shared.core);
+        core.feeds.get(&feed.name).map(|state| core.rule(state))
+    };
+    let Some(rule) = rule else {
+        return (Ok(()), Cover::default());
+    };
+    // Outside the lock: a million entries take a while.
+    let cover = rails::cover(feed, data, &rule);
+    let may = lock(&shared.core).weigh(&feed.name, &rule, &cover);
+    (may, cover)
 }
 
 /// Lints a feed's data in force if that has not been done yet. What it shares with other feeds is
@@ -212,7 +242,7 @@ fn quarantine(
     refusal: &Refusal,
     now: SystemTime,
 ) -> String {
-    let why = refusal.to_string().replace("FEED", feed.name.as_str());
+    let why = rails::in_words(refusal, &feed.name);
     let bytes = if feed.format == Format::Crowdsec {
         let limits = Limits::from(feed);
         let after = unpack(&body.bytes, &limits)
@@ -267,6 +297,8 @@ pub(super) struct Preview {
     refused: Option<String>,
     /// Entries it has.
     pub(super) entries: usize,
+    /// How much of the routable address space they cover, alerting ones too.
+    pub(super) share: Share,
     added: usize,
     added_examples: Vec<Indicator>,
     removed: usize,
@@ -304,7 +336,7 @@ pub(super) fn preview(
         Ok(good) => (good, None),
         Err(refusal) if refusal.can_be_accepted() => (
             examine(body, feed, &stream, now, None).map_err(|e| e.to_string())?,
-            Some(refusal.to_string().replace("FEED", feed.name.as_str())),
+            Some(rails::in_words(&refusal, &feed.name)),
         ),
         Err(refusal) => return Err(refusal.to_string()),
     };
@@ -318,13 +350,19 @@ pub(super) fn preview(
         .unwrap_or_default();
     let findings = Shown::all(&findings(shared, &feed.name, &good.parsed, known));
     let entries = good.parsed.count();
+    let share = Cover::of(good.parsed.prefixes().copied()).share();
+    let data = Arc::new(FeedData {
+        parsed: good.parsed,
+        pulled: now,
+        bytes: 0,
+    });
+    let refused = refused.or_else(|| {
+        let (may, _) = weigh(shared, feed, &data);
+        may.err()
+            .map(|refusal| rails::in_words(&refusal, &feed.name))
+    });
     let (next, hooks) = {
         let core = lock(&shared.core);
-        let data = FeedData {
-            parsed: good.parsed,
-            pulled: now,
-            bytes: 0,
-        };
         (
             core.snapshot_with(&feed.name, data),
             core.kernel.options().hooks.clone(),
@@ -338,6 +376,7 @@ pub(super) fn preview(
         feed: feed.name.clone(),
         refused,
         entries,
+        share,
         added: new.difference(&old).count(),
         added_examples: new.difference(&old).take(EXAMPLES).copied().collect(),
         removed: old.difference(&new).count(),
@@ -381,10 +420,24 @@ pub(super) fn expire_entries(
             Some(_) | None => return Ok(()),
         }
     };
-    let data = FeedData {
-        parsed,
-        pulled: previous.pulled,
-        bytes: previous.bytes,
+    let with = |parsed| {
+        Arc::new(FeedData {
+            parsed,
+            pulled: previous.pulled,
+            bytes: previous.bytes,
+        })
+    };
+    let data = with(parsed);
+    // Entries may begin at some time, too.
+    let (data, refused) = match weigh(shared, feed, &data) {
+        (Ok(()), _) => (data, None),
+        (Err(refusal), _) => {
+            let kept = Parsed {
+                next_expiry: data.parsed.next_expiry,
+                ..previous.parsed.clone()
+            };
+            (with(kept), Some(rails::in_words(&refusal, &feed.name)))
+        }
     };
     let mut core = lock(&shared.core);
     let state = core.feeds.get(&feed.name);
@@ -394,6 +447,13 @@ pub(super) fn expire_entries(
         .is_some_and(|now| Arc::ptr_eq(now, &previous))
     {
         core.accept(&feed.name, data).map_err(|e| e.to_string())?;
+        if let (Some(why), Some(state)) = (refused, core.feeds.get_mut(&feed.name)) {
+            tracing::warn!(
+                "feed {}: entries that begin now are not taken: {why}",
+                feed.name
+            );
+            state.last_error = Some(why);
+        }
     }
     Ok(())
 }

@@ -20,6 +20,9 @@ use crate::{
 #[derive(Debug, Serialize)]
 pub(super) struct Answer {
     address: IpAddr,
+    /// The IPv4 address that it stands for (NAT64, 6to4).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ipv4: Option<IpAddr>,
     /// For each direction what becomes of a flow, `null`: nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     egress: Option<Option<Verdict>>,
@@ -112,7 +115,12 @@ pub(super) fn lookup(place: &Place<'_>, address: IpAddr, asked: &Asked) -> Resul
     let index = place.index;
     let address = address.to_canonical();
     let exceptions = place.exceptions.iter();
-    let exceptions = exceptions.filter(|exception| exception.prefix.contains(address));
+    let v4 = index.stands_for(address);
+    let holds = |exception: &&Exception| {
+        let holds = |address| exception.prefix.contains(address);
+        holds(address) || v4.is_some_and(holds)
+    };
+    let exceptions = exceptions.filter(holds);
     let port: Option<PortMatch> = match &asked.port {
         None => None,
         Some(text) => Some(
@@ -120,7 +128,10 @@ pub(super) fn lookup(place: &Place<'_>, address: IpAddr, asked: &Asked) -> Resul
                 .map_err(|_| format!("{text:?} is not a port"))?,
         ),
     };
-    let listings = index.listings(address);
+    let readings = || v4.into_iter().chain([address]);
+    let listings: Vec<_> = readings()
+        .flat_map(|address| index.listings(address))
+        .collect();
     let ports: BTreeSet<PortMatch> = match port {
         None => listings.iter().filter_map(|l| l.indicator.port).collect(),
         Some(_) => BTreeSet::new(),
@@ -144,13 +155,17 @@ pub(super) fn lookup(place: &Place<'_>, address: IpAddr, asked: &Asked) -> Resul
             ingress: verdict(Direction::Ingress, port, Of::FarEnd),
         }
     };
-    let members = index.members(address, port);
+    let members = readings().flat_map(|address| index.members(address, port));
+    let mut network_sets: Vec<String> = members.map(|member| member.set_name()).collect();
+    let mut seen = BTreeSet::new();
+    network_sets.retain(|name| seen.insert(name.clone()));
     Ok(Answer {
         address,
+        ipv4: v4,
         egress: verdict(Direction::Egress, port, Of::Receiver),
         ingress: verdict(Direction::Ingress, port, Of::Receiver),
         ports: ports.into_iter().map(at_port).collect(),
-        network_sets: members.iter().map(|member| member.set_name()).collect(),
+        network_sets,
         endpoint: asked
             .endpoint
             .as_ref()
@@ -212,15 +227,40 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
+    /// An IPv6 form of an IPv4 address is asked about as both, and the stronger answer counts.
     fn verdict(
         &self,
         direction: Direction,
         port: Option<(Protocol, u16)>,
         of: Of,
     ) -> Option<Verdict> {
+        let as_written = self.verdict_at(self.address, direction, port, of);
+        let Some(v4) = self.index.ipv4(self.address) else {
+            return as_written;
+        };
+        let as_v4 = self.verdict_at(v4, direction, port, of);
+        let rank = |verdict: &Option<Verdict>| {
+            verdict
+                .as_ref()
+                .map(|verdict| (verdict.action, !verdict.quiet))
+        };
+        if rank(&as_written) > rank(&as_v4) {
+            as_written
+        } else {
+            as_v4
+        }
+    }
+
+    fn verdict_at(
+        &self,
+        address: IpAddr,
+        direction: Direction,
+        port: Option<(Protocol, u16)>,
+        of: Of,
+    ) -> Option<Verdict> {
         let is_far = of == Of::FarEnd || direction == Direction::Egress;
         let far_port: Port = port.filter(|_| is_far);
-        let hit = self.index.lookup(self.address, far_port, direction);
+        let hit = self.index.lookup(address, far_port, direction);
         let regime = self.index.regime();
         if regime.policies.is_empty() {
             return hit.map(|hit| Verdict {
@@ -236,7 +276,7 @@ impl Look<'_> {
                 explanation: Vec::new(),
             });
         }
-        let members = self.index.members(self.address, far_port);
+        let members = self.index.members(address, far_port);
         let listed = hit.is_some();
         let hit = hit.or_else(|| hit_of(&members))?;
         let sets: Vec<&Labels> = members.iter().map(|member| member.labels).collect();
@@ -249,7 +289,7 @@ impl Look<'_> {
             direction,
             endpoint: &self.endpoint,
             near: Fact::Unknown,
-            far: self.address,
+            far: address,
             far_sets: &sets,
             proto: port.map_or(Fact::Unknown, |(proto, _)| Fact::Known(proto)),
             src_port: at(is_senders),

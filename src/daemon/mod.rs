@@ -30,6 +30,7 @@ mod policed;
 mod policing;
 mod pressure;
 mod pulls;
+mod rails;
 mod reload;
 mod resources;
 mod selftest;
@@ -37,6 +38,7 @@ mod serving;
 mod start;
 mod status;
 mod tally;
+mod transition;
 mod view;
 mod watchdog;
 
@@ -253,6 +255,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
         // What was not confirmed is no longer on disk either, then.
         core.arming_changed = core.arming.was_pending();
         start::recall(&mut core, &shared.store);
+        core.recall_transition(&shared.store);
         core.resume_counters(&shared.store);
         start::first_table(&mut core)?;
         include::tell(&mut core);
@@ -272,6 +275,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     tokio::select! {
         () = housekeeping(&shared) => {}
         () = arming::run(&shared) => {}
+        () = transition::run(&shared) => {}
         result = main_loop(&shared, signals, stopped) => result?,
     }
     answering.abort();

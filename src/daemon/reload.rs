@@ -77,6 +77,7 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
         let gone = resources::take_config(&mut core, &blocking.resources, new);
         start::recall(&mut core, &blocking.store);
         core.take_exceptions(exceptions);
+        core.look_at_transition();
         let done = if rules_change {
             // The counters of the table that goes.
             core.count_unattributed(&blocking.store);

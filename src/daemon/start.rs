@@ -197,6 +197,9 @@ pub(super) fn first_table(core: &mut Core) -> Result<(), NftError> {
         feed.config.enabled && feed.config.url.is_some() && feed.data.is_none()
     };
     let missing = core.feeds.values().any(waits);
+    // Before any pull: what the last good data deny denied before.
+    core.settle_arming();
+    core.settle_rails();
     if missing && core.arming.was_pending() {
         tracing::warn!(
             "the last run ended before `feedgate deny` was confirmed: its table does not stay in force"
@@ -271,9 +274,11 @@ pub(super) fn keep_what_needs_a_restart(old: &Config, mut new: Config) -> Config
     ) {
         let deny_with = new.nftables.deny_with;
         let hooks = std::mem::take(&mut new.nftables.hooks);
+        let nat64_prefixes = std::mem::take(&mut new.nftables.nat64_prefixes);
         new.nftables = config::Nftables {
             deny_with,
             hooks,
+            nat64_prefixes,
             ..old.nftables.clone()
         };
     }

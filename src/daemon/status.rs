@@ -21,14 +21,16 @@ use super::{
     glance::{Glance, glance},
     include,
     policing::Policing,
+    rails::Weighed,
     selftest,
     tally::LastHour,
+    transition,
 };
 use crate::{
     alert::suppress,
     alertdb::DbStatus,
     config::OnQueueFull,
-    feed::{Action, Bad, FeedName, Finding, LeftOut},
+    feed::{Action, Bad, FeedName, Finding, LeftOut, Share},
     fetch::Place,
     host::clock::Uptime,
     nft::{Count, QueueKind, TableState},
@@ -127,6 +129,9 @@ pub struct Table {
     pub last_heal: Option<String>,
     /// True when nobody else can change it while the daemon lives.
     pub owned: bool,
+    /// The IPv6 forms in which IPv4 entries hold too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ipv4_forms: Vec<transition::Shown>,
 }
 
 /// The packet queues.
@@ -256,6 +261,13 @@ pub struct FeedStatus {
     pub last_error: Option<String>,
     /// An update that waits to be accepted.
     pub quarantined: Option<Held>,
+    /// How much of the routable address space it denies, or would deny were it not on trial or held
+    /// back; `None`: it denies nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<Share>,
+    /// What it says about a limit of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub over_share: Option<String>,
     /// What lint says of the data in force.
     pub findings: Vec<Shown>,
     /// Lines left out on purpose.
@@ -371,6 +383,7 @@ pub(super) fn feeds(core: &Core) -> Vec<FeedStatus> {
             let arming = core.arming.shown(name, Instant::now());
             FeedStatus {
                 arming: arming.map(|shown| Arming::of(name, &shown)),
+                over_share: core.limit_problem(name),
                 ..feed(state, report.feeds.get(name), now)
             }
         })
@@ -411,6 +424,8 @@ fn feed(state: &FeedState, report: Option<&FeedReport>, now: SystemTime) -> Feed
             why: held.why.clone(),
             since: rfc3339(Some(held.since)),
         }),
+        share: state.weighed.as_ref().and_then(Weighed::share),
+        over_share: None,
         findings: Shown::all(state.findings.as_deref().unwrap_or_default()),
         left_out: parsed.map(|parsed| parsed.left_out).unwrap_or_default(),
         updated: rfc3339(parsed.and_then(|parsed| parsed.updated)),
@@ -442,6 +457,7 @@ pub(super) fn table(core: &Core) -> Table {
         last_heal_at: rfc3339(core.last_heal.as_ref().map(|(at, _)| *at)),
         last_heal: core.last_heal.as_ref().map(|(_, what)| what.clone()),
         owned: core.kernel.owns(),
+        ipv4_forms: core.in_use.shown(),
     }
 }
 
@@ -598,8 +614,9 @@ fn problems(
                 .into(),
         );
     }
-    let enabled = feeds.iter().filter(|feed| feed.enabled);
-    all.extend(enabled.filter_map(feed_problem));
+    let enabled = || feeds.iter().filter(|feed| feed.enabled);
+    all.extend(enabled().filter_map(feed_problem));
+    all.extend(enabled().filter_map(|feed| feed.over_share.clone()));
     for sink in sinks.iter().filter(|sink| sink.dropped > 0) {
         all.push(format!(
             "{}: {} alerts were not delivered",

@@ -4,4 +4,5 @@ pub mod addresses;
 pub mod clock;
 pub mod links;
 pub mod modes;
+pub mod transition;
 pub mod wires;

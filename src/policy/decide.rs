@@ -79,7 +79,8 @@ pub fn stronger(out: Option<Decision>, back: Option<Decision>) -> Option<Decisio
 }
 
 /// Decides about one end of a flow: the destination in egress, where `endpoint` is the sender; the
-/// source in ingress, where it is the receiver.
+/// source in ingress, where it is the receiver. An IPv6 form of an IPv4 address is asked about as both,
+/// and the [`stronger`] answer counts.
 pub fn decide_toward(
     index: &Index,
     flow: &Flow,
@@ -90,6 +91,21 @@ pub fn decide_toward(
         Direction::Egress => (flow.src, flow.dst, flow.dst_port()),
         Direction::Ingress => (flow.dst, flow.src, flow.src_port()),
     };
+    let ask = |far| decide_at(index, flow, direction, endpoint, (near, far, port));
+    match index.ipv4(far) {
+        None => ask(far),
+        Some(v4) => stronger(ask(v4), ask(far)),
+    }
+}
+
+/// The same with the far end's address as it is to be read.
+fn decide_at(
+    index: &Index,
+    flow: &Flow,
+    direction: Direction,
+    endpoint: &Endpoint,
+    (near, far, port): (IpAddr, IpAddr, Option<u16>),
+) -> Option<Decision> {
     let port = port.map(|port| (flow.proto, port));
     let hit = index.lookup(far, port, direction);
     let regime = index.regime();

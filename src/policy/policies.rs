@@ -1,6 +1,9 @@
 //! All tiers and policies in force, and what they answer.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use super::{
     DEFAULT_TIER, DEFAULT_TIER_ORDER, Endpoint, Labels, Order, Policy, RuleAction, Tier,
@@ -145,6 +148,32 @@ impl Policies {
     /// Exact, unless there are too many ways through the policies: then everything is reported.
     pub fn explore(&self, question: &Question<'_>) -> Reach {
         self.explore_until(question, Reach::is_all)
+    }
+
+    /// True when some endpoint's flows with the addresses of a network set may be denied by a policy,
+    /// which has `labels`; prefixes that rules name beside are not looked at.
+    pub fn may_deny(&self, anybody: &Endpoint, labels: &Labels) -> bool {
+        let far_sets = [labels];
+        let asked = |direction| {
+            let regions = self.port_regions(direction).into_iter();
+            regions.map(move |region| (direction, self.facts_of(direction, region)))
+        };
+        let both = [Direction::Egress, Direction::Ingress];
+        both.into_iter()
+            .flat_map(asked)
+            .any(|(direction, (proto, dst_port))| {
+                let question = Question {
+                    direction,
+                    endpoint: anybody,
+                    near: Fact::Unknown,
+                    far: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                    far_sets: &far_sets,
+                    proto,
+                    src_port: Fact::Unknown,
+                    dst_port,
+                };
+                self.explore(&question).deny
+            })
     }
 
     /// The same, but no further than to see that the verdict depends, where the feeds say `by_feeds`.

@@ -3,17 +3,19 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    Exception, FlowReport, Index, Regime, Report, Snapshot, classes, coarse,
+    Class, Content, Exception, FlowReport, Index, Regime, Report, SetName, Sets, Snapshot,
+    Transition, classes, coarse,
     index::{BoundTag, Items, Meta, Rules, Tag},
     report::feed_reports,
+    transition,
 };
 use crate::{
     arm::Force,
     config,
     config::PrivateNetworks,
-    feed::{Action, FeedData, FeedName, Scope, Severity, Span, bound_size},
+    feed::{Action, Cover, FeedData, FeedName, Item, Scope, Severity, Share, Span, bound_size},
     policy::{Labels, NetworkSet},
-    prefix::RangeSet,
+    prefix::{Prefix, RangeSet},
 };
 
 /// One feed with its good data.
@@ -72,6 +74,15 @@ impl Input {
         }
     }
 
+    /// The addresses of the entries that are denied, were the feed not on trial; with `all`, of all that
+    /// count.
+    pub fn denied(&self, all: bool) -> impl Iterator<Item = Prefix> + Clone {
+        let counts = |item: &Item<'_>| item.port.is_none() || bound_size(&item.prefix).is_some();
+        let denies = move |item: &Item<'_>| all || self.action_for(item.score()) == Action::Deny;
+        let items = self.data.parsed.items().filter(counts).filter(denies);
+        items.map(|item| item.prefix)
+    }
+
     /// What an entry does now.
     pub(super) fn action_now(&self, score: Option<u32>) -> Action {
         if self.trial {
@@ -104,6 +115,8 @@ pub struct Options {
     pub network_sets: Vec<Arc<NetworkSet>>,
     /// The policies in force.
     pub regime: Regime,
+    /// The IPv6 forms in which IPv4 entries hold too.
+    pub transition: Transition,
 }
 
 impl Default for Options {
@@ -114,6 +127,7 @@ impl Default for Options {
             every_set: false,
             network_sets: Vec::new(),
             regime: Regime::default(),
+            transition: Transition::default(),
         }
     }
 }
@@ -122,6 +136,7 @@ impl Default for Options {
 pub fn build(inputs: &[Input], exceptions: &[Exception], options: Options) -> Snapshot {
     // Listings number their feeds and network sets with 16 bits.
     let inputs = inputs.get(..usize::from(u16::MAX)).unwrap_or(inputs);
+    let exceptions = &*options.transition.exceptions(exceptions);
     let except = (
         RangeSet::<u32>::of(exceptions.iter().map(|e| &e.prefix)),
         RangeSet::<u128>::of(exceptions.iter().map(|e| &e.prefix)),
@@ -133,19 +148,47 @@ pub fn build(inputs: &[Input], exceptions: &[Exception], options: Options) -> Sn
     };
     let index = index(inputs, &options, rules.clone());
     let (mut sets, too_many) = classes::sets(inputs, &options, &index, &rules);
+    let denied = denied(&sets);
     let report = Report {
         feeds: feed_reports(inputs, exceptions, &rules),
         flows: FlowReport {
             elements: sets.flows(),
             too_many,
         },
+        denied,
     };
-    coarse::add(&mut sets, options.every_set);
+    let in_use = &options.transition.in_use;
+    transition::add(&mut sets, in_use, &rules.except.1);
+    let has_nat64 = in_use.iter().any(|form| !form.is_six_to_four());
+    coarse::add(&mut sets, options.every_set, has_nat64);
     Snapshot {
         sets,
         index,
         report,
     }
+}
+
+/// What the sets deny, but for single ports.
+fn denied(sets: &Sets) -> Share {
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for (name, content) in sets.iter() {
+        match (name, content) {
+            (
+                SetName::Class {
+                    class: Class::Deny, ..
+                },
+                Content::V4(ranges),
+            ) => v4.extend_from_slice(ranges),
+            (
+                SetName::Class {
+                    class: Class::Deny, ..
+                },
+                Content::V6(ranges),
+            ) => v6.extend_from_slice(ranges),
+            _ => {}
+        }
+    }
+    Cover::of_ranges(&RangeSet::new(v4), &RangeSet::new(v6)).share()
 }
 
 fn index(inputs: &[Input], options: &Options, rules: Rules) -> Index {
@@ -202,7 +245,8 @@ fn index(inputs: &[Input], options: &Options, rules: Rules) -> Index {
         }
     }
     let regime = options.regime.clone();
-    Index::new(metas, whole, bound, written.list, rules, regime)
+    let forms = options.transition.read.clone();
+    Index::new(metas, whole, bound, written.list, rules, regime).reading(forms)
 }
 
 /// Ranges that entries are pieces of, each once, numbered from 1.

@@ -233,7 +233,7 @@ pub(super) fn protocols(port: &PortMatch) -> &[Protocol] {
     }
 }
 
-fn sort<T: Ord>(list: &mut Vec<T>) {
+pub(super) fn sort<T: Ord>(list: &mut Vec<T>) {
     list.sort_unstable();
     list.dedup();
 }

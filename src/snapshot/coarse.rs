@@ -21,12 +21,16 @@ const NARROW: u128 = 16;
 /// More blocks than this are no prefilter: they load longer than they help.
 const MAX_BLOCKS: usize = 1 << 18;
 
+/// Percent of the IPv6 packets that go through a NAT64, where there is one.
+const IN_NAT64: u64 = 50;
+
 /// Class sets that `nft/base.nft` asks for a packet of one direction.
 const EVERY_SET: u64 = 14;
 
 /// Adds the prefilter sets for what `sets` holds, for each IP version for which one pays; with `every_set`
-/// a packet is looked up in sets that hold nothing too.
-pub(super) fn add(sets: &mut Sets, every_set: bool) {
+/// a packet is looked up in sets that hold nothing too. `has_nat64`: much of what is sent over IPv6 goes to
+/// the few blocks of a NAT64, which are listed.
+pub(super) fn add(sets: &mut Sets, every_set: bool, has_nat64: bool) {
     let (mut v4, mut v6) = (Collector::new(BLOCK4), Collector::new(BLOCK6));
     for content in sets.0.values() {
         match content {
@@ -38,8 +42,9 @@ pub(super) fn add(sets: &mut Sets, every_set: bool) {
             Content::Flows6(list) => list.iter().for_each(|e| v6.add(e.addr)),
         }
     }
-    v4.finish().put(sets, every_set, Content::V4);
-    v6.finish().put(sets, every_set, Content::V6);
+    v4.finish().put(sets, every_set, 0, Content::V4);
+    let in_nat64 = if has_nat64 { IN_NAT64 } else { 0 };
+    v6.finish().put(sets, every_set, in_nat64, Content::V6);
 }
 
 /// The prefilter of one IP version.
@@ -53,8 +58,14 @@ struct Prefilter<A> {
 }
 
 impl<A: Address> Prefilter<A> {
-    fn put(self, sets: &mut Sets, every_set: bool, content: fn(Vec<Range<A>>) -> Content) {
-        if !self.pays(sets, every_set) {
+    fn put(
+        self,
+        sets: &mut Sets,
+        every_set: bool,
+        listed: u64,
+        content: fn(Vec<Range<A>>) -> Content,
+    ) {
+        if !self.pays(sets, every_set, listed) {
             return;
         }
         let family = A::FAMILY;
@@ -64,7 +75,8 @@ impl<A: Address> Prefilter<A> {
     }
 
     /// True when an unlisted address costs less with it than without it, in the direction that asks most.
-    fn pays(&self, sets: &Sets, every_set: bool) -> bool {
+    /// So many percent of the packets go to listed blocks anyway.
+    fn pays(&self, sets: &Sets, every_set: bool, listed: u64) -> bool {
         if self.blocks.len() > MAX_BLOCKS {
             return false;
         }
@@ -80,7 +92,8 @@ impl<A: Address> Prefilter<A> {
             0
         };
         let all = all + empty;
-        own + cost::share(all, self.covered(), 1 << self.len) < all
+        let through = cost::share(all, self.covered(), 1 << self.len).max(all * listed / 100);
+        own + through < all
     }
 
     /// How many blocks it lets through.
@@ -231,7 +244,7 @@ mod tests {
         for (name, ranges) in given {
             sets.put(*name, Content::V4(ranges.clone()));
         }
-        add(&mut sets, false);
+        add(&mut sets, false, false);
         sets
     }
 
@@ -293,7 +306,7 @@ mod tests {
         let hosts = class(Class::Deny, Scope::Both, Kind::Hosts);
         let mut sets = Sets::default();
         sets.put(hosts, Content::V4(ranges(50_000, 4096, 1)));
-        add(&mut sets, true);
+        add(&mut sets, true, false);
         assert!(has_prefilter(&sets));
     }
 

@@ -15,7 +15,7 @@ use crate::{
     feed::{Action, Direction, FeedName, Indicator, PortMatch, Scope, Severity, Span},
     packet::Protocol,
     policy::Labels,
-    prefix::{Address, Family, MULTICAST, PRIVATE, Prefix, RangeSet},
+    prefix::{Address, Family, Forms, MULTICAST, PRIVATE, Prefix, RangeSet},
 };
 
 /// A feed, or a network set written by hand, as the index knows it.
@@ -98,6 +98,8 @@ pub struct Index {
     written: Vec<Span>,
     rules: Rules,
     regime: Regime,
+    /// Addresses of these are read as their IPv4 address.
+    forms: Forms,
 }
 
 /// An entry that covers an address.
@@ -176,7 +178,25 @@ impl Index {
             written,
             rules,
             regime,
+            forms: Forms::default(),
         }
+    }
+
+    /// The same, with these forms of IPv4 addresses.
+    pub(super) fn reading(self, forms: Forms) -> Self {
+        Self { forms, ..self }
+    }
+
+    /// The IPv4 address that `addr` stands for, whether or not it is an exception.
+    pub fn stands_for(&self, addr: IpAddr) -> Option<IpAddr> {
+        self.forms.ipv4(addr).map(IpAddr::V4)
+    }
+
+    /// The IPv4 address that a flow to or from `addr` is about (NAT64, 6to4); `None` for any other
+    /// address, and for one that is an exception as it is written.
+    pub fn ipv4(&self, addr: IpAddr) -> Option<IpAddr> {
+        let v4 = self.forms.ipv4(addr)?;
+        (!self.place(addr).0).then_some(v4.into())
     }
 
     /// The feeds and network sets.

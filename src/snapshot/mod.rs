@@ -21,6 +21,7 @@ mod steps;
 mod sweep;
 #[cfg(test)]
 pub(crate) mod tests;
+mod transition;
 
 use std::collections::BTreeMap;
 
@@ -32,8 +33,12 @@ pub(crate) use members::hit_of;
 pub use members::{Member, Regime};
 pub use sets::{Class, Content, FlowElement, Kind, PortBox, PortElement, SetName, Sets};
 pub use steps::{Steps, steps};
+pub use transition::Transition;
 
-use crate::{feed::FeedName, prefix::Prefix};
+use crate::{
+    feed::{FeedName, Share},
+    prefix::Prefix,
+};
 
 /// An address that is never blocked and never alerted, and why.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -62,6 +67,8 @@ pub struct Report {
     pub feeds: BTreeMap<FeedName, FeedReport>,
     /// What policies ask by protocol and port.
     pub flows: FlowReport,
+    /// How much of the routable address space is denied, at all ports and whatever the source.
+    pub denied: Share,
 }
 
 /// Address ranges with protocols and ports, which load slowly.

@@ -8,6 +8,7 @@
 //! STATE/resources/               applied manifests, see [`crate::resources`]
 //! STATE/manifests-lastgood/      last good texts of the manifests folder, see there too
 //! STATE/exceptions               the host's own addresses, gateways, servers, as known last
+//! STATE/nat64                    NAT64 prefixes, as the resolver said last
 //! STATE/arming.json              deny feeds on trial, and what `feedgate deny` armed
 //! ```
 //!
@@ -34,7 +35,7 @@ use std::{
 
 use nix::fcntl::Flock;
 
-use crate::{feed::FeedName, snapshot::Exception};
+use crate::{feed::FeedName, prefix::Prefix, snapshot::Exception};
 pub use error::{Damage, Step, StoreError};
 pub(crate) use file::{remove, remove_unfinished, replace};
 pub(crate) use folder::{create, sync};
@@ -46,6 +47,9 @@ const ELEMENTS: &str = "sets.nft";
 const EXCEPTIONS: &str = "exceptions";
 /// More than a host has; bounds what a damaged file can cost.
 const EXCEPTIONS_MAX: u64 = 4 << 20;
+const NAT64: &str = "nat64";
+/// Bounds what a damaged file can cost.
+const NAT64_MAX: u64 = 4 << 10;
 const LAST: &str = ".last";
 const CORRUPT: &str = ".corrupt";
 
@@ -102,7 +106,7 @@ impl Store {
         folder::create(&feeds)?;
         file::remove_unfinished(&feeds, |_| true)?;
         file::remove_unfinished(state_dir, |name| {
-            [ELEMENTS, EXCEPTIONS, ARMING]
+            [ELEMENTS, EXCEPTIONS, ARMING, NAT64]
                 .iter()
                 .any(|own| name == own.as_bytes())
         })?;
@@ -205,6 +209,22 @@ impl Store {
         Ok(Some(text))
     }
 
+    /// Stores the NAT64 prefixes that the resolver said, a line each, as [`Self::nat64`] gives them back.
+    pub fn save_nat64(&self, prefixes: &[Prefix]) -> Result<(), StoreError> {
+        let text: String = prefixes
+            .iter()
+            .map(|prefix| format!("{prefix}\n"))
+            .collect();
+        let _turn = self.turn();
+        file::replace(&self.state, NAT64, &[text.as_bytes()])
+    }
+
+    /// The NAT64 prefixes that were stored last; lines that are none are left out.
+    pub fn nat64(&self) -> Vec<Prefix> {
+        let text = read_some(&self.state.join(NAT64), NAT64_MAX).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
     /// Replaces `sets.nft`, which an admin's ruleset includes at boot.
     pub fn save_elements(&self, text: &str) -> Result<(), StoreError> {
         let _turn = self.turn();
@@ -225,18 +245,12 @@ impl Store {
 
     /// The exceptions that were stored last; lines that are none are left out.
     pub fn exceptions(&self) -> Vec<Exception> {
-        let read = || -> io::Result<String> {
-            let mut text = String::new();
-            let file = File::open(self.state.join(EXCEPTIONS))?;
-            file.take(EXCEPTIONS_MAX).read_to_string(&mut text)?;
-            Ok(text)
-        };
         let line = |line: &str| {
             let (prefix, why) = line.split_once(' ')?;
             let (prefix, why) = (prefix.parse().ok()?, why.to_owned());
             Some(Exception { prefix, why })
         };
-        read()
+        read_some(&self.state.join(EXCEPTIONS), EXCEPTIONS_MAX)
             .unwrap_or_default()
             .lines()
             .filter_map(line)
@@ -263,6 +277,13 @@ impl Store {
     fn turn(&self) -> MutexGuard<'_, ()> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The text of a small file, of which no more than `most` bytes are read.
+fn read_some(path: &Path, most: u64) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(most).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 fn read(path: &Path, feed: &FeedName, max_bytes: u64) -> Result<LastGood, Unreadable> {
