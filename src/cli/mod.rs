@@ -19,13 +19,21 @@ mod resource_args;
 mod resources;
 mod selftest;
 mod status;
+mod stderr;
 mod table;
 
-use std::{fmt, io::IsTerminal, process::ExitCode};
+use std::{
+    fmt,
+    io::{self, IsTerminal, Write as _},
+    process::ExitCode,
+};
 
 use clap::Parser;
 
 use args::{Args, Command, FeedsCommand};
+
+/// The exit code of a daemon that `feedgate down` ended; set by the unit.
+const DOWN_STATUS: &str = "FEEDGATE_DOWN_STATUS";
 
 /// A command that did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,14 +78,14 @@ impl Failure {
 
 /// Reads the command line of this process and does what it says.
 pub fn main() -> ExitCode {
-    // A closed pipe, as with `| head`, ends the command quietly instead of by a panic.
-    restore_sigpipe();
     let args = Args::parse();
+    choose_signals(&args.command);
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.message.is_empty() {
-                eprintln!("feedgate: {}", failure.message);
+                // Not eprintln: it panics when nobody reads, and the exit code would be lost.
+                let _ = writeln!(io::stderr(), "feedgate: {}", failure.message);
             }
             ExitCode::from(failure.code)
         }
@@ -89,7 +97,8 @@ fn run(args: Args) -> Result<(), Failure> {
     match args.command {
         Command::Run => {
             start_log();
-            crate::daemon::run(&config).map_err(run_failure)
+            let ended = crate::daemon::run(&config).map_err(run_failure)?;
+            exit_code(ended)
         }
         Command::Check { print, json } => check::check(&config, print, json.json),
         Command::Status { json } => status::status(&config, json.json),
@@ -166,7 +175,8 @@ fn run(args: Args) -> Result<(), Failure> {
         } => {
             start_log();
             let loaded = crate::daemon::load(&config).map_err(run_failure)?;
-            println!("{loaded}");
+            // The table is in the kernel, whether somebody reads this or not.
+            let _ = writeln!(io::stdout(), "{loaded}");
             Ok(())
         }
         Command::Deny {
@@ -191,6 +201,19 @@ fn run(args: Args) -> Result<(), Failure> {
     }
 }
 
+/// 0, whatever ended it; but a service manager that starts it again after every end needs to know `down`
+/// from the others, and names the code for that.
+fn exit_code(ended: crate::daemon::Ended) -> Result<(), Failure> {
+    let asked = std::env::var(DOWN_STATUS).ok();
+    match asked.and_then(|code| code.parse().ok()) {
+        Some(code) if ended == crate::daemon::Ended::Down => Err(Failure {
+            code,
+            message: String::new(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 fn run_failure(error: crate::daemon::RunError) -> Failure {
     use crate::daemon::RunError;
     match error {
@@ -203,7 +226,7 @@ fn run_failure(error: crate::daemon::RunError) -> Failure {
 fn demo() -> Result<(), Failure> {
     let exe = std::env::current_exe()
         .map_err(|e| Failure::failed(format!("cannot find this program: {e}")))?;
-    crate::demo::run(&exe, &mut std::io::stdout().lock()).map_err(|e| Failure {
+    crate::demo::run(&exe, &mut io::stdout().lock()).map_err(|e| Failure {
         code: e.exit_code(),
         message: e.to_string(),
     })
@@ -215,9 +238,11 @@ fn start_log() {
     let filter = EnvFilter::try_from_env("FEEDGATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(stderr::Log::stderr())
+        // It would tell on standard error, too, and panic where nobody reads that.
+        .log_internal_errors(false)
         .with_target(false);
-    let log = log.with_ansi(std::io::stderr().is_terminal());
+    let log = log.with_ansi(io::stderr().is_terminal());
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         log.without_time().init();
     } else {
@@ -225,10 +250,24 @@ fn start_log() {
     }
 }
 
+/// What writing to a reader that is gone does to this process, and writing beyond a limit of file sizes.
+///
+/// A client command ends quietly, as others do with `| head`. What protects the host, or has a host to
+/// clean up, goes on with an error instead: whoever it writes to could otherwise end it.
 #[allow(unsafe_code)]
-fn restore_sigpipe() {
-    // SAFETY: called before any thread starts; the default action of SIGPIPE is a valid disposition.
+fn choose_signals(command: &Command) {
+    let (signal, action) = match command {
+        Command::Run
+        | Command::Demo
+        | Command::Nft {
+            command: args::NftCommand::Load,
+        } => (libc::SIGXFSZ, libc::SIG_IGN),
+        // Rust ignores it before main.
+        _ => (libc::SIGPIPE, libc::SIG_DFL),
+    };
+    // SAFETY: called before any thread starts; to ignore either signal, or to take its default action, is
+    // a valid disposition.
     unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::signal(signal, action);
     }
 }

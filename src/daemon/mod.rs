@@ -132,6 +132,15 @@ pub enum RunError {
     },
 }
 
+/// Why the daemon ended without an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// SIGTERM or SIGINT: the deny sets stay in force.
+    Stopped,
+    /// `feedgate down`: the table is removed, and should stay so.
+    Down,
+}
+
 /// What everything outside the packet path shares.
 struct Shared {
     core: Mutex<Core>,
@@ -172,7 +181,7 @@ struct Shared {
 }
 
 /// Runs the daemon with the configuration in `config_file` until SIGTERM, SIGINT or `down`.
-pub fn run(config_file: &FilePath) -> Result<(), RunError> {
+pub fn run(config_file: &FilePath) -> Result<Ended, RunError> {
     let config = start::read_config(config_file)?;
     start::check_capabilities()?;
     // Before the first thread, so that each has it. The self-test of the start runs a program.
@@ -193,7 +202,7 @@ pub fn run(config_file: &FilePath) -> Result<(), RunError> {
     result
 }
 
-async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
+async fn serve(config: Config, config_file: &FilePath) -> Result<Ended, RunError> {
     let signals = Signals::new()?;
     let store = Store::open(&config.daemon.state_dir)?;
     let resources = resources::Resources::open(&config)?;
@@ -283,7 +292,8 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<(), RunError> {
     shut_down(&shared, threads);
     match lock(&shared.failure).take() {
         Some(why) => Err(RunError::Stopped(why)),
-        None => Ok(()),
+        None if shared.down.load(Ordering::Relaxed) => Ok(Ended::Down),
+        None => Ok(Ended::Stopped),
     }
 }
 

@@ -46,6 +46,7 @@ mod nat;
 mod outage;
 mod overload;
 mod packets;
+mod peers;
 mod policies;
 mod pull;
 mod push;

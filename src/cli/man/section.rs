@@ -62,6 +62,12 @@ pub(super) fn signals_and_environment(roff: &mut Roff) {
     );
     item(
         roff,
+        "FEEDGATE_DOWN_STATUS",
+        "The exit code of a daemon that `feedgate down` ended; 0 unless set. The unit sets it, so that \
+         systemd starts the daemon again after every other end.",
+    );
+    item(
+        roff,
         "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY",
         "The way to the feeds, unless the configuration names one.",
     );

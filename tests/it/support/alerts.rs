@@ -88,7 +88,11 @@ pub(crate) struct Alerts {
 impl Alerts {
     /// Listens on a socket in the lab's folder.
     pub(crate) fn listen(lab: &Lab) -> Self {
-        let path = lab.path("log");
+        Self::at(lab.path("log"))
+    }
+
+    /// Listens on this socket.
+    pub(crate) fn at(path: PathBuf) -> Self {
         let socket = UnixDatagram::bind(&path).unwrap();
         socket
             .set_read_timeout(Some(Duration::from_millis(50)))

@@ -87,7 +87,17 @@ impl<'a> Daemon<'a> {
 
     /// Starts it and waits until it is ready, or has ended.
     pub(crate) fn try_start(lab: &Lab, netns: &'a Netns, conf: &Conf) -> Result<Self, DaemonError> {
-        Self::spawn(feedgate(), lab, netns, conf)
+        Self::try_start_as(feedgate(), lab, netns, conf)
+    }
+
+    /// The same with `program`, which runs it with the arguments it is given.
+    pub(crate) fn try_start_as(
+        program: &Path,
+        lab: &Lab,
+        netns: &'a Netns,
+        conf: &Conf,
+    ) -> Result<Self, DaemonError> {
+        Self::spawn(program, lab, netns, conf)
     }
 
     fn spawn(

@@ -310,13 +310,23 @@ impl Tls {
     }
 
     fn server(&self) -> Arc<rustls::ServerConfig> {
+        Arc::new(self.config())
+    }
+
+    /// A server that speaks this protocol and no other (ALPN).
+    pub(crate) fn speaking(&self, protocol: &[u8]) -> Arc<rustls::ServerConfig> {
+        let mut config = self.config();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Arc::new(config)
+    }
+
+    fn config(&self) -> rustls::ServerConfig {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let certificate = CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap();
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
-        let config = rustls::ServerConfig::builder()
+        rustls::ServerConfig::builder()
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key)
-            .unwrap();
-        Arc::new(config)
+            .unwrap()
     }
 }

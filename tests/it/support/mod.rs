@@ -5,6 +5,7 @@ mod conf;
 mod daemon;
 mod http;
 mod lab;
+mod leaver;
 mod rsyslog;
 mod stream;
 mod traffic;
@@ -20,6 +21,7 @@ pub(crate) use self::{
     daemon::{Daemon, feedgate, install, load, load_with, nft, program},
     http::{Reply, Site, Tls},
     lab::{HOST_MAC, Lab},
+    leaver::{End, Leaver, Phase},
     rsyslog::{Parser, Record, Rsyslog},
     stream::{Pace, Stream},
     traffic::{
