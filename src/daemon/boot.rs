@@ -92,7 +92,9 @@ pub fn load(config_file: &FilePath) -> Result<Loaded, RunError> {
     // Nobody listens: the guard chains alone decide, as they do after a stop.
     core.kernel.stop_asking(&snapshot.sets)?;
     // The counters of this table begin at zero.
-    store.save_reported((0, 0))?;
+    if let Err(e) = store.save_reported((0, 0)) {
+        tracing::warn!("packets without attribution may be reported twice after a restart: {e}");
+    }
     Ok(Loaded::Table {
         table,
         elements: snapshot.sets.elements(),

@@ -50,6 +50,8 @@ pub(super) struct FeedState {
     pub(super) next_pull: Option<Uptime>,
     /// Failed pulls in a row.
     pub(super) failures: u32,
+    /// Daemons that died in a row while they read its update.
+    pub(super) deaths: u32,
     /// Pulls by their result, since the daemon started.
     pub(super) pulls: BTreeMap<&'static str, u64>,
     /// The decisions of a CrowdSec stream; empty for other formats.
@@ -81,6 +83,7 @@ impl FeedState {
             elapsed: None,
             next_pull: None,
             failures: 0,
+            deaths: 0,
             pulls: BTreeMap::from([("changed", 0), ("unchanged", 0)]),
             stream: CrowdsecState::default(),
             stream_gap: false,
@@ -243,7 +246,7 @@ impl Core {
                 Some(mut state) if same_text(&state.config, feed) => {
                     if state.config != *feed {
                         // A new period, or a header that was wrong: tried at once.
-                        (state.next_pull, state.failures) = (None, 0);
+                        (state.next_pull, state.failures, state.deaths) = (None, 0, 0);
                     }
                     state.config = feed.clone();
                     state

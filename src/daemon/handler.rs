@@ -9,7 +9,9 @@ use super::{
     engine::lock,
     glance::{blocking as in_place, glance},
     intake::{self, Body},
-    lookup, pulls, resources, selftest, status,
+    lookup, pulls,
+    reading::Asked,
+    resources, selftest, status,
 };
 use crate::{
     control::{Peer, Request, Response},
@@ -117,11 +119,15 @@ pub(super) fn value(of: &impl serde::Serialize) -> Result<Value, String> {
 
 async fn refresh(shared: &Arc<Shared>, feed: Option<String>) -> Result<Value, String> {
     let names = in_place(|| super::feeds_named(&lock(&shared.core), feed.as_deref()))?;
+    let asked = match feed {
+        Some(_) => Asked::ByName,
+        None => Asked::ForAll,
+    };
     let mut pulls = tokio::task::JoinSet::new();
     for name in names {
         let shared = Arc::clone(shared);
         pulls.spawn(async move {
-            pulls::pull(&shared, &name)
+            pulls::pull(&shared, &name, asked)
                 .await
                 .map_err(|e| named(&name, e))
         });

@@ -31,6 +31,7 @@ mod policing;
 mod pressure;
 mod pulls;
 mod rails;
+mod reading;
 mod reload;
 mod resources;
 mod selftest;
@@ -163,6 +164,8 @@ struct Shared {
     /// A first pull has ended.
     progress: Notify,
     pulls: Mutex<pulls::Tasks>,
+    /// One feed whose update killed the daemon once is read at a time.
+    suspects: Arc<tokio::sync::Mutex<()>>,
     /// The self-test.
     selftest: Mutex<selftest::Place>,
     /// What was said to be wrong with the addresses of servers.
@@ -243,6 +246,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<Ended, RunError
         main: Arc::new(watchdog::Pulse::new(Instant::now())),
         progress: Notify::new(),
         pulls: Mutex::default(),
+        suspects: Arc::default(),
         selftest: Mutex::default(),
         lifelines_told: Mutex::default(),
         own_lifelines_told: Mutex::default(),
@@ -265,6 +269,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<Ended, RunError
         core.arming_changed = core.arming.was_pending();
         start::recall(&mut core, &shared.store);
         core.recall_transition(&shared.store);
+        reading::recall(&mut core, &shared.store);
         core.resume_counters(&shared.store);
         start::first_table(&mut core)?;
         include::tell(&mut core);
@@ -385,6 +390,7 @@ fn one_line(shared: &Shared) -> String {
 fn shut_down(shared: &Arc<Shared>, threads: start::Threads) {
     notify(&[NotifyState::Stopping]);
     lock(&shared.pulls).abort();
+    shared.store.stop_reading();
     serving::restart(shared, None);
     let down = shared.down.load(Ordering::Relaxed);
     {

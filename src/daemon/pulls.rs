@@ -16,6 +16,7 @@ use super::{
     glance::blocking,
     intake::{self, Body, Preview},
     lastgood,
+    reading::{self, Asked, Reading},
     resources::Turnover,
 };
 use crate::{
@@ -158,7 +159,7 @@ async fn keep_pulling(shared: &Arc<Shared>, name: &FeedName) {
         };
         match next {
             Next::Pull => {
-                let _ = pull(shared, name).await;
+                let _ = pull(shared, name, Asked::ForAll).await;
             }
             Next::Expire(feed) => {
                 let shared = Arc::clone(shared);
@@ -181,14 +182,18 @@ pub(super) struct Outcome {
 }
 
 /// Pulls once; returns when the result is in the kernel, or failed.
-pub(super) async fn pull(shared: &Arc<Shared>, name: &FeedName) -> Result<Outcome, String> {
+pub(super) async fn pull(
+    shared: &Arc<Shared>,
+    name: &FeedName,
+    asked: Asked,
+) -> Result<Outcome, String> {
     let turn = blocking(|| lock(&shared.core))
         .feeds
         .get(name)
         .map(|state| Arc::clone(&state.turn));
     let turn = turn.ok_or_else(|| format!("feed {name} is gone: it was taken out meanwhile"))?;
     let _turn = turn.lock().await;
-    let (feed, validators, startup) = {
+    let (feed, validators, startup, deaths) = {
         let mut core = blocking(|| lock(&shared.core));
         let Some(state) = core.feeds.get_mut(name) else {
             return Err(format!("feed {name} is gone: it was taken out meanwhile"));
@@ -205,8 +210,20 @@ pub(super) async fn pull(shared: &Arc<Shared>, name: &FeedName) -> Result<Outcom
             state.config.clone(),
             validators,
             state.stream.is_empty() || state.stream_gap || state.failures > 0,
+            state.deaths,
         )
     };
+    if let Some(why) = reading::held(deaths, asked) {
+        let held = Failed {
+            why: why.replace("NAME", name.as_str()),
+            retry_after: None,
+            kind: Some("held-back"),
+        };
+        let outcome = blocking(|| record(shared, &feed, Duration::ZERO, Err(held)));
+        shared.progress.notify_waiters();
+        return outcome;
+    }
+    let mut reading = Reading::new(shared, &feed, deaths).await;
     let start = Instant::now();
     let result = match fetch(shared, &feed, validators.as_ref(), startup).await {
         Err(e) => Err(Failed {
@@ -217,7 +234,12 @@ pub(super) async fn pull(shared: &Arc<Shared>, name: &FeedName) -> Result<Outcom
         Ok(got) => {
             let (shared, feed) = (Arc::clone(shared), feed.clone());
             let work = move || match got {
-                Some(body) => intake::take(&shared, &feed, body, false).map(|()| true),
+                Some(body) => {
+                    reading.begin();
+                    let taken = intake::take(&shared, &feed, body, false);
+                    reading.survived();
+                    taken.map(|()| true)
+                }
                 None => {
                     lastgood::confirm(&shared.store, &feed, SystemTime::now());
                     Ok(false)

@@ -325,6 +325,8 @@ pub(super) fn status(shared: &Shared) -> Status {
     let mut problems = problems(&glance, &queue, &conntrack, &sinks);
     problems.extend(flow_log.as_ref().and_then(FlowLogStatus::problem));
     problems.extend(store.iter().flat_map(store_problems));
+    let unsaved = shared.store.unsaved();
+    problems.extend(unsaved.map(|why| format!("the state is not saved: {why}")));
     problems.extend(lock(&shared.listening).problem.clone());
     problems.extend(selftest::problem(shared));
     let protected = glance.broken.is_none()

@@ -45,7 +45,7 @@ impl Applied {
     /// [`Self::load`] gives the resources as they are after it.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let folder = state_dir.join(FOLDER);
-        store::create(&folder)?;
+        store::create(&folder).or_else(StoreError::excuse)?;
         store::remove_unfinished(&folder, |_| true)?;
         if let Err(e) = journal::resume(&folder) {
             tracing::error!(
@@ -99,7 +99,11 @@ impl Applied {
             }
         }
         let is_pending = |file: &str| pending.iter().any(|write| write.file == file);
-        for entry in fs::read_dir(&self.folder).map_err(failed)? {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            entries => Some(entries.map_err(failed)?),
+        };
+        for entry in entries.into_iter().flatten() {
             let file = entry.map_err(failed)?.file_name();
             let Some(file) = file.to_str() else { continue };
             if is_pending(file.strip_suffix(CORRUPT).unwrap_or(file)) {

@@ -23,7 +23,7 @@ impl LastGoodTexts {
     /// Creates the folder (mode 0700) if it is missing, and removes unfinished files in it.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let folder = state_dir.join(FOLDER);
-        store::create(&folder)?;
+        store::create(&folder).or_else(StoreError::excuse)?;
         store::remove_unfinished(&folder, |_| true)?;
         Ok(Self { folder })
     }
@@ -71,7 +71,11 @@ impl LastGoodTexts {
     pub fn names(&self) -> Result<Vec<String>, StoreError> {
         let failed = |source| StoreError::io(Step::List, &self.folder, source);
         let mut names = Vec::new();
-        for entry in fs::read_dir(&self.folder).map_err(failed)? {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(names),
+            entries => entries.map_err(failed)?,
+        };
+        for entry in entries {
             let file = entry.map_err(failed)?.file_name();
             let name = file.to_str().and_then(|file| file.strip_suffix(ENDS));
             names.extend(name.map(str::to_owned));

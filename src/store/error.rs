@@ -124,6 +124,26 @@ impl StoreError {
         let path = path.to_owned();
         Self::Io { step, path, source }
     }
+
+    /// The disk is read-only, full or broken: nobody's mistake, and no reason to protect nobody.
+    pub(crate) fn is_of_the_disk(&self) -> bool {
+        let Self::Io { source, .. } = self else {
+            return false;
+        };
+        let codes = [libc::EROFS, libc::ENOSPC, libc::EDQUOT, libc::EIO];
+        source
+            .raw_os_error()
+            .is_some_and(|code| codes.contains(&code))
+    }
+
+    /// Goes on with nothing where the disk alone is to blame.
+    pub(crate) fn excuse<T: Default>(self) -> Result<T, Self> {
+        if self.is_of_the_disk() {
+            Ok(T::default())
+        } else {
+            Err(self)
+        }
+    }
 }
 
 impl fmt::Display for Step {

@@ -18,6 +18,7 @@ const SUFFIX: &[u8] = b".tmp";
 /// Replaces `folder/name` by the parts, one after the other; mode 0600. The caller holds the
 /// folder's lock and its turn, since the temporary name is always the same.
 pub(crate) fn replace(folder: &Path, name: &str, parts: &[&[u8]]) -> Result<(), StoreError> {
+    folder::create(folder)?;
     let temporary = folder.join(format!(".{name}.tmp"));
     let path = folder.join(name);
     let replaced = write(&temporary, parts).and_then(|()| {
@@ -47,7 +48,12 @@ pub(crate) fn remove_unfinished(
     ours: impl Fn(&[u8]) -> bool,
 ) -> Result<(), StoreError> {
     let failed = |source| StoreError::io(Step::List, folder, source);
-    for entry in fs::read_dir(folder).map_err(failed)? {
+    let entries = match fs::read_dir(folder) {
+        // On a disk that never took it.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed)?,
+    };
+    for entry in entries {
         let entry = entry.map_err(failed)?;
         let file = entry.file_name();
         let name = file

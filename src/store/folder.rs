@@ -39,17 +39,30 @@ pub(crate) fn create(path: &Path) -> Result<(), StoreError> {
 ///
 /// The lock belongs to the open file (flock(2)): it ends with the process, however that ends. The
 /// file is never removed: a second process could then lock a new one beside the first.
-pub(super) fn lock(state: &Path) -> Result<Flock<File>, StoreError> {
+///
+/// Where the disk takes no lock file, the folder itself is locked; `None` where there is not even that:
+/// the packet queues and the control socket have one owner, too.
+pub(super) fn lock(state: &Path) -> Result<Option<Flock<File>>, StoreError> {
     let path = state.join(LOCK);
     let failed = |source| StoreError::io(Step::Lock, &path, source);
-    let (file, writable) = open_lock(&path).map_err(failed)?;
+    let (file, writable) = match open_lock(&path).map_err(failed) {
+        Err(e) if e.is_of_the_disk() => match File::open(state) {
+            Ok(folder) => (folder, false),
+            Err(_) => return Ok(None),
+        },
+        other => other?,
+    };
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut lock) => {
             if writable {
-                lock.set_len(0).map_err(failed)?;
-                writeln!(lock, "{}", std::process::id()).map_err(failed)?;
+                let pid = format!("{}\n", std::process::id());
+                let written = lock
+                    .set_len(0)
+                    .and_then(|()| lock.write_all(pid.as_bytes()));
+                // The lock holds without it.
+                written.map_err(failed).or_else(StoreError::excuse)?;
             }
-            Ok(lock)
+            Ok(Some(lock))
         }
         Err((file, Errno::EWOULDBLOCK)) => Err(StoreError::InUse {
             state: state.to_owned(),

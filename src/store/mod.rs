@@ -4,6 +4,7 @@
 //! STATE/lock                     held while a daemon uses the folder; holds its pid
 //! STATE/feeds/NAME.last          last good data: a header line, then the body as pulled
 //! STATE/feeds/NAME.last.corrupt  data that was found damaged, moved aside
+//! STATE/feeds/NAME.reading       its update is being read, or killed the daemon then
 //! STATE/sets.nft                 last good elements, for an nft include at boot
 //! STATE/resources/               applied manifests, see [`crate::resources`]
 //! STATE/manifests-lastgood/      last good texts of the manifests folder, see there too
@@ -22,10 +23,12 @@ mod error;
 mod file;
 mod folder;
 mod format;
+mod reading;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, BufReader, Read},
     path::{Path, PathBuf},
@@ -41,6 +44,8 @@ pub(crate) use file::{remove, remove_unfinished, replace};
 pub(crate) use folder::{create, sync};
 use format::Unreadable;
 pub use format::{SOURCE_MAX, VALIDATOR_MAX};
+use reading::Marks;
+pub use reading::TOO_OFTEN;
 
 const FEEDS: &str = "feeds";
 const ELEMENTS: &str = "sets.nft";
@@ -90,20 +95,36 @@ pub struct Store {
     /// Temporary names are fixed, and a damaged file must not be moved aside after it was replaced:
     /// one call at a time.
     turn: Mutex<()>,
-    _lock: Flock<File>,
+    /// What could not be saved, by file, and why; the key of the folder itself is empty.
+    unsaved: Mutex<BTreeMap<String, String>>,
+    marks: Marks,
+    _lock: Option<Flock<File>>,
 }
 
 impl Store {
     /// Opens the state folder: creates it and its `feeds` (mode 0700) if they are missing, locks it
     /// and removes unfinished files that a killed process left. The folder above must exist.
     ///
-    /// A folder that another feedgate uses is [`StoreError::InUse`]. One that was used before and is
-    /// read-only now opens with a warning: it loads, and every save fails.
+    /// A folder that another feedgate uses is [`StoreError::InUse`]. On a disk that is read-only, full or
+    /// broken it opens with a warning, whatever is missing there: it loads what there is, each save tries
+    /// again, and [`Self::unsaved`] says why it fails.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let feeds = state_dir.join(FEEDS);
-        folder::create(state_dir)?;
-        let lock = folder::lock(state_dir)?;
-        folder::create(&feeds)?;
+        let mut unsaved = BTreeMap::new();
+        let mut go_on = |done: Result<(), StoreError>| {
+            let Err(e) = done else { return Ok(()) };
+            unsaved.insert(String::new(), e.to_string());
+            e.excuse()
+        };
+        go_on(folder::create(state_dir))?;
+        let mut lock = None;
+        if state_dir.exists() {
+            lock = folder::lock(state_dir)?;
+            go_on(folder::create(&feeds))?;
+        }
+        if let Some(why) = unsaved.get("") {
+            tracing::warn!("the state is not saved, and the daemon protects without it: {why}");
+        }
         file::remove_unfinished(&feeds, |_| true)?;
         file::remove_unfinished(state_dir, |name| {
             [ELEMENTS, EXCEPTIONS, ARMING, NAT64]
@@ -114,8 +135,52 @@ impl Store {
             state: state_dir.to_owned(),
             feeds,
             turn: Mutex::new(()),
+            unsaved: Mutex::new(unsaved),
+            marks: Marks::default(),
             _lock: lock,
         })
+    }
+
+    /// Why something that should be on disk is not; `None`: all of it is.
+    pub fn unsaved(&self) -> Option<String> {
+        lock(&self.unsaved).values().next().cloned()
+    }
+
+    /// Replaces a file, and keeps in mind whether that went well.
+    fn put(&self, folder: &Path, name: &str, parts: &[&[u8]]) -> Result<(), StoreError> {
+        let _turn = self.turn();
+        let done = folder::create(&self.state).and_then(|()| file::replace(folder, name, parts));
+        let mut unsaved = lock(&self.unsaved);
+        match &done {
+            Ok(()) => {
+                unsaved.remove("");
+                unsaved.remove(name);
+            }
+            Err(e) => {
+                unsaved.insert(name.to_owned(), e.to_string());
+            }
+        }
+        done
+    }
+
+    /// Leaves a mark that the update of a feed is being read, which has so many deaths to its name.
+    pub fn begin_reading(&self, feed: &FeedName, deaths: u32) {
+        self.marks.begin(&self.feeds, feed, deaths);
+    }
+
+    /// Takes the mark off; with deaths to its name these stay written down.
+    pub fn end_reading(&self, feed: &FeedName, deaths: u32) {
+        self.marks.end(&self.feeds, feed, deaths);
+    }
+
+    /// The daemon stops by itself: what is being read now did not end it.
+    pub fn stop_reading(&self) {
+        self.marks.stop(&self.feeds);
+    }
+
+    /// How often a daemon died while it read the update of a feed, in a row. To be called once, at the start.
+    pub fn deaths(&self) -> BTreeMap<FeedName, u32> {
+        self.marks.deaths(&self.feeds)
     }
 
     /// Replaces the feed's data. It is on disk when this returns; on an error before the rename the
@@ -130,8 +195,7 @@ impl Store {
         }
         let header = format::header(feed, data)
             .map_err(|source| StoreError::io(Step::Write, &self.feeds.join(&name), source))?;
-        let _turn = self.turn();
-        file::replace(&self.feeds, &name, &[&header, &data.bytes])
+        self.put(&self.feeds, &name, &[&header, &data.bytes])
     }
 
     /// The feed's data; `None` when there is none.
@@ -154,6 +218,7 @@ impl Store {
         let _turn = self.turn();
         let good = file::remove(&self.feeds.join(last(feed)))?;
         let corrupt = file::remove(&self.feeds.join(corrupt(feed)))?;
+        self.marks.end(&self.feeds, feed, 0);
         if good || corrupt {
             folder::sync(&self.feeds)?;
         }
@@ -164,7 +229,12 @@ impl Store {
     pub fn names(&self) -> Result<Vec<FeedName>, StoreError> {
         let failed = |source| StoreError::io(Step::List, &self.feeds, source);
         let mut names = Vec::new();
-        for entry in fs::read_dir(&self.feeds).map_err(failed)? {
+        let entries = match fs::read_dir(&self.feeds) {
+            // On a disk that never took it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(names),
+            entries => entries.map_err(failed)?,
+        };
+        for entry in entries {
             let file = entry.map_err(failed)?.file_name();
             let name = file.to_str().and_then(|file| file.strip_suffix(LAST));
             names.extend(name.and_then(|name| name.parse::<FeedName>().ok()));
@@ -175,9 +245,8 @@ impl Store {
 
     /// Stores the counters that were reported last, as [`Self::reported`] gives them back.
     pub fn save_reported(&self, counters: (u64, u64)) -> Result<(), StoreError> {
-        let _turn = self.turn();
         let text = format!("{} {}\n", counters.0, counters.1);
-        file::replace(&self.state, REPORTED, &[text.as_bytes()])
+        self.put(&self.state, REPORTED, &[text.as_bytes()])
     }
 
     /// The counters that were reported last; zeros when nothing sound is stored.
@@ -189,8 +258,7 @@ impl Store {
 
     /// Stores what is known of trials, as [`Self::arming`] gives it back.
     pub fn save_arming(&self, text: &[u8]) -> Result<(), StoreError> {
-        let _turn = self.turn();
-        file::replace(&self.state, ARMING, &[text])
+        self.put(&self.state, ARMING, &[text])
     }
 
     /// What [`Self::save_arming`] stored; `None` when nothing is.
@@ -215,8 +283,7 @@ impl Store {
             .iter()
             .map(|prefix| format!("{prefix}\n"))
             .collect();
-        let _turn = self.turn();
-        file::replace(&self.state, NAT64, &[text.as_bytes()])
+        self.put(&self.state, NAT64, &[text.as_bytes()])
     }
 
     /// The NAT64 prefixes that were stored last; lines that are none are left out.
@@ -227,8 +294,7 @@ impl Store {
 
     /// Replaces `sets.nft`, which an admin's ruleset includes at boot.
     pub fn save_elements(&self, text: &str) -> Result<(), StoreError> {
-        let _turn = self.turn();
-        file::replace(&self.state, ELEMENTS, &[text.as_bytes()])
+        self.put(&self.state, ELEMENTS, &[text.as_bytes()])
     }
 
     /// Stores the exceptions that the host itself gives, a line each, as [`Self::exceptions`] gives them
@@ -239,8 +305,7 @@ impl Store {
             format!("{} {why}\n", exception.prefix)
         });
         let text: String = lines.collect();
-        let _turn = self.turn();
-        file::replace(&self.state, EXCEPTIONS, &[text.as_bytes()])
+        self.put(&self.state, EXCEPTIONS, &[text.as_bytes()])
     }
 
     /// The exceptions that were stored last; lines that are none are left out.
@@ -273,9 +338,8 @@ impl Store {
         }
     }
 
-    /// A panic elsewhere leaves nothing half done here that the next call would not replace.
     fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.turn)
     }
 }
 
@@ -284,6 +348,11 @@ fn read_some(path: &Path, most: u64) -> io::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(most).read_to_string(&mut text)?;
     Ok(text)
+}
+
+/// A panic elsewhere leaves nothing half done here that the next call would not replace.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn read(path: &Path, feed: &FeedName, max_bytes: u64) -> Result<LastGood, Unreadable> {

@@ -548,10 +548,64 @@ fn a_disk_that_turns_read_only_is_named_and_can_still_be_read() {
             let text = error.to_string();
             assert!(text.contains("make its file system writable"), "{text}");
         }
-        let text = Store::open(&folder.path().join("new"))
-            .unwrap_err()
-            .to_string();
-        assert!(text.contains("new: cannot create the folder"), "{text}");
+    });
+}
+
+#[test]
+fn a_folder_that_the_disk_never_took_opens_empty_and_is_made_later() {
+    let folder = tempfile::tempdir().unwrap();
+    on_small_disk(folder.path(), || {
+        let remount = |how: &str| {
+            let mut mount = Command::new("mount");
+            let mount = mount.args(["-o", how]).arg(folder.path());
+            assert!(mount.status().unwrap().success());
+        };
+        let feed = name("a");
+        fs::create_dir(folder.path().join("state")).unwrap();
+        remount("remount,ro");
+        for state in [folder.path().join("new"), folder.path().join("state")] {
+            let store = Store::open(&state).unwrap();
+            let why = store.unsaved().unwrap();
+            assert!(why.contains("cannot create the folder"), "{why}");
+            assert_eq!(store.load(&feed, MAX).unwrap(), None);
+            assert_eq!((store.names().unwrap().len(), store.deaths().len()), (0, 0));
+            store.begin_reading(&feed, 0);
+            store.save(&feed, &sample("x")).unwrap_err();
+            assert!(
+                store
+                    .unsaved()
+                    .unwrap()
+                    .contains("make its file system writable")
+            );
+            if state.ends_with("state") {
+                let second = Store::open(&state);
+                assert!(
+                    matches!(second, Err(StoreError::InUse { .. })),
+                    "{second:?}"
+                );
+            }
+            remount("remount,rw");
+            store.save(&feed, &sample("x")).unwrap();
+            assert_eq!(store.unsaved(), None);
+            assert_eq!(store.load(&feed, MAX).unwrap(), Some(sample("x")));
+            drop(store);
+            remount("remount,ro");
+        }
+    });
+}
+
+#[test]
+fn a_full_disk_takes_no_lock_file_and_opens() {
+    let folder = tempfile::tempdir().unwrap();
+    on_small_disk(folder.path(), || {
+        let fill = fs::write(folder.path().join("fill"), vec![0; 300 << 10]);
+        fill.unwrap_err();
+        let store = Store::open(&folder.path().join("state")).unwrap();
+        store.save(&name("a"), &sample("x")).unwrap_err();
+        assert!(store.unsaved().unwrap().contains("free space"));
+        fs::remove_file(folder.path().join("fill")).unwrap();
+        store.save(&name("a"), &sample("x")).unwrap();
+        assert_eq!(store.unsaved(), None);
     });
 }
 

@@ -18,6 +18,7 @@ mod cli;
 mod coexist;
 mod containers;
 mod control_fuzz;
+mod deaths;
 mod demo;
 mod entries;
 mod faults;
