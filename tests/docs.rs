@@ -494,7 +494,7 @@ fn the_daemonset_has_a_good_configuration_and_the_capabilities_that_are_explaine
         .map(|line| format!("CAP_{}", line.split_whitespace().next().unwrap()));
     let security = document("docs/security.md");
     let added: Vec<String> = added.collect();
-    assert_eq!(added.len(), 4);
+    assert_eq!(added.len(), 8);
     for capability in added {
         assert!(security.contains(&capability), "{capability}");
     }

@@ -15,6 +15,7 @@ mod exposition;
 mod flow_log;
 mod flows;
 mod glance;
+mod hand_over;
 mod handler;
 mod heal;
 mod housekeeping;
@@ -40,6 +41,7 @@ mod start;
 mod status;
 mod tally;
 mod transition;
+mod unroot;
 mod view;
 mod watchdog;
 
@@ -187,6 +189,7 @@ struct Shared {
 pub fn run(config_file: &FilePath) -> Result<Ended, RunError> {
     let config = start::read_config(config_file)?;
     start::check_capabilities()?;
+    unroot::leave_root(config_file, &config);
     // Before the first thread, so that each has it. The self-test of the start runs a program.
     if !config.daemon.selftest {
         confine::confine();

@@ -64,4 +64,5 @@ mod stored;
 mod support;
 mod syslog;
 mod transition;
+mod unroot;
 mod verdicts;

@@ -68,6 +68,11 @@ pub(super) fn signals_and_environment(roff: &mut Roff) {
     );
     item(
         roff,
+        "FEEDGATE_KEEP_ROOT",
+        "Set to anything: a daemon that is started as root stays root.",
+    );
+    item(
+        roff,
         "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY",
         "The way to the feeds, unless the configuration names one.",
     );
