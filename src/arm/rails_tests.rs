@@ -83,7 +83,7 @@ fn what_a_person_accepted_may_come_again_and_may_not_grow() {
 #[test]
 fn the_feed_that_goes_over_the_sum_is_held_back() {
     let (a, b, c) = (name("a"), name("b"), name("c"));
-    let part = |n| cover(n * 5 * PERCENT, 5 * PERCENT);
+    let part = |n: u32| cover(n * 5 * PERCENT, 5 * PERCENT);
     let (one, two, three) = (part(0), part(1), part(2));
     let mut rails = started();
     assert_eq!(settle(&mut rails, &[(&b, &one), (&c, &two)]), [""; 0]);

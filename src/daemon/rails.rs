@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use super::core::{Core, FeedState};
@@ -18,12 +18,17 @@ use crate::{
 /// What was counted of a feed's data, so that they need not be counted again.
 #[derive(Debug)]
 pub(super) struct Weighed {
-    data: Arc<FeedData>,
+    /// Not kept for this: they may be gone.
+    data: Weak<FeedData>,
     rule: Rule,
     share: Share,
 }
 
 impl Weighed {
+    fn is_of(&self, data: &Arc<FeedData>) -> bool {
+        std::ptr::eq(self.data.as_ptr(), Arc::as_ptr(data))
+    }
+
     /// How much is denied; `None`: nothing.
     pub(super) fn share(&self) -> Option<Share> {
         self.rule.denies().then_some(self.share)
@@ -172,13 +177,12 @@ impl Core {
             .filter_map(|state| {
                 let data = state.data.as_ref()?;
                 let rule = self.rule(state);
-                let is_known =
-                    |known: &Weighed| known.rule == rule && Arc::ptr_eq(&known.data, data);
+                let is_known = |known: &Weighed| known.rule == rule && known.is_of(data);
                 if state.weighed.as_ref().is_some_and(is_known) {
                     return None;
                 }
                 let share = cover(&state.config, data, &rule).share();
-                let data = Arc::clone(data);
+                let data = Arc::downgrade(data);
                 Some((state.config.name.clone(), Weighed { data, rule, share }))
             })
             .collect();
@@ -220,13 +224,13 @@ fn claims(feeds: &BTreeMap<FeedName, FeedState>) -> Vec<Claim<'_>> {
 
 fn claim(state: &FeedState) -> Option<Claim<'_>> {
     let (data, weighed) = (state.data.as_ref()?, state.weighed.as_ref()?);
-    let counts = state.config.enabled && Arc::ptr_eq(data, &weighed.data);
+    let counts = state.config.enabled && weighed.is_of(data);
     (counts && weighed.rule.denies()).then(|| Claim {
         name: &state.config.name,
         share: weighed.share,
         max_share: state.config.max_share,
         by_policy: weighed.rule.by_policy,
-        cover: Box::new(move || cover(&state.config, &weighed.data, &weighed.rule)),
+        cover: Box::new(move || cover(&state.config, data, &weighed.rule)),
     })
 }
 

@@ -252,6 +252,7 @@ fn case() -> impl Strategy<Value = Case> {
                     every_set: true,
                     network_sets,
                     regime: Regime::new(Arc::new(policies), &host, on_down),
+                    transition: Transition::default(),
                 },
             }
         },

@@ -206,7 +206,7 @@ mod tests {
             let mut sets = Sets::default();
             sets.put(name(Kind::Nets), Content::V4(nets.ranges().to_vec()));
             sets.put(name(Kind::Hosts), Content::V4(hosts));
-            crate::snapshot::coarse::add(&mut sets, true);
+            crate::snapshot::coarse::add(&mut sets, true, false);
             sets
         })
     }
