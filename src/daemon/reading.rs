@@ -97,7 +97,7 @@ pub(super) fn recall(core: &mut Core, store: &Store) {
         if let Some(state) = core.feeds.get_mut(&name) {
             state.deaths = deaths;
             tracing::warn!(
-                "feed {name}: the daemon died {deaths} times while it read the update of this feed"
+                "feed {name}: a daemon died while it read the update of this feed ({deaths} in a row)"
             );
         }
     }
