@@ -31,6 +31,7 @@ pub mod flowlog;
 pub mod helper;
 pub mod host;
 pub mod import;
+pub mod logging;
 pub mod manifest;
 pub mod metrics;
 pub mod netlink;

@@ -13,7 +13,8 @@ const PURE: [&str; 13] = [
 ];
 
 /// These talk to the operating system, each to its own part.
-const EDGES: [&str; 11] = [
+const EDGES: [&str; 12] = [
+    "logging",
     "alertdb",
     "conntrack",
     "fetch",

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use super::resource_args;
 use crate::{
     alert::filter::{Filter, State, Verdict},
+    config::LogLevel,
     feed::{Direction, PortMatch},
     import::Tool,
     policy::{MAX_KEY, RESERVED},
@@ -169,6 +170,14 @@ pub(super) enum Command {
     Nft {
         #[command(subcommand)]
         command: NftCommand,
+    },
+    /// Change what the running daemon logs, until its next reload or start; without LEVEL: show it
+    Log {
+        /// The least level to show
+        #[arg(value_enum, value_name = "LEVEL")]
+        level: Option<LevelWord>,
+        #[command(flatten)]
+        json: Json,
     },
     /// Send a packet to a canary address and follow it through set, queue, attribution, alert and verdict
     Selftest {
@@ -524,5 +533,32 @@ mod tests {
                 .config_file(),
             PathBuf::from(CONFIG)
         );
+    }
+}
+
+/// A level of the log, on the command line.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(super) enum LevelWord {
+    /// Protection is off
+    Error,
+    /// Something is degraded
+    Warn,
+    /// Changes of state
+    Info,
+    /// Skipped lines of feeds, unreadable packets
+    Debug,
+    /// A line for each queued packet
+    Trace,
+}
+
+impl From<LevelWord> for LogLevel {
+    fn from(word: LevelWord) -> Self {
+        match word {
+            LevelWord::Error => Self::Error,
+            LevelWord::Warn => Self::Warn,
+            LevelWord::Info => Self::Info,
+            LevelWord::Debug => Self::Debug,
+            LevelWord::Trace => Self::Trace,
+        }
     }
 }

@@ -12,6 +12,7 @@ mod down;
 mod feeds;
 mod graph;
 mod import;
+mod log;
 mod lookup;
 mod man;
 mod nft;
@@ -96,7 +97,7 @@ fn run(args: Args) -> Result<(), Failure> {
     let config = args.config_file();
     match args.command {
         Command::Run => {
-            start_log();
+            start_log()?;
             let ended = crate::daemon::run(&config).map_err(run_failure)?;
             exit_code(ended)
         }
@@ -173,7 +174,7 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Nft {
             command: args::NftCommand::Load,
         } => {
-            start_log();
+            start_log()?;
             let loaded = crate::daemon::load(&config).map_err(run_failure)?;
             // The table is in the kernel, whether somebody reads this or not.
             let _ = writeln!(io::stdout(), "{loaded}");
@@ -189,6 +190,7 @@ fn run(args: Args) -> Result<(), Failure> {
             let step = deny::step(confirm, keep);
             deny::deny(&config, &feed, step, json.json)
         }
+        Command::Log { level, json } => log::log(&config, level.map(Into::into), json.json),
         Command::Selftest { json } => selftest::selftest(&config, json.json),
         Command::SelftestProbe { to, token } => {
             crate::daemon::selftest_probe(to, &token);
@@ -232,22 +234,8 @@ fn demo() -> Result<(), Failure> {
     })
 }
 
-/// The log goes to standard error, without times when systemd adds them.
-fn start_log() {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("FEEDGATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(stderr::Log::stderr())
-        // It would tell on standard error, too, and panic where nobody reads that.
-        .log_internal_errors(false)
-        .with_target(false);
-    let log = log.with_ansi(io::stderr().is_terminal());
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        log.without_time().init();
-    } else {
-        log.init();
-    }
+fn start_log() -> Result<(), Failure> {
+    crate::logging::start(stderr::Log::stderr()).map_err(Failure::config)
 }
 
 /// What writing to a reader that is gone does to this process, and writing beyond a limit of file sizes.

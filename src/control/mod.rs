@@ -138,6 +138,12 @@ pub enum Request {
         /// What to do.
         step: DenyStep,
     },
+    /// Change what the daemon's log shows; without a level: only say it.
+    Log {
+        /// `error`, `warn`, `info`, `debug` or `trace`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        level: Option<String>,
+    },
     /// Put the canary of a self-test into the kernel.
     SelftestBegin,
     /// Wait until its packet came.

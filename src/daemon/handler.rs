@@ -14,8 +14,10 @@ use super::{
     resources, selftest, status,
 };
 use crate::{
+    config::LogLevel,
     control::{Peer, Request, Response},
     feed::{Cover, FeedName, Known},
+    logging,
 };
 
 /// Answers one request.
@@ -89,6 +91,7 @@ pub(super) async fn answer(
             let work = move |shared: &Shared| arming::deny(shared, &feed, step);
             blocking(&shared, work).await
         }
+        Request::Log { level } => log(peer, level.as_deref()),
         Request::SelftestBegin => blocking(&shared, selftest::begin).await,
         Request::SelftestSeen => blocking(&shared, selftest::seen).await,
         Request::SelftestEnd { probed } => {
@@ -111,6 +114,20 @@ where
     tokio::task::spawn_blocking(move || work(&shared))
         .await
         .map_err(|e| e.to_string())?
+}
+
+/// What the log shows, after a change to `level`.
+fn log(peer: Peer, level: Option<&str>) -> Result<Value, String> {
+    if let Some(word) = level {
+        let level = LogLevel::all().find(|level| level.as_str() == word);
+        let level = level.ok_or_else(|| format!("{word:?} is not a level of the log"))?;
+        logging::set(level).map_err(|e| e.to_string())?;
+        tracing::warn!(
+            "uid {} set the log to {word}, until the next reload",
+            peer.uid
+        );
+    }
+    Ok(json!(logging::shown()))
 }
 
 pub(super) fn value(of: &impl serde::Serialize) -> Result<Value, String> {

@@ -188,6 +188,7 @@ struct Shared {
 /// Runs the daemon with the configuration in `config_file` until SIGTERM, SIGINT or `down`.
 pub fn run(config_file: &FilePath) -> Result<Ended, RunError> {
     let config = start::read_config(config_file)?;
+    start::set_log_level(&config);
     start::check_capabilities()?;
     unroot::leave_root(config_file, &config);
     // Before the first thread, so that each has it. The self-test of the start runs a program.

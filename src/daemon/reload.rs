@@ -25,6 +25,7 @@ pub(super) async fn reload(shared: &Arc<Shared>) {
     notify(&states);
     match start::read_config(&shared.config_file) {
         Ok(config) => {
+            start::set_log_level(&config);
             if let Err(e) = take_config(shared, config).await {
                 tracing::error!("reload: {e}");
             }

@@ -24,6 +24,7 @@ use crate::{
     config::{self, Config},
     fetch,
     host::{addresses, modes},
+    logging,
     nft::{Kernel, NftError, QueueKind, TableState, Watch},
     queue::{MarkBits, Queue, QueueError},
     ruleset::Options,
@@ -62,6 +63,13 @@ pub(super) fn read_config(file: &FilePath) -> Result<Config, RunError> {
             &origin,
             false,
         ))),
+    }
+}
+
+/// Has the log show what the configuration and the environment say.
+pub(super) fn set_log_level(config: &Config) {
+    if let Err(e) = logging::configure(config.daemon.log_level) {
+        tracing::warn!("the log goes on as it is: {e}");
     }
 }
 
@@ -255,9 +263,13 @@ pub(super) fn keep_what_needs_a_restart(old: &Config, mut new: Config) -> Config
         }
         changed
     };
+    // The level of the log follows at once.
+    let log_level = new.daemon.log_level;
+    new.daemon.log_level = old.daemon.log_level;
     if keep("[daemon]", old.daemon != new.daemon) {
         new.daemon = old.daemon.clone();
     }
+    new.daemon.log_level = log_level;
     let queues = |n: &config::Nftables| {
         (
             (n.mode, n.family.clone(), n.table.clone()),

@@ -40,6 +40,7 @@ mod lifecycle;
 mod lint;
 mod live;
 mod local;
+mod logging;
 mod metrics;
 mod million;
 mod moves;

@@ -58,7 +58,8 @@ pub(super) fn signals_and_environment(roff: &mut Roff) {
     item(
         roff,
         "FEEDGATE_LOG",
-        "What the daemon's own log tells: error, warn, info (unless set), debug or trace.",
+        "What the daemon's own log shows: error, warn, info, debug, trace or off, or levels for modules, such as \
+         info,feedgate::fetch=debug. It wins over log-level of the configuration; another word is a mistake.",
     );
     item(
         roff,
