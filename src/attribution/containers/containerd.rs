@@ -1,5 +1,5 @@
 //! containerd: the bundle's `config.json` (OCI runtime specification) in its state folder. CRI,
-//! ctr and nerdctl say in annotations what they know.
+//! ctr and nerdctl say in annotations what they know. Those of CRI count in its own namespace only.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -7,6 +7,8 @@ use serde::Deserialize;
 
 use super::{Metadata, labels, read_json, text};
 
+/// The namespace of containerd in which its CRI plugin, and nobody else, makes containers.
+const CRI: &str = "k8s.io";
 /// Most namespaces (of containerd) looked through.
 const MAX_NAMESPACES: usize = 64;
 
@@ -18,16 +20,17 @@ pub(super) struct Spec {
 
 pub(super) fn metadata(root: &Path, id: &str) -> Option<Metadata> {
     let tasks = root.join("io.containerd.runtime.v2.task");
-    let namespaces = fs::read_dir(tasks).ok()?.flatten().take(MAX_NAMESPACES);
-    namespaces
-        .filter_map(|namespace| read_json::<Spec>(&namespace.path().join(id).join("config.json")))
-        .map(|spec| of(&spec.annotations.unwrap_or_default(), id))
-        .next()
+    let mut namespaces = fs::read_dir(tasks).ok()?.flatten().take(MAX_NAMESPACES);
+    namespaces.find_map(|namespace| {
+        let spec: Spec = read_json(&namespace.path().join(id).join("config.json"))?;
+        let is_cri = namespace.file_name() == CRI;
+        Some(of(&spec.annotations.unwrap_or_default(), id, is_cri))
+    })
 }
 
-fn of(annotations: &BTreeMap<String, String>, id: &str) -> Metadata {
+fn of(annotations: &BTreeMap<String, String>, id: &str, is_cri: bool) -> Metadata {
     let get = |key: &str| annotations.get(key).and_then(|value| text(value));
-    let cri = |key: &str| get(&format!("io.kubernetes.cri.{key}"));
+    let cri = |key: &str| is_cri.then(|| get(&format!("io.kubernetes.cri.{key}")))?;
     let sandbox = (cri("container-type").as_deref() == Some("sandbox")).then(|| "POD".to_owned());
     Metadata {
         // A name given by hand (ctr) is the ID itself.

@@ -1,4 +1,7 @@
 //! Docker: `DATA-ROOT/containers/ID/config.v2.json`.
+//!
+//! Labels come from the image too, so whoever made that wrote them. Those of the kubelet count only
+//! where cri-dockerd made the container: they win over the image's then.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -26,14 +29,21 @@ struct Config {
     labels: Option<BTreeMap<String, String>>,
 }
 
+/// How the names of all containers of cri-dockerd begin; a user of Docker who takes it as well could
+/// as well set the labels.
+const KUBELETS: &str = "k8s_";
+
 pub(super) fn metadata(root: &Path, id: &str) -> Option<Metadata> {
     let file: File = read_json(&root.join("containers").join(id).join("config.v2.json"))?;
     let all = file.config.labels.unwrap_or_default();
-    let label = |key: &str| all.get(key).and_then(|value| text(value));
+    let name = file.name.trim_start_matches('/');
+    let label = |key: &str| {
+        let value = all.get(key).filter(|_| name.starts_with(KUBELETS));
+        value.and_then(|value| text(value))
+    };
     Some(Metadata {
         // What cri-dockerd calls k8s_NAME_... is NAME to its user.
-        name: label("io.kubernetes.container.name")
-            .or_else(|| text(file.name.trim_start_matches('/'))),
+        name: label("io.kubernetes.container.name").or_else(|| text(name)),
         image: text(&file.config.image),
         pod: label("io.kubernetes.pod.name"),
         namespace: label("io.kubernetes.pod.namespace"),

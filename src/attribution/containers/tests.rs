@@ -87,6 +87,15 @@ fn docker_names_container_and_image() {
     );
     let identity = host.identity("/kubepods/podPOD-UID/ID64");
     check(&identity, "app", Some("nginx"), Some("web-1"), Some("shop"));
+    // The image's author wrote these.
+    host.write(
+        "docker/containers/ID64/config.v2.json",
+        r#"{"Name":"/evil","Config":{"Image":"nginx","Labels":{
+            "io.kubernetes.container.name":"app","io.kubernetes.pod.name":"web-1",
+            "io.kubernetes.pod.namespace":"shop"}}}"#,
+    );
+    let identity = host.identity("/docker/ID64");
+    check(&identity, "evil", Some("nginx"), None, None);
     host.write(
         "docker/containers/ID64/config.v2.json",
         r#"{"Name":"/web","Config":{"Labels":null}}"#,
@@ -241,4 +250,23 @@ fn a_name_that_comes_late_is_found() {
     assert_eq!(found.container.as_deref(), Some("web"));
     fs::remove_dir_all(host.dir.path()).unwrap();
     assert!(Arc::ptr_eq(&found, &containers.of(&path, soon())));
+}
+
+#[test]
+fn annotations_of_an_image_name_no_pod() {
+    let host = Host::new();
+    host.write(
+        "containerd/io.containerd.runtime.v2.task/default/ID64/config.json",
+        r#"{"annotations":{"io.kubernetes.cri.container-name":"app","nerdctl/name":"evil",
+            "io.kubernetes.cri.sandbox-name":"web-1","io.kubernetes.cri.sandbox-namespace":"shop"}}"#,
+    );
+    check(&host.identity("/x/ID64"), "evil", None, None, None);
+    let host = Host::new();
+    host.write(
+        "storage/overlay-containers/ID64/userdata/config.json",
+        r#"{"annotations":{"io.kubernetes.cri-o.ContainerType":"container","io.container.manager":"libpod",
+            "io.kubernetes.cri-o.Name":"evil","io.kubernetes.pod.name":"web-1",
+            "io.kubernetes.pod.namespace":"shop"}}"#,
+    );
+    check(&host.identity("/x/ID64"), ID, None, None, None);
 }
