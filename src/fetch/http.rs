@@ -2,17 +2,21 @@
 
 use std::time::{Duration, SystemTime};
 
+use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::{
     ClientBuilder, Response, StatusCode,
     header::{
         ETAG, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
         LOCATION, RETRY_AFTER,
     },
-    redirect,
+    redirect::Policy,
 };
 use url::Url;
 
-use super::{Client, FetchError, MAX_REDIRECTS, Options, Place, Validators, error, headers};
+use super::{
+    Client, FetchError, MAX_REDIRECTS, Options, Place, Validators, error, headers,
+    redirect::{self, Reach},
+};
 use crate::{
     config::{Feed, Proxy},
     feed::parse_date,
@@ -27,7 +31,7 @@ pub(super) fn builder(options: &Options) -> Result<ClientBuilder, FetchError> {
     let builder = reqwest::Client::builder()
         .user_agent(concat!("feedgate/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(options.connect_timeout)
-        .redirect(redirect::Policy::none())
+        .redirect(Policy::none())
         .referer(false)
         // Feeds are pulled by the hour: an idle connection would be dead by then.
         .pool_max_idle_per_host(0);
@@ -55,15 +59,20 @@ impl Client {
         let own = headers::of(feed, at).await?;
         let conditions = conditions(previous);
         let mut next = url.clone();
+        let mut own_reach = None;
         for _ in 0..=MAX_REDIRECTS {
             let mut headers = conditions.clone();
             if same_server(url, &next) {
                 headers.extend(own.clone());
             }
-            let response = self.send(&next, headers, at).await?;
+            let response = match own_reach {
+                None => self.send(&next, headers, at).await?,
+                Some(reach) => self.send_on(reach, &next, headers, at).await?,
+            };
             let status = response.status();
-            if is_redirect(status) {
-                next = follow(&next, response.headers().get(LOCATION), at)?;
+            own_reach.get_or_insert_with(|| self.reach_of(url, &response));
+            if redirect::is_one(status) {
+                next = redirect::follow(&next, response.headers().get(LOCATION), at)?;
                 continue;
             }
             if status == StatusCode::NOT_MODIFIED && !conditions.is_empty() {
@@ -84,6 +93,52 @@ impl Client {
             at: at.clone(),
             limit: MAX_REDIRECTS,
         })
+    }
+
+    /// How near the feed's own server is: a redirect may lead that near. Behind a proxy only an
+    /// address in the URL tells.
+    fn reach_of(&self, url: &Url, response: &Response) -> Reach {
+        let peer = response.remote_addr().filter(|_| !self.is_proxied(url));
+        let address = redirect::literal(url).or(peer.map(|peer| peer.ip()));
+        address.map_or(Reach::Global, Reach::of)
+    }
+
+    /// Asks the server that a redirect names, unless it is nearer than `reach`. A name may resolve to
+    /// another address a moment later: then the answer of that is thrown away.
+    async fn send_on(
+        &self,
+        reach: Reach,
+        url: &Url,
+        headers: HeaderMap,
+        at: &Place,
+    ) -> Result<Response, FetchError> {
+        let is_proxied = self.is_proxied(url);
+        let address = redirect::literal(url).map(Reach::of);
+        let nearest = match address {
+            None if !is_proxied => redirect::nearest(url).await,
+            _ => address,
+        };
+        if nearest.is_some_and(|nearest| nearest > reach) {
+            return Err(redirect::too_near(url, at));
+        }
+        let response = self.send(url, headers, at).await?;
+        let peer = response.remote_addr().filter(|_| !is_proxied);
+        if peer.is_some_and(|peer| Reach::of(peer.ip()) > reach) {
+            return Err(redirect::too_near(url, at));
+        }
+        Ok(response)
+    }
+
+    /// True when a proxy asks for this host, and resolves the name.
+    fn is_proxied(&self, url: &Url) -> bool {
+        match self.options.proxy {
+            Proxy::Direct => false,
+            Proxy::Url(_) => true,
+            Proxy::Environment => {
+                let uri = url.as_str().parse();
+                uri.is_ok_and(|uri| Matcher::from_system().intercept(&uri).is_some())
+            }
+        }
     }
 
     async fn send(
@@ -133,30 +188,6 @@ impl Client {
 
     fn failed(&self, at: &Place, error: reqwest::Error) -> FetchError {
         FetchError::http(at, &error.without_url(), self.options.connect_timeout)
-    }
-}
-
-fn is_redirect(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
-}
-
-/// Where a redirect leads, if it may be followed: to the same scheme, or from http to https.
-fn follow(from: &Url, location: Option<&HeaderValue>, at: &Place) -> Result<Url, FetchError> {
-    let refused = |to: String, why| FetchError::Redirect {
-        at: at.clone(),
-        to,
-        why,
-    };
-    let Some(Ok(location)) = location.map(HeaderValue::to_str) else {
-        return Err(refused("nowhere".to_owned(), "it has no readable Location"));
-    };
-    let to = from
-        .join(location)
-        .map_err(|_| refused("nowhere".to_owned(), "its Location is not a URL"))?;
-    match (from.scheme(), to.scheme()) {
-        ("http", "http" | "https") | ("https", "https") => Ok(to),
-        ("https", "http") => Err(refused(error::shown(&to), "it leaves https for http")),
-        _ => Err(refused(error::shown(&to), "it leaves http and https")),
     }
 }
 
@@ -390,24 +421,37 @@ mod tests {
         }
     }
 
-    /// A downgrade needs no TLS server to be decided.
-    #[test]
-    fn a_downgrade_is_refused_and_an_upgrade_is_not() {
-        let to = |from: &str, to: &str| {
-            let from: Url = from.parse().unwrap();
-            let location = HeaderValue::from_str(to).unwrap();
-            let at = Place::new(&"test".parse().unwrap(), &from);
-            follow(&from, Some(&location), &at)
-        };
-        let https = "https://example.net/a";
-        let error = to(https, "http://example.net/a?key=k").unwrap_err();
+    #[tokio::test]
+    async fn a_redirect_leads_no_nearer_than_the_feeds_own_server() {
+        let url: Url = "http://feeds.example/".parse().unwrap();
+        let at = Place::new(&"test".parse().unwrap(), &url);
+        let inside = serve(&[("/metrics", ok("", LIST))]).await;
+        let local = inside.base.replace("127.0.0.1", "localhost");
+        for target in [&inside.base, &local] {
+            let to: Url = format!("{target}/metrics").parse().unwrap();
+            for reach in [Reach::Global, Reach::Private] {
+                let sent = client().send_on(reach, &to, HeaderMap::new(), &at).await;
+                let error = sent.unwrap_err();
+                assert!(matches!(error, FetchError::Redirect { .. }), "{error}");
+            }
+        }
+        assert_eq!(inside.requests().len(), 0, "it was asked");
+        let to: Url = format!("{local}/metrics").parse().unwrap();
+        let sent = client().send_on(Reach::Loopback, &to, HeaderMap::new(), &at);
+        assert_eq!(sent.await.unwrap().status(), StatusCode::OK);
+        // The feed's own server is on loopback here: the link is nearer still.
+        let server = serve(&[(
+            "/",
+            redirect(302, "http://169.254.169.254/latest/meta-data/"),
+        )])
+        .await;
+        let error = pull(&server, "/").await.unwrap_err();
         assert!(
-            error.to_string().contains("it leaves https for http"),
+            error
+                .to_string()
+                .contains("where the feed's own server is not"),
             "{error}"
         );
-        assert!(!error.to_string().contains("key"), "{error}");
-        assert!(to(https, "//example.org/b").is_ok());
-        assert!(to("http://example.net/a", https).is_ok());
     }
 
     #[tokio::test]

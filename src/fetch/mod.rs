@@ -6,6 +6,7 @@ mod error;
 mod file;
 mod headers;
 mod http;
+mod redirect;
 #[cfg(test)]
 mod testing;
 
