@@ -29,6 +29,16 @@ pub struct Observer {
     pub version: String,
 }
 
+impl Observer {
+    /// This version of feedgate on the host with that name.
+    pub fn of(hostname: String) -> Self {
+        Self {
+            hostname,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
 /// The ECS event of `alert`. Absent fields are left out.
 pub fn ecs(alert: &Alert, observer: &Observer) -> Value {
     let mut doc = base(observer, &Rfc3339(alert.time).to_string(), message(alert));

@@ -210,7 +210,7 @@ impl AlertDb {
             .name("alert-store".into())
             .spawn(move || {
                 crate::background::give_way(NICE);
-                writer::run(&worker, &file, store, &observer);
+                writer::run(&worker, &file, store, observer);
             })?;
         Ok(Self {
             queue,
@@ -265,6 +265,11 @@ impl AlertDb {
     /// Takes other bounds of age and size.
     pub fn set_bounds(&self, store: &AlertStore) {
         let _ = self.queue.command(Command::Bounds(store.clone()));
+    }
+
+    /// Takes another name of this host, for the alerts that come.
+    pub fn set_observer(&self, observer: Observer) {
+        let _ = self.queue.command(Command::Observer(observer));
     }
 
     /// Counters and state.

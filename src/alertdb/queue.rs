@@ -12,7 +12,10 @@ use super::{
     record::{Link, hex},
     rfc3339,
 };
-use crate::{alert::Alert, config::AlertStore};
+use crate::{
+    alert::{Alert, ecs::Observer},
+    config::AlertStore,
+};
 
 /// Alerts of one transaction.
 pub(super) const BATCH: usize = 1_000;
@@ -76,6 +79,8 @@ pub(super) enum Command {
     },
     /// Other bounds.
     Bounds(AlertStore),
+    /// Another name of this host, from the next alert on.
+    Observer(Observer),
 }
 
 /// What the writer does next.
@@ -279,7 +284,7 @@ impl Queue {
                     let _ = reply.try_send(Err(why));
                     false
                 }
-                Command::Bounds(_) => true,
+                Command::Bounds(_) | Command::Observer(_) => true,
             });
             state = self
                 .work

@@ -30,7 +30,7 @@ const EXPIRE: Duration = Duration::from_secs(60);
 const QUEUE_FULL: &str = "the queue was full";
 
 /// Runs until the queue says stop.
-pub(super) fn run(queue: &Queue, path: &Path, store: AlertStore, observer: &Observer) {
+pub(super) fn run(queue: &Queue, path: &Path, store: AlertStore, observer: Observer) {
     let mut writer = Writer {
         queue,
         path,
@@ -52,7 +52,7 @@ struct Writer<'a> {
     queue: &'a Queue,
     path: &'a Path,
     store: AlertStore,
-    observer: &'a Observer,
+    observer: Observer,
     book: Option<Book>,
     /// Why the next database is a new one.
     began_because: Option<String>,
@@ -111,7 +111,7 @@ impl Writer<'_> {
         let mut entries = Vec::with_capacity(alerts.len() + 1);
         let (mut bytes, room) = (0, book.batch_bytes());
         for alert in alerts {
-            let entry = entry(alert, self.observer);
+            let entry = entry(alert, &self.observer);
             bytes += u64::try_from(entry.body.len()).unwrap_or(u64::MAX);
             entries.push(entry);
             if bytes > room {
@@ -138,10 +138,15 @@ impl Writer<'_> {
     }
 
     fn command(&mut self, command: Command) -> Result<(), BookError> {
+        if let Command::Observer(observer) = command {
+            self.observer = observer;
+            return Ok(());
+        }
         let Some(book) = &mut self.book else {
             return Ok(());
         };
         match command {
+            Command::Observer(_) => Ok(()),
             Command::Bounds(store) => {
                 self.store = store;
                 // The next open takes them as well, should this fail.

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Shared, elements, engine::lock, include, start};
+use super::{Shared, elements, engine::lock, hostname, include, start};
 use crate::{
     config::{self, Config},
     host::{
@@ -66,6 +66,7 @@ pub(super) async fn housekeeping(shared: &Arc<Shared>) {
                         .or_else(|| looks.then(|| own_exceptions(&shared, &config.exceptions)));
                     let took = begin.elapsed();
                     health(&shared, found);
+                    hostname::follow(&shared, &config);
                     elements::keep(&shared, false);
                     took
                 };

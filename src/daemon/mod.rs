@@ -18,6 +18,7 @@ mod glance;
 mod hand_over;
 mod handler;
 mod heal;
+mod hostname;
 mod housekeeping;
 mod include;
 mod intake;
@@ -157,6 +158,8 @@ struct Shared {
     elements: Mutex<elements::Written>,
     config_file: PathBuf,
     started: SystemTime,
+    /// What alerts call this host.
+    hostname: Mutex<String>,
     /// What this kernel gives.
     abilities: abilities::Abilities,
     /// Threads for what another process may hold up.
@@ -221,11 +224,9 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<Ended, RunError
     let watch = own.then(|| start::watch(&mut kernel)).flatten();
     // Its file goes last of all.
     let server = Arc::new(control::Server::bind(&config.daemon.control_socket)?);
-    let sinks = Sinks::open(
-        &config.alerts,
-        start::identity(),
-        Some(&config.daemon.state_dir),
-    )?;
+    let identity = start::identity();
+    let hostname = Mutex::new(identity.hostname.clone());
+    let sinks = Sinks::open(&config.alerts, identity, Some(&config.daemon.state_dir))?;
     let path = Arc::new(Path::new(sinks, start::policy(&config.alerts)));
     let flow_log = FlowLog::start(&config.alerts.flow_log)?;
     path.flow_log.store(flow_log.map(Arc::new));
@@ -245,6 +246,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<Ended, RunError
         elements: Mutex::default(),
         config_file: config_file.to_owned(),
         started: SystemTime::now(),
+        hostname,
         abilities,
         helpers: Helpers::default(),
         main: Arc::new(watchdog::Pulse::new(Instant::now())),

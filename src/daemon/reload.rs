@@ -45,9 +45,11 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
     if old.alerts == new.alerts {
         shared.path.sinks.load().reopen();
     } else {
+        let identity = start::identity();
+        lock(&shared.hostname).clone_from(&identity.hostname);
         let sinks = Arc::new(Sinks::open(
             &new.alerts,
-            start::identity(),
+            identity,
             Some(&new.daemon.state_dir),
         )?);
         let policy = start::policy(&new.alerts);

@@ -327,10 +327,7 @@ pub(super) fn alert_db(config: &Config) -> Result<Option<Arc<AlertDb>>, RunError
     let Some(name) = &store.file else {
         return Ok(None);
     };
-    let observer = Observer {
-        hostname: identity().hostname,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-    };
+    let observer = Observer::of(identity().hostname);
     let path = config.daemon.state_dir.join(name);
     let db = AlertDb::start(&path, store, observer).map_err(|source| RunError::System {
         step: "starting the thread of the alert store".into(),

@@ -150,10 +150,7 @@ impl Sinks {
     ) -> Result<Self, SinkError> {
         let mut sinks = Self { list: Vec::new() };
         if let Some(path) = &alerts.json_file {
-            let observer = Observer {
-                hostname: identity.hostname.clone(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-            };
+            let observer = Observer::of(identity.hostname.clone());
             let file =
                 file::JsonFile::open(path, alerts.json_format, observer).map_err(|source| {
                     SinkError::JsonFile {

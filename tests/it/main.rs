@@ -30,6 +30,7 @@ mod forward;
 mod guard;
 mod heal;
 mod heal_large;
+mod hostname;
 mod import;
 mod inbound;
 mod include;
