@@ -8,6 +8,7 @@ mod state;
 
 use std::{
     io,
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -46,9 +47,14 @@ const GATHER: Duration = Duration::from_millis(5);
 pub enum QueueError {
     /// Another program listens on it.
     #[error(
-        "queue {0} is taken by another program: set another [nftables] queue-first, or stop that program"
+        "queue {queue} is taken by {holder}: set another [nftables] queue-first, or stop that program"
     )]
-    Taken(u16),
+    Taken {
+        /// Queue number.
+        queue: u16,
+        /// Who the kernel says that is.
+        holder: String,
+    },
     /// A system call failed.
     #[error("queue {queue}: {step}: {source}")]
     System {
@@ -165,7 +171,10 @@ impl Queue {
             socket::open(RECEIVE_BUFFER, STOP_CHECK).map_err(fail("opening the netlink socket"))?;
         nfq.bind(number)
             .map_err(|source| match source.raw_os_error().map(Errno::from_raw) {
-                Some(Errno::EPERM | Errno::EBUSY) => QueueError::Taken(number),
+                Some(Errno::EPERM | Errno::EBUSY) => QueueError::Taken {
+                    queue: number,
+                    holder: state::holder(Path::new("/proc"), number),
+                },
                 _ => fail("binding")(source),
             })?;
         nfq.set_copy_range(number, COPY_RANGE)

@@ -7,6 +7,8 @@ use std::{fs, path::Path};
 pub struct State {
     /// Its number.
     pub number: u16,
+    /// Netlink port of the program that listens; the first socket of a program has its process ID.
+    pub port: u32,
     /// Packets that wait for an answer.
     pub waiting: u64,
     /// Packets dropped because the queue was full; none where it fails open.
@@ -21,17 +23,35 @@ pub fn states(file: &Path) -> Vec<State> {
     text.lines().filter_map(state).collect()
 }
 
+/// Who listens on queue `number`, in words; `proc` is the place of procfs.
+pub(super) fn holder(proc: &Path, number: u16) -> String {
+    let queues = states(&proc.join("net/netfilter/nfnetlink_queue"));
+    let Some(state) = queues.iter().find(|state| state.number == number) else {
+        return "another program".to_owned();
+    };
+    let port = state.port;
+    match fs::read_to_string(proc.join(format!("{port}/comm"))) {
+        Ok(name) => {
+            let name = name.trim_end().escape_debug();
+            format!("another program, {name} (pid {port})")
+        }
+        // A program's further sockets have numbers of the kernel's choice.
+        Err(_) => format!("another program (netlink port {port}, see /proc/net/netlink)"),
+    }
+}
+
 /// Columns: number, port ID, waiting, copy mode, copy range, dropped, user dropped, last packet's ID.
 fn state(line: &str) -> Option<State> {
     let columns: Vec<u64> = line
         .split_whitespace()
         .map_while(|word| word.parse().ok())
         .collect();
-    let [number, _, waiting, _, _, dropped, user_dropped, ..] = *columns.as_slice() else {
+    let [number, port, waiting, _, _, dropped, user_dropped, ..] = *columns.as_slice() else {
         return None;
     };
     Some(State {
         number: u16::try_from(number).ok()?,
+        port: u32::try_from(port).ok()?,
         waiting,
         dropped,
         user_dropped,
@@ -47,6 +67,7 @@ mod tests {
         let seen = state(" 4470  31129  17 2   256     3     4       99  1").unwrap();
         let wanted = State {
             number: 4470,
+            port: 31129,
             waiting: 17,
             dropped: 3,
             user_dropped: 4,
@@ -54,5 +75,23 @@ mod tests {
         assert_eq!(seen, wanted);
         assert_eq!(state("4470 1 2"), None);
         assert_eq!(states(Path::new("/nonexistent")), []);
+    }
+
+    #[test]
+    fn the_holder_of_a_queue_is_named() {
+        let proc = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = proc.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let lines = " 7 31129 0 2 256 0 0 0 1\n 8 4294967000 0 2 256 0 0 0 1\n";
+        write("net/netfilter/nfnetlink_queue", lines);
+        write("31129/comm", "suri\x1bcata\n");
+        let who = |number| holder(proc.path(), number);
+        assert!(who(7).ends_with("cata (pid 31129)"), "{}", who(7));
+        assert!(!who(7).contains('\x1b'));
+        assert!(who(8).contains("netlink port 4294967000"));
+        assert_eq!(who(9), "another program");
     }
 }

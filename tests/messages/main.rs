@@ -166,7 +166,7 @@ fn the_search_finds_texts_with_their_places() {
             .expect(start);
         text.place.last().unwrap().clone()
     };
-    assert_eq!(place("queue/mod.rs", "queue {0} is taken"), "#error");
+    assert_eq!(place("queue/mod.rs", "queue {queue} is taken"), "#error");
     assert_eq!(place("daemon/confine.rs", "the daemon may still"), "warn!");
     assert_eq!(place("config/address.rs", "not a proxy"), "Problem::new");
     let tests = texts.iter().find(|text| text.text.starts_with("skipped: "));
