@@ -69,6 +69,23 @@ test: test-deps ## run all tests (as root: the integration tests make network na
 	    $(CARGO) test --locked --test it -- --test-threads 1 $(ALONE); \
 	fi
 
+.PHONY: test-all test-busy
+test-all: test-busy ## all that does not fit into CI: the suite on a busy machine, every kernel, containers, packages, the long soak (root; some hours)
+	$(MAKE) test-kernels KERNELS="5.10 6.1 6.12 newest"
+	$(MAKE) test-systemd
+	$(MAKE) test-systemd SUITE=trixie
+	$(MAKE) test-containers
+	$(MAKE) lab
+	$(MAKE) test-packages
+	$(MAKE) test-image
+	$(MAKE) test-fleet
+	$(MAKE) check-kubernetes
+	$(MAKE) soak
+
+test-busy: test-deps ## the suite twice, beside a busy loop on each core: nothing may fail (root)
+	$(CARGO) nextest run --locked --no-run
+	$(SUDO) env PATH="$$PATH" CARGO="$(CARGO)" tests/busy/run
+
 test-containers: deps ## name real containers of runc, podman, docker and containerd (root; installs them)
 	$(SUDO) tests/containers/run
 

@@ -25,7 +25,7 @@ mod table;
 
 use std::{
     fmt,
-    io::{self, IsTerminal, Write as _},
+    io::{self, Write as _},
     process::ExitCode,
 };
 

@@ -19,8 +19,18 @@ fn text(output: &Output) -> String {
     String::from_utf8(both).unwrap()
 }
 
+/// A configuration that names nothing of this host's own, unless `text` does.
 fn file(text: &str) -> tempfile::NamedTempFile {
     let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    let mut text = text.to_owned();
+    for (table, keys) in [
+        ("daemon", "state-dir = \"/nonexistent/state\""),
+        ("manifests", "dir = \"\""),
+    ] {
+        if !text.contains(&format!("[{table}]")) {
+            text += &format!("\n[{table}]\n{keys}\n");
+        }
+    }
     fs::write(&file, text).unwrap();
     file
 }

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
         mpsc,
     },
     time::{Duration, Instant},
@@ -326,24 +326,19 @@ fn followers_see_what_comes_also_after_a_restart() {
     assert_eq!(next["alert"]["source"]["port"], port, "{next}");
 }
 
-/// Milliseconds since 1970 in a UUID of version 7 (RFC 9562 section 5.7).
-fn born(id: &str) -> u64 {
-    let digits: String = id.chars().filter(|c| *c != '-').take(12).collect();
-    u64::from_str_radix(&digits, 16).unwrap()
-}
-
 #[test]
-fn killed_in_mid_write_it_loses_at_most_a_second_and_says_so() {
+fn killed_in_mid_write_it_loses_only_the_last_alerts_and_says_so() {
+    /// Threads that hand alerts on, to syslog first and then to the store: so many may be in between.
+    const THREADS: usize = 4;
     let Some(lab) = Lab::new() else { return };
     let alerts = Alerts::listen(&lab);
     let conf = conf(&lab).alerts(&alerts);
-    let (stop, slowest) = (AtomicBool::new(false), AtomicU64::new(0));
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _guard = StopOnDrop(&stop);
         scope.spawn(|| flood(&lab, &stop));
-        scope.spawn(|| write_to_disk(&lab, &stop, &slowest));
-        let mut kills: Vec<u64> = Vec::new();
         for round in 0..4 {
+            let before = alerts.all().len();
             let daemon = Daemon::start(&lab, &lab.host, &conf);
             if round > 0 {
                 let told = daemon.status()["store"]["repaired"].clone();
@@ -351,36 +346,28 @@ fn killed_in_mid_write_it_loses_at_most_a_second_and_says_so() {
                 assert!(told.contains("killed while the store was open"), "{told}");
                 assert!(daemon.output().contains("killed while the store was open"));
             }
-            let before = alerts.all().len();
             let enough = 300 + 100 * round;
             eventually("alerts come", || {
                 (alerts.all().len() > before + enough).then_some(())
             });
-            let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-            let at = u64::try_from(at.unwrap().as_millis()).unwrap();
             let dead = daemon.killed();
-            kills.push(at);
-            // What the daemon had told syslog more than a second before any of the kills is in the file.
-            let told = alerts.all();
-            let there: BTreeSet<String> =
+            let stored: BTreeSet<String> =
                 all(&lab).iter().map(|item| id(item).to_owned()).collect();
-            let missing = told.iter().map(|alert| alert.get("id"));
-            let missing: Vec<&str> = missing
-                .filter(|id| !id.is_empty() && !there.contains(*id))
+            let told = alerts.all();
+            let ids = told[before..].iter().map(|alert| alert.get("id"));
+            let is_stored: Vec<bool> = ids
+                .filter(|id| !id.is_empty())
+                .map(|id| stored.contains(id))
                 .collect();
-            // A batch that was being written waits for the disk, of which other programs make use too.
-            let disk = slowest.load(Ordering::Relaxed);
-            for id in &missing {
-                let near = kills
-                    .iter()
-                    .any(|at| born(id) + 1_000 + 3 * disk >= *at && born(id) <= *at + 1_000);
-                assert!(
-                    near,
-                    "{id}, born {}, is lost; killed at {kills:?}; an fsync took up to {disk} ms",
-                    born(id)
-                );
-            }
-            eprintln!("{} of {} alerts are lost", missing.len(), told.len());
+            // What the store has is the beginning of what syslog has, whatever the disk was busy with.
+            let last = is_stored.iter().rposition(|stored| *stored).unwrap_or(0);
+            let holes = is_stored[..last].iter().filter(|stored| !**stored).count();
+            assert!(
+                holes < THREADS,
+                "{holes} alerts before a stored one are lost"
+            );
+            let lost = is_stored.iter().filter(|stored| !**stored).count();
+            eprintln!("{lost} of {} alerts are lost", is_stored.len());
             assert!(succeeds(&lab, &["alerts", "verify"]).starts_with("good: "));
             drop(dead);
         }
@@ -396,19 +383,6 @@ struct StopOnDrop<'a>(&'a AtomicBool);
 impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Notes the longest time, in milliseconds, that the disk took for one small file.
-fn write_to_disk(lab: &Lab, stop: &AtomicBool, slowest: &AtomicU64) {
-    let mut file = std::fs::File::create(lab.dir.join("probe")).unwrap();
-    while !stop.load(Ordering::Relaxed) {
-        let begun = Instant::now();
-        file.write_all(b"x").unwrap();
-        file.sync_all().unwrap();
-        let took = u64::try_from(begun.elapsed().as_millis()).unwrap();
-        slowest.fetch_max(took, Ordering::Relaxed);
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
