@@ -14,7 +14,7 @@ use super::{
 use crate::{
     arm::Book,
     config::{self, Config, Mode},
-    feed::{FeedData, FeedName, Finding, Share, formats::CrowdsecState},
+    feed::{FeedData, FeedName, Finding, formats::CrowdsecState},
     fetch::Validators,
     host::{
         addresses::{self, Files},
@@ -178,7 +178,7 @@ pub(super) struct Core {
     /// IPv6 forms of IPv4 addresses that this network uses.
     pub(super) in_use: InUse,
     /// All that is denied was over `[arm] max-share`, and that was told.
-    told_of_denied: bool,
+    pub(super) told_of_denied: bool,
     /// Feeds of which it was told that they are held back by their share, and that they are over it.
     pub(super) rails_said: (BTreeSet<FeedName>, BTreeSet<FeedName>),
 }
@@ -468,19 +468,6 @@ impl Core {
             warning.iter().for_each(|text| tracing::warn!("{text}"));
         }
         self.flows = *now;
-    }
-
-    /// Says once that policies deny more than feeds may: that is the admin's own decision.
-    fn warn_of_denied(&mut self, denied: &Share) {
-        let max_all = self.config.arm.max_share;
-        let is_over = denied.over(max_all, &Share::default()).is_some();
-        if is_over && !self.told_of_denied && !self.policies.is_empty() {
-            tracing::warn!(
-                "what is denied covers {denied}, more than arm.max-share ({:.1}%): what policies and network sets deny is not held back",
-                max_all * 100.0
-            );
-        }
-        self.told_of_denied = is_over;
     }
 
     /// Takes a feed's new good data into the kernel.

@@ -170,6 +170,19 @@ impl Core {
         may.map_err(|why| format!("feed {name} is not armed: {}", in_words(&why, name)))
     }
 
+    /// Says once that policies deny more than feeds may: that is the admin's own decision.
+    pub(super) fn warn_of_denied(&mut self, denied: &Share) {
+        let max_all = self.config.arm.max_share;
+        let is_over = denied.over(max_all, &Share::default()).is_some();
+        if is_over && !self.told_of_denied && !self.policies.is_empty() {
+            tracing::warn!(
+                "what is denied covers {denied}, more than arm.max-share ({:.1}%): what policies and network sets deny is not held back",
+                max_all * 100.0
+            );
+        }
+        self.told_of_denied = is_over;
+    }
+
     /// Counts what was not counted yet.
     fn weigh_all(&mut self) {
         let enabled = self.feeds.values().filter(|state| state.config.enabled);

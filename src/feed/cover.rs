@@ -212,7 +212,7 @@ mod tests {
                 .filter(|addr| addr >> 24 == 11)
                 .collect();
             let (a, b) = prefixes.split_at(prefixes.len() / 2);
-            let of = |part: &[Prefix]| Cover::of(part.to_vec().into_iter());
+            let of = |part: &[Prefix]| Cover::of(part.iter().copied());
             let count = u128::try_from(naive.len()).unwrap();
             prop_assert_eq!(of(&prefixes).share(), Share { v4: count, v6: 0 });
             prop_assert_eq!(of(a).join(&of(b)), of(&prefixes));

@@ -282,3 +282,23 @@ fn speed() {
         });
     }
 }
+
+#[test]
+fn a_set_that_some_endpoint_may_be_denied() {
+    let with = |action| {
+        let rules = vec![
+            rule(action, r#"threatfeed == "training""#),
+            rule(RuleAction::Allow, "all()"),
+        ];
+        let policy = policy("security.p", 1.0, "unit == 'x'", rules);
+        Policies::new(vec![security()], vec![policy])
+    };
+    let asked = |policies: &Policies, feed: &str| {
+        let anybody = Endpoint::any(&Labels::new());
+        policies.may_deny(&anybody, &labels(&[("threatfeed", feed)]))
+    };
+    let denies = with(RuleAction::Deny);
+    assert!(asked(&denies, "training") && !asked(&denies, "other"));
+    assert!(!asked(&with(RuleAction::Allow), "training"));
+    assert!(!asked(&Policies::default(), "training"));
+}

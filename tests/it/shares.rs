@@ -229,3 +229,33 @@ fn lint_says_the_share() {
         assert!(said.contains("covers 1.36% of routable IPv4"), "{said}");
     }
 }
+
+/// What an admin writes is in force at once; what comes from outside after that is weighed.
+#[test]
+fn a_policy_denies_at_once_and_the_feed_may_not_grow_under_it() {
+    let Some(lab) = Lab::new() else { return };
+    let config = conf(&lab, "alert", &eights(14)).key("labels = { feed = \"wide\" }");
+    let daemon = Daemon::start(&lab, &lab.host, &config);
+    assert!(!denies(&lab, &daemon));
+    let policy = "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\n\
+        metadata: {name: default.block}\nspec:\n  selector: all()\n  types: [Egress]\n  egress:\n  \
+        - {action: Deny, destination: {selector: feed == 'wide'}}\n  - {action: Pass}\n";
+    let applied = daemon.ctl_with(&["apply", "-f", "-"], policy.as_bytes());
+    assert!(applied.status.success(), "{applied:?}");
+    assert!(denies(&lab, &daemon));
+    let status = daemon.ok(&["status"]);
+    assert!(
+        status.contains("feed wide stays in force as it was"),
+        "{status}"
+    );
+    assert!(
+        !daemon.output().contains("what is denied covers"),
+        "6.3% are not over 10%"
+    );
+    write(&lab, &eights(15));
+    assert!(daemon.fails(&["refresh"]).contains("max-share"));
+    assert_eq!(daemon.row("wide")["entries"], 14);
+    write(&lab, &eights(13));
+    daemon.ok(&["refresh"]);
+    assert_eq!(daemon.row("wide")["entries"], 13);
+}
