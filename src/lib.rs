@@ -11,7 +11,7 @@
 //! Pure modules know no operating system: [`prefix`], [`feed`], [`arm`], [`snapshot`], [`ruleset`],
 //! [`packet`], [`policy`], [`alert`], [`flowlog`], [`config`], [`import`], [`manifest`], [`netlink`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
 //! [`conntrack`], [`attribution`], [`sink`], [`alertdb`], [`store`], [`resources`], [`host`], [`control`], [`metrics`]. Only [`daemon`] wires edges together.
-//! `netlink_socket` and `route` are sockets that several of them use, `background` lowers a thread's priority, [`helper`] does what may block. `tests/structure.rs` holds this.
+//! `netlink_socket` and `route` are sockets that several of them use, `background` lowers a thread's priority, [`helper`] does what may block, `lacks` says what this process lacks. `tests/structure.rs` holds this.
 
 pub mod alert;
 pub mod alertdb;
@@ -31,6 +31,7 @@ pub mod flowlog;
 pub mod helper;
 pub mod host;
 pub mod import;
+mod lacks;
 pub mod logging;
 pub mod manifest;
 pub mod metrics;

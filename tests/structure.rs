@@ -32,7 +32,7 @@ const EDGES: [&str; 12] = [
 const VALUES: [&str; 1] = ["crate::attribution::"];
 
 /// Paths that reach the operating system.
-const SYSTEM: [&str; 22] = [
+const SYSTEM: [&str; 23] = [
     "std::fs",
     "std::os",
     "std::process",
@@ -53,6 +53,7 @@ const SYSTEM: [&str; 22] = [
     "Instant::now",
     "crate::background",
     "crate::helper",
+    "crate::lacks",
     "crate::netlink_socket",
     "crate::route",
 ];
@@ -97,6 +98,81 @@ fn edges_do_not_know_each_other() {
     );
 }
 
+/// What another process may hold up: files below /proc/PID for which the kernel takes a lock of the process's
+/// own, and calls that ask a name service.
+const HELD_UP: [&str; 16] = [
+    "cmdline",
+    "environ",
+    "maps",
+    "smaps",
+    "numa_maps",
+    "pagemap",
+    "mem",
+    "auxv",
+    "syscall",
+    "stack",
+    "io",
+    "from_uid(",
+    "from_name(",
+    "from_gid(",
+    "getgrouplist(",
+    "to_socket_addrs(",
+];
+
+/// Reads of a whole file without a bound, and calls that follow a path to whatever file system it leads to. The
+/// files of `daemon` are its own.
+const UNBOUNDED: [&str; 4] = [
+    "fs::read(",
+    "fs::read_to_string(",
+    "canonicalize(",
+    "fs::metadata(",
+];
+
+/// Those that are there nevertheless, and why they may be.
+const ALLOWED: [(&str, &str, &str); 6] = [
+    (
+        "attribution/cgroup_tree.rs",
+        "canonicalize(",
+        "at the start",
+    ),
+    ("attribution/cgroup_tree.rs", "fs::metadata(", "of cgroup2"),
+    ("attribution/roots.rs", "fs::read(", "at the start"),
+    ("daemon/alerts.rs", "from_uid(", "for the control socket"),
+    ("daemon/unroot.rs", "from_name(", "at the start"),
+    (
+        "host/modes.rs",
+        "fs::metadata(",
+        "at the start, and for check",
+    ),
+];
+
+#[test]
+fn what_another_process_may_hold_up_is_read_by_helpers() {
+    let mut found = std::collections::BTreeSet::new();
+    for (module, bounded) in [("attribution", true), ("host", true), ("daemon", false)] {
+        let unbounded = UNBOUNDED.iter().filter(|_| bounded);
+        let forbidden: Vec<&str> = HELD_UP.iter().chain(unbounded).copied().collect();
+        for file in sources(module) {
+            let code = code(&file);
+            let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+            let name = file.strip_prefix(src).unwrap().to_str().unwrap().to_owned();
+            let there = |what: &&&str| {
+                let named = [format!("\"{what}\""), format!("/{what}\"")];
+                named.iter().any(|form| code.contains(form))
+                    || (what.ends_with('(') && code.contains(**what))
+            };
+            let there = forbidden.iter().filter(there);
+            found.extend(there.map(|what| (name.clone(), *what)));
+        }
+    }
+    let allowed = ALLOWED.map(|(file, what, _)| (file.to_owned(), what));
+    assert_eq!(
+        found,
+        allowed.into(),
+        "read it through crate::helper::reads, or say here why it cannot be held up"
+    );
+}
+
 #[test]
 fn every_stage_is_there() {
     for module in PURE.iter().chain(&EDGES) {
@@ -133,14 +209,19 @@ fn is_product_code(file: &Path) -> bool {
     file.extension().is_some_and(|ext| ext == "rs") && !src.iter().any(test)
 }
 
-/// The paths a file names in code before its tests: imports unfolded, and paths in expressions.
-fn paths(file: &Path) -> Vec<String> {
+/// What a file holds before its tests, without comments.
+fn code(file: &Path) -> String {
     let text = fs::read_to_string(file).unwrap();
     let code = text.split("#[cfg(test)]").next().unwrap();
-    let code: String = code
-        .lines()
+    let lines = code.lines();
+    lines
         .map(|line| line.split("//").next().unwrap().to_owned() + "\n")
-        .collect();
+        .collect()
+}
+
+/// The paths a file names in code before its tests: imports unfolded, and paths in expressions.
+fn paths(file: &Path) -> Vec<String> {
+    let code = code(file);
     let mut paths = Vec::new();
     for statement in code.split(';').filter_map(|text| text.split_once("use ")) {
         unfold("", statement.1, &mut paths);

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use caps::Capability;
+
 use super::{
     AttributionError, Clues, Grade, Mac, Roots, Source,
     cgroup_tree::CgroupTree,
@@ -21,10 +23,13 @@ use super::{
     sock_diag::SockDiag,
     users::Users,
 };
-use crate::{feed::Direction, helper::Helpers, packet::Flow};
+use crate::{feed::Direction, helper::Helpers, lacks, packet::Flow};
 
 /// Holders of a shared socket named beside the likeliest.
 const MAX_SHARERS: usize = 4;
+
+/// What it takes to look into other users' processes.
+const LOOK_INTO: &[Capability] = &[Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH];
 
 /// The PID namespace that sees all processes (PROC_PID_INIT_INO, linux/proc_ns.h).
 const INITIAL_PIDS: &str = "pid:[4026531836]";
@@ -79,9 +84,9 @@ impl Attributor {
             timeout,
             finder: Finder::new(roots.proc.clone(), diag),
             cgroups: CgroupTree::new(&roots.cgroup, &roots.proc),
-            holders: Holders::new(&roots.proc),
+            holders: Holders::new(&roots.proc, &helpers.processes),
             users: Users::new(&helpers.names),
-            containers: Containers::new(roots),
+            containers: Containers::new(roots, &helpers.files),
             clients: Clients::new(roots, helpers),
             namespaces: Namespaces::new(&roots.proc),
         })
@@ -103,7 +108,7 @@ impl Attributor {
             Err(cause) => Source {
                 method: clues.uid.map(|_| "nfqa-uid"),
                 uid: clues.uid,
-                cause: Some(cause),
+                cause: Some(self.or_descriptors(cause)),
                 ..Source::default()
             },
         };
@@ -177,7 +182,7 @@ impl Attributor {
             Err(cause) => {
                 return Source {
                     method: Some("netns"),
-                    cause: Some(cause),
+                    cause: Some(self.or_descriptors(cause)),
                     ..Source::default()
                 };
             }
@@ -263,7 +268,7 @@ impl Attributor {
         let deadline = question.deadline;
         let path = socket.cgroup.and_then(|id| self.cgroups.path(id, deadline));
         let members = || match &path {
-            Some(path) => self.cgroups.processes(path),
+            Some(path) => self.cgroups.processes(path, deadline),
             None => Vec::new(),
         };
         let search = self
@@ -287,7 +292,10 @@ impl Attributor {
                     add_cause(&mut source, &also_held_by(&sharers));
                 }
             }
-            Search::Nobody { denied } => set_unknown(&mut source, no_holder(socket.inode, denied)),
+            Search::Nobody { denied, held_up } => {
+                let cause = self.no_holder(socket.inode, denied, held_up);
+                set_unknown(&mut source, cause);
+            }
             Search::Timeout => set_unknown(&mut source, question.timed_out()),
         }
         let identity = self.identity(cgroup.as_deref(), deadline);
@@ -305,6 +313,31 @@ impl Attributor {
             add_cause(&mut source, &differs);
         }
         source
+    }
+
+    /// `cause`, or why nothing could be seen at all.
+    fn or_descriptors(&self, cause: Cause) -> Cause {
+        lacks::descriptors_now(&self.proc).map_or(cause, str::to_owned)
+    }
+
+    fn no_holder(&self, inode: u32, denied: usize, held_up: usize) -> Cause {
+        if inode == 0 {
+            return "the socket has no owner: the process closed it".to_owned();
+        }
+        let none = format!("socket inode {inode} has no visible holder");
+        if let Some(few) = lacks::descriptors_now(&self.proc) {
+            return format!("{none}: {few}");
+        }
+        if held_up > 0 {
+            return format!("{none}; the threads of {held_up} processes are not readable in time");
+        }
+        match denied {
+            0 => format!("{none} (hidepid or exited)"),
+            denied => format!(
+                "{none}; /proc/PID/fd of {denied} processes is not readable ({})",
+                lacks::capabilities(LOOK_INTO)
+            ),
+        }
     }
 
     fn identity(&mut self, cgroup: Option<&str>, deadline: Instant) -> Arc<Identity> {
@@ -360,6 +393,9 @@ fn set_process(source: &mut Source, process: Process) {
     if process.exe.is_none() {
         add_cause(source, "its executable is not readable");
     }
+    if process.held_up {
+        add_cause(source, "its command line is not readable in time");
+    }
     (source.exe, source.exe_deleted) = match process.exe {
         Some(exe) => (Some(exe.path), exe.deleted),
         None => (None, false),
@@ -400,17 +436,6 @@ fn add_cause(source: &mut Source, cause: &str) {
         Some(first) => format!("{first}; {cause}"),
         None => cause.to_owned(),
     });
-}
-
-fn no_holder(inode: u32, denied: usize) -> Cause {
-    match (inode, denied) {
-        (0, _) => "the socket has no owner: the process closed it".to_owned(),
-        (_, 0) => format!("socket inode {inode} has no visible holder (hidepid or exited)"),
-        (_, denied) => format!(
-            "socket inode {inode} has no visible holder; /proc/PID/fd of {denied} processes is \
-             not readable (CAP_SYS_PTRACE)"
-        ),
-    }
 }
 
 fn format_mac(mac: Mac) -> String {

@@ -16,13 +16,13 @@ use nix::{
     sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs},
 };
 
-use super::{kernel::open_cgroup, process::read_limited};
+use super::{kernel::open_cgroup, process::read_until};
 
 /// Paths remembered; then all are looked up again.
 const CAPACITY: usize = 4096;
 
-/// Folders visited in one walk through the tree.
-const MAX_WALK: usize = 100_000;
+/// Files and folders seen in one walk through the tree.
+const MAX_WALK: usize = 1_000_000;
 
 /// Most bytes read of one list of processes: about 130,000 of them.
 const MAX_PROCS: u64 = 1 << 20;
@@ -61,13 +61,14 @@ impl CgroupTree {
         self.paths.get(&id).cloned().flatten()
     }
 
-    /// The processes of a cgroup, highest (most often newest) number first.
-    pub(super) fn processes(&self, path: &str) -> Vec<u32> {
+    /// The processes of a cgroup, highest (most often newest) number first, as far as they are listed by
+    /// `deadline`.
+    pub(super) fn processes(&self, path: &str, deadline: Instant) -> Vec<u32> {
         let list = self
             .root
             .join(path.trim_start_matches('/'))
             .join("cgroup.procs");
-        let text = read_limited(&list, MAX_PROCS).unwrap_or_default();
+        let text = read_until(&list, MAX_PROCS, deadline).unwrap_or_default();
         let mut pids: Vec<u32> = text
             .split(|&byte| byte == b'\n')
             .filter_map(|line| std::str::from_utf8(line).ok()?.parse().ok())
@@ -93,11 +94,11 @@ impl CgroupTree {
         }
         let mut visited = 0_usize;
         while let Some(folder) = folders.pop() {
-            visited += 1;
-            if visited > MAX_WALK || Instant::now() >= deadline {
-                return; // not known, and not known to be gone
-            }
             for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                visited += 1;
+                if visited > MAX_WALK || Instant::now() >= deadline {
+                    return; // not known, and not known to be gone
+                }
                 if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     continue;
                 }
@@ -178,7 +179,7 @@ mod tests {
     fn the_newest_process_comes_first() {
         let dir = fixture();
         let tree = CgroupTree::new(dir.path(), Path::new("/nowhere"));
-        assert_eq!(tree.processes("/docker"), [900, 30, 7]);
-        assert_eq!(tree.processes("/none"), [0_u32; 0]);
+        assert_eq!(tree.processes("/docker", soon()), [900, 30, 7]);
+        assert_eq!(tree.processes("/none", soon()), [0_u32; 0]);
     }
 }

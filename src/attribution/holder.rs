@@ -9,14 +9,15 @@ use std::{
     collections::{HashSet, VecDeque},
     io::ErrorKind,
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
     kernel::share_files,
-    process::{Handle, Process, numbers},
+    process::{Handle, Process, Unlisted, numbers},
     relatives::{Relative, Relatives, Sharer},
 };
+use crate::helper::{Aside, Helper};
 
 /// Holders remembered, with three open files each.
 const MAX_RECENT: usize = 32;
@@ -28,6 +29,9 @@ const MAX_RESCANS: usize = 4;
 const MAX_EARLIER: usize = 4;
 /// Descriptors tried next to the last one, when none of those is it.
 const NEAR: [i32; 5] = [2, -1, -2, 3, -3];
+/// How long it is waited for which threads of one process share their open files: a process may hold
+/// that up, and others come after it.
+const COMPARE: Duration = Duration::from_millis(20);
 /// Files read between two looks at the clock.
 const LINKS_PER_CHECK: usize = 64;
 
@@ -39,6 +43,8 @@ pub(super) enum Search {
     Nobody {
         /// Processes whose descriptors may not be read.
         denied: usize,
+        /// Processes whose threads could not be told apart in time.
+        held_up: usize,
     },
     Timeout,
 }
@@ -49,6 +55,7 @@ pub(super) struct Holders {
     /// Last one right first.
     recent: VecDeque<Recent>,
     relatives: Relatives,
+    helper: Helper,
     fds: Vec<u32>,
 }
 
@@ -74,17 +81,20 @@ struct Goal {
     deadline: Instant,
     /// Processes whose descriptors may not be read.
     denied: HashSet<u32>,
+    /// Processes whose threads could not be told apart in time.
+    held_up: usize,
 }
 
 /// The deadline passed.
 struct Timeout;
 
 impl Holders {
-    pub(super) fn new(proc: &Path) -> Self {
+    pub(super) fn new(proc: &Path, helper: &Helper) -> Self {
         Self {
             proc: proc.to_owned(),
             recent: VecDeque::with_capacity(MAX_RECENT),
-            relatives: Relatives::new(proc),
+            relatives: Relatives::new(proc, helper),
+            helper: helper.clone(),
             fds: Vec::new(),
         }
     }
@@ -103,11 +113,13 @@ impl Holders {
             cgroup,
             deadline,
             denied: HashSet::new(),
+            held_up: 0,
         };
         match self.search(&mut goal, members) {
             Ok(Some(process)) => self.with_sharers(process, &goal),
             Ok(None) => Search::Nobody {
                 denied: goal.denied.len(),
+                held_up: goal.held_up,
             },
             Err(Timeout) => Search::Timeout,
         }
@@ -136,7 +148,7 @@ impl Holders {
         if let Some(process) = self.scan_processes(goal, &members(), &mut tried)? {
             return Ok(Some(process));
         }
-        let all = self.all_processes();
+        let all = self.all_processes(goal)?;
         match self.scan_processes(goal, &all, &mut tried)? {
             Some(process) => Ok(Some(process)),
             None => self.scan_threads(goal, &all),
@@ -151,26 +163,25 @@ impl Holders {
         };
         let forks = self.relatives.forks();
         if holder.family.as_ref().map(|(at, _)| Some(*at)) != Some(forks) {
-            let family = self.relatives.of(&holder.handle);
+            let family = self.relatives.of(&holder.handle, goal.deadline);
             holder.family = Some((forks.unwrap_or_default(), family));
         }
         let family = holder.family.as_ref().map(|(_, family)| family.as_slice());
-        let sharers = self.relatives.sharers(
+        let (busy, sharers) = self.relatives.sharers(
             &holder.handle,
             family.unwrap_or_default(),
-            (holder.thread.unwrap_or(holder.handle.pid()), holder.fd),
+            holder.fd,
             &goal.target,
             goal.deadline,
         );
         if sharers.is_empty() {
             return Search::Found(process, sharers);
         }
-        let busy = holder.handle.is_busy_with(holder.fd);
         let (first, others) = likeliest_first(sharer_of(&process, busy), sharers);
         if first.pid == process.pid {
             return Search::Found(process, others);
         }
-        match self.relatives.describe(&first) {
+        match self.relatives.describe(&first, goal.deadline) {
             Some(first) => Search::Found(first, others),
             // It has just ended: the holder that was found is still one.
             None => {
@@ -223,7 +234,7 @@ impl Holders {
                 let link = link(recent.thread, fd);
                 recent.handle.leads_to(&link, &goal.target)
             });
-            let process = hit.and_then(|_| recent.handle.describe(Instant::now()));
+            let process = hit.and_then(|_| recent.handle.describe(&self.helper, goal.deadline));
             if process.is_some() || recent.handle.comm().is_none() {
                 let mut found = self.recent.remove(at)?;
                 let Some(fd) = hit.filter(|_| process.is_some()) else {
@@ -251,9 +262,10 @@ impl Holders {
             folder.extend(["task".to_owned(), thread.to_string()]);
         }
         folder.push("fd");
-        match numbers(&folder) {
+        match numbers(&folder, usize::MAX, goal.deadline) {
             Ok(fds) => self.fds = fds,
-            Err(error) => {
+            Err(Unlisted::Timeout) => return Err(Timeout),
+            Err(Unlisted::Io(error)) => {
                 if error.kind() == ErrorKind::PermissionDenied {
                     goal.denied.insert(pid);
                 }
@@ -277,7 +289,7 @@ impl Holders {
         if !handle.leads_to(&link(thread, fd), &goal.target) {
             return None;
         }
-        let process = handle.describe(Instant::now())?;
+        let process = handle.describe(&self.helper, goal.deadline)?;
         let known = self.recent.iter().position(|r| r.handle.pid() == pid);
         let earlier = known.and_then(|at| self.recent.remove(at));
         self.recent.truncate(MAX_RECENT - 1);
@@ -305,12 +317,14 @@ impl Holders {
             if goal.denied.contains(&pid) {
                 continue; // its threads are as closed
             }
-            goal.check_time()?;
             let tasks = self.proc.join(pid.to_string()).join("task");
-            for thread in numbers(&tasks).unwrap_or_default() {
-                if thread == pid || share_files(pid, thread) {
-                    continue;
-                }
+            let mut threads = match numbers(&tasks, usize::MAX, goal.deadline) {
+                Ok(threads) => threads,
+                Err(Unlisted::Timeout) => return Err(Timeout),
+                Err(Unlisted::Io(_)) => continue,
+            };
+            threads.retain(|&thread| thread != pid);
+            for thread in self.with_own_files(goal, pid, threads) {
                 if let Some(process) = self.scan_folder(goal, pid, Some(thread))? {
                     return Ok(Some(process));
                 }
@@ -319,10 +333,30 @@ impl Holders {
         Ok(None)
     }
 
-    fn all_processes(&self) -> Vec<u32> {
-        let mut pids = numbers(&self.proc).unwrap_or_default();
+    /// Those of `threads` that have a table of open files of their own; none where that is not known in
+    /// time.
+    fn with_own_files(&self, goal: &mut Goal, pid: u32, threads: Vec<u32>) -> Vec<u32> {
+        if threads.is_empty() {
+            return threads;
+        }
+        let deadline = goal.deadline.min(Instant::now() + COMPARE);
+        let compare = move |aside: &Aside| -> Vec<u32> {
+            let own = |&thread: &u32| !share_files(aside, pid, thread);
+            threads.into_iter().filter(own).collect()
+        };
+        let own = self.helper.ask(deadline, compare);
+        goal.held_up += usize::from(own.is_none());
+        own.unwrap_or_default()
+    }
+
+    fn all_processes(&self, goal: &Goal) -> Result<Vec<u32>, Timeout> {
+        let mut pids = match numbers(&self.proc, usize::MAX, goal.deadline) {
+            Ok(pids) => pids,
+            Err(Unlisted::Timeout) => return Err(Timeout),
+            Err(Unlisted::Io(_)) => Vec::new(),
+        };
         pids.sort_unstable_by(|a, b| b.cmp(a));
-        pids
+        Ok(pids)
     }
 }
 
@@ -440,7 +474,7 @@ mod tests {
         }
 
         fn holders(&self) -> Holders {
-            Holders::new(self.0.path())
+            Holders::new(self.0.path(), &Helper::new("test", 2))
         }
     }
 
@@ -474,7 +508,10 @@ mod tests {
         );
         assert_eq!(
             holders.find(12, None, Vec::new, soon()),
-            Search::Nobody { denied: 0 }
+            Search::Nobody {
+                denied: 0,
+                held_up: 0
+            }
         );
     }
 

@@ -8,10 +8,10 @@ use std::{
 
 use nix::errno::Errno;
 
+use crate::helper::Aside;
+
 /// Handle type of kernfs, of which cgroupfs is one (linux/exportfs.h).
 const FILEID_KERNFS: libc::c_int = 0xfe;
-/// `KCMP_FILE`: compare two open files.
-const KCMP_FILE: libc::c_int = 0;
 /// `KCMP_FILES`: compare the tables of open files (linux/kcmp.h).
 const KCMP_FILES: libc::c_int = 2;
 
@@ -47,29 +47,14 @@ pub(super) fn open_cgroup(mount: &File, id: u64) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// True when two threads are known to share their table of open files.
-pub(super) fn share_files(a: u32, b: u32) -> bool {
+/// True when two threads are known to share their table of open files. Either may hold this up: kcmp(2)
+/// waits for an execve(2) of theirs to end, and that for their memory map.
+pub(super) fn share_files(_: &Aside, a: u32, b: u32) -> bool {
     let (Ok(a), Ok(b)) = (libc::pid_t::try_from(a), libc::pid_t::try_from(b)) else {
         return false;
     };
     // SAFETY: kcmp takes numbers only.
     unsafe { libc::syscall(libc::SYS_kcmp, a, b, KCMP_FILES, 0, 0) == 0 }
-}
-
-/// Whether a descriptor of thread or process `a` is the same open file as one of `b`, both numbers of this
-/// process's PID namespace; `None`: the kernel does not tell.
-pub(super) fn share_file(a: (u32, u32), b: (u32, u32)) -> Option<bool> {
-    let pid = |pid: u32| libc::pid_t::try_from(pid).ok();
-    let (first, second) = (pid(a.0)?, pid(b.0)?);
-    let [fd, other] = [a.1, b.1].map(libc::c_ulong::from);
-    // SAFETY: kcmp takes numbers only.
-    let answer = unsafe { libc::syscall(libc::SYS_kcmp, first, second, KCMP_FILE, fd, other) };
-    match Errno::result(answer) {
-        Ok(order) => Some(order == 0),
-        // One of them is not open.
-        Err(Errno::EBADF) => Some(false),
-        Err(_) => None,
-    }
 }
 
 /// A UDP-Lite socket, which has no name in nix; for tests.

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::SystemTi
 use nix::errno::Errno;
 use thiserror::Error;
 
-use crate::feed::Direction;
+use crate::{feed::Direction, lacks};
 
 mod abilities;
 mod attributor;
@@ -47,11 +47,20 @@ pub use roots::Roots;
 #[derive(Debug, Error)]
 pub enum AttributionError {
     /// No netlink socket.
-    #[error("cannot open a sock_diag netlink socket: {0}; the kernel needs CONFIG_INET_DIAG")]
+    #[error("cannot open a sock_diag netlink socket: {}", without_socket(*.0))]
     Open(Errno),
     /// The netlink socket does not reach the kernel.
     #[error("cannot connect the sock_diag netlink socket to the kernel: {0}")]
     Connect(Errno),
+}
+
+/// The error, and what would mend it.
+fn without_socket(errno: Errno) -> String {
+    match (lacks::descriptors(errno), errno) {
+        (Some(few), _) => few.to_owned(),
+        (None, Errno::EPROTONOSUPPORT) => format!("{errno}; the kernel needs CONFIG_INET_DIAG"),
+        (None, _) => errno.to_string(),
+    }
 }
 
 /// A link-layer address.

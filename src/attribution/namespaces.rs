@@ -20,6 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use caps::Capability;
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
@@ -30,11 +31,12 @@ use nix::{
 use super::{
     finder::{Cause, Finder, Found, Question},
     proc_net,
-    process::numbers,
+    process::{Unlisted, numbers},
     sock_diag::SockDiag,
 };
 use crate::{
     feed::Direction,
+    lacks,
     netlink::put,
     route::{Route, attribute, i32_at},
 };
@@ -164,7 +166,11 @@ impl Namespaces {
             fs::read_link(self.proc.join("thread-self/ns/net")).map(PathBuf::into_os_string),
         );
         let mut denied = 0_usize;
-        let mut pids = numbers(&self.proc).unwrap_or_default();
+        let mut pids = match numbers(&self.proc, usize::MAX, question.deadline) {
+            Ok(pids) => pids,
+            Err(Unlisted::Timeout) => return Err(question.timed_out()),
+            Err(Unlisted::Io(_)) => Vec::new(),
+        };
         pids.sort_unstable(); // a pod's first process, which stays, before those it started
         for pid in pids {
             if Instant::now() >= question.deadline {
@@ -194,7 +200,8 @@ impl Namespaces {
         Err(match denied {
             0 => none.to_owned(),
             denied => {
-                format!("{none}; those of {denied} processes are not readable (CAP_SYS_PTRACE)")
+                let why = lacks::capabilities(&[Capability::CAP_SYS_PTRACE]);
+                format!("{none}; those of {denied} processes are not readable ({why})")
             }
         })
     }
@@ -305,10 +312,11 @@ fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
 fn open_inside(namespace: File) -> Result<SockDiag, Cause> {
     let work = move || -> Result<SockDiag, Cause> {
         setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| {
+            let why = lacks::capabilities(&[Capability::CAP_SYS_ADMIN]);
             if errno == Errno::EPERM {
-                warn_once();
+                warn_once(&why);
             }
-            format!("cannot enter the network namespace it comes from: {errno} (CAP_SYS_ADMIN)")
+            format!("cannot enter the network namespace it comes from: {errno} ({why})")
         })?;
         SockDiag::open().map_err(|error| error.to_string())
     };
@@ -321,11 +329,11 @@ fn open_inside(namespace: File) -> Result<SockDiag, Cause> {
         .unwrap_or_else(|_| Err("the thread that enters a namespace failed".to_owned()))
 }
 
-fn warn_once() {
+fn warn_once(why: &str) {
     static SAID: AtomicBool = AtomicBool::new(false);
     if !SAID.swap(true, Ordering::Relaxed) {
         tracing::warn!(
-            "CAP_SYS_ADMIN is missing: network namespaces cannot be entered, so flows of \
+            "{why}: network namespaces cannot be entered, so flows of \
              containers are attributed to their container at most, not to a process"
         );
     }

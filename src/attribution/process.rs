@@ -5,12 +5,13 @@ use std::{
     io::Read,
     os::{fd::OwnedFd, unix::fs::FileExt},
     path::Path,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use nix::{
-    fcntl::{AtFlags, OFlag, open, openat, readlinkat},
-    sys::stat::{FileStat, Mode, fstatat},
+    fcntl::{OFlag, open, openat, readlinkat},
+    sys::stat::Mode,
     time::{ClockId, clock_gettime},
 };
 
@@ -18,6 +19,7 @@ use super::{
     Capabilities,
     status::{MAX_COMMAND_LINE, Status, command_line, parse_login, parse_status},
 };
+use crate::helper::{Answer, Aside, Helper, Ticket, reads};
 
 /// Most bytes read of a stat line: 52 numbers and a name of 15 bytes.
 const MAX_STAT: u64 = 2048;
@@ -34,6 +36,9 @@ const MAX_STATUS: u64 = 64 * 1024;
 /// How long the cgroup, group and capabilities of a process are believed while it runs the same
 /// program with the same arguments: reading them costs 25 us, and they change rarely after a start.
 const FRESH: Duration = Duration::from_secs(1);
+
+/// Names of a folder read between two looks at the clock.
+const ENTRIES_PER_CHECK: usize = 64;
 
 /// Behind the link to an executable that is gone.
 const DELETED: &str = " (deleted)";
@@ -52,6 +57,9 @@ pub(super) struct Process {
     pub(super) ppid: u32,
     pub(super) comm: String,
     pub(super) command_line: Option<String>,
+    /// The process, or a file system that it uses, held up what had to be read: there is no command
+    /// line, and an executable with ` (deleted)` behind it may be one of that name.
+    pub(super) held_up: bool,
     /// `None`: not readable.
     pub(super) exe: Option<Executable>,
     /// Effective group.
@@ -83,13 +91,23 @@ pub(super) struct Handle {
     start: u64,
     started: Option<SystemTime>,
     ppid: u32,
-    folder: OwnedFd,
+    folder: Arc<OwnedFd>,
     comm: File,
     /// `None`: not readable.
-    cmdline: Option<File>,
+    arguments: Option<Arc<File>>,
     program: Program,
     /// When `program` was read.
     read: Option<Instant>,
+    /// What a helper did not finish in time.
+    pending: Option<Ticket<Words>>,
+}
+
+/// What the process, or a file system that it chose, may hold up.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Words {
+    command_line: Option<String>,
+    /// The file that PROC/PID/exe names with ` (deleted)` behind is not there under that name.
+    deleted: bool,
 }
 
 /// What is read again when the process runs something else, and after a second.
@@ -97,7 +115,8 @@ pub(super) struct Handle {
 struct Program {
     /// Where PROC/PID/exe leads.
     link: Option<String>,
-    command_line: Option<String>,
+    /// `None`: they were held up.
+    words: Option<Words>,
     exe: Option<Executable>,
     cgroup: Option<String>,
     status: Status,
@@ -116,10 +135,11 @@ impl Handle {
             started: started(stat.start),
             ppid: stat.ppid,
             comm: file_at(&folder, "comm")?,
-            cmdline: file_at(&folder, "cmdline"),
-            folder,
+            arguments: file_at(&folder, reads::CMDLINE).map(Arc::new),
+            folder: Arc::new(folder),
             program: Program::default(),
             read: None,
+            pending: None,
         })
     }
 
@@ -142,14 +162,9 @@ impl Handle {
         readlinkat(&self.folder, link).is_ok_and(|found| found.as_os_str() == target)
     }
 
-    /// True when it waits in a system call on descriptor `fd`: whoever connects sleeps there
-    /// while its first packet is held.
-    pub(super) fn is_busy_with(&self, fd: u32) -> bool {
-        read_at(&self.folder, "syscall", 256)
-            .and_then(|line| parse_syscall(&line))
-            .is_some_and(|(call, argument)| {
-                argument == u64::from(fd) && SOCKET_CALLS.contains(&call)
-            })
+    /// Its folder, for [`is_busy_with`] on another thread.
+    pub(super) fn folder(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.folder)
     }
 
     /// Its name now; `None` when it is gone.
@@ -165,24 +180,28 @@ impl Handle {
     ///
     /// Name, executable and arguments are read each time, so that what was true before an
     /// execve(2) is never told after it: a program with other arguments, or another program, also
-    /// has its group, capabilities and cgroup read anew.
-    pub(super) fn describe(&mut self, now: Instant) -> Option<Process> {
-        let link = readlinkat(&self.folder, "exe").ok();
+    /// has its group, capabilities and cgroup read anew. What `helper` has not read in half of the time
+    /// that is left is left out.
+    pub(super) fn describe(&mut self, helper: &Helper, deadline: Instant) -> Option<Process> {
+        let link = readlinkat(self.folder.as_ref(), "exe").ok();
         let link = link.map(|path| path.to_string_lossy().into_owned());
-        let command_line = self.command_line();
+        let words = self.words(link.as_deref(), helper, deadline);
+        let now = Instant::now();
         let fresh = |read: Instant| now.saturating_duration_since(read) < FRESH;
-        let same = link == self.program.link && command_line == self.program.command_line;
+        let same = link == self.program.link && words == self.program.words;
         if !same || !self.read.is_some_and(fresh) {
-            self.program = self.program(link, command_line);
+            self.program = self.program(link, words);
             self.read = Some(now);
         }
         let program = &self.program;
+        let words = program.words.as_ref();
         Some(Process {
             pid: self.pid,
             start: self.start,
             started: self.started,
             ppid: self.ppid,
-            command_line: program.command_line.clone(),
+            command_line: words.and_then(|words| words.command_line.clone()),
+            held_up: words.is_none(),
             exe: program.exe.clone(),
             gid: program.status.gid,
             capabilities: program.status.capabilities,
@@ -192,44 +211,94 @@ impl Handle {
         })
     }
 
-    /// Its arguments now. More than what is kept is read, to see that something was cut.
-    fn command_line(&self) -> Option<String> {
-        let mut bytes = [0; MAX_COMMAND_LINE + 1];
-        let length = self.cmdline.as_ref()?.read_at(&mut bytes, 0).ok()?;
-        command_line(bytes.get(..length)?)
+    /// What a helper reads of the process now; `None` where that is not there in time. A process
+    /// that holds up one read is not asked again before that has ended.
+    fn words(&mut self, link: Option<&str>, helper: &Helper, deadline: Instant) -> Option<Words> {
+        if let Some(pending) = self.pending.take()
+            && pending.wait(Instant::now()) == Answer::Late
+        {
+            self.pending = Some(pending);
+            return None;
+        }
+        let (folder, arguments) = (Arc::clone(&self.folder), self.arguments.clone());
+        let link = link.filter(|link| link.ends_with(DELETED));
+        let link = link.map(str::to_owned);
+        let read = move |aside: &Aside| Words {
+            command_line: arguments.and_then(|file| arguments_of(aside, &file)),
+            deleted: link.is_some_and(|link| is_gone(aside, &folder, &link)),
+        };
+        let ticket = helper.start(read)?;
+        // What policies ask for comes after it: a process must not use up their time as well.
+        let now = Instant::now();
+        let left = deadline.saturating_duration_since(now);
+        match ticket.wait(now + left / 2) {
+            Answer::Done(words) => Some(words),
+            Answer::Lost => None,
+            Answer::Late => {
+                self.pending = Some(ticket);
+                None
+            }
+        }
     }
 
-    fn program(&self, link: Option<String>, command_line: Option<String>) -> Program {
+    fn program(&self, link: Option<String>, words: Option<Words>) -> Program {
         let cgroup = read_at(&self.folder, "cgroup", MAX_CGROUP)
             .and_then(|text| cgroup_path(&String::from_utf8_lossy(&text)).map(str::to_owned));
         let status = read_at(&self.folder, "status", MAX_STATUS);
         let login = read_at(&self.folder, "loginuid", 32);
+        let deleted = words.as_ref().map(|words| words.deleted);
         Program {
-            exe: link.clone().map(|link| self.executable(link)),
+            exe: link.clone().map(|link| executable(link, deleted)),
             link,
-            command_line,
+            words,
             cgroup,
             status: status.map(|text| parse_status(&text)).unwrap_or_default(),
             session_uid: login.and_then(|text| parse_login(&text)),
         }
     }
+}
 
-    /// The kernel writes ` (deleted)` behind the path of a file that is gone. A file may have that
-    /// in its name as well: then it is there.
-    fn executable(&self, link: String) -> Executable {
-        let Some(path) = link.strip_suffix(DELETED) else {
-            return Executable {
-                path: link,
-                deleted: false,
-            };
-        };
-        let file = |name: &str| fstatat(&self.folder, name, AtFlags::empty()).ok();
-        let id = |file: FileStat| (file.st_dev, file.st_ino);
-        let named = file(&format!("root{link}")).map(id);
-        let deleted = named.is_none() || named != file("exe").map(id);
-        let path = if deleted { path.to_owned() } else { link };
-        Executable { path, deleted }
+/// The arguments in PROC/PID/cmdline. More than what is kept is read, to see that something was cut.
+fn arguments_of(aside: &Aside, file: &File) -> Option<String> {
+    let mut bytes = [0; MAX_COMMAND_LINE + 1];
+    command_line(reads::beginning(aside, file, &mut bytes)?)
+}
+
+/// The kernel writes ` (deleted)` behind the path of a file that is gone. A file may have that in its
+/// name as well: then it is there.
+fn is_gone(aside: &Aside, folder: &OwnedFd, link: &str) -> bool {
+    !reads::is_same_file(aside, folder, &format!("root{link}"), "exe")
+}
+
+/// `deleted` is `None` where that was not found out in time.
+fn executable(link: String, deleted: Option<bool>) -> Executable {
+    match (link.strip_suffix(DELETED), deleted) {
+        (None, _) | (_, Some(false)) => Executable {
+            path: link,
+            deleted: false,
+        },
+        (Some(path), Some(true)) => Executable {
+            path: path.to_owned(),
+            deleted: true,
+        },
+        // Without knowing it, no shorter name is made up.
+        (Some(_), None) => Executable {
+            path: link,
+            deleted: true,
+        },
     }
+}
+
+/// Which of these processes, by their folders, wait in a system call on the descriptor beside them:
+/// whoever connects sleeps there while its first packet is held.
+pub(super) fn busy(aside: &Aside, of: &[(Arc<OwnedFd>, u32)]) -> Vec<bool> {
+    let is_busy = |(folder, fd): &(Arc<OwnedFd>, u32)| {
+        let mut bytes = [0; 256];
+        let line = file_at(folder, reads::SYSCALL)?;
+        let (call, argument) = parse_syscall(reads::beginning(aside, &line, &mut bytes)?)?;
+        Some(argument == u64::from(*fd) && SOCKET_CALLS.contains(&call))
+    };
+    of.iter().map(|one| is_busy(one).unwrap_or(false)).collect()
 }
 
 /// A start time by the clock on the wall, to a hundredth of a second.
@@ -271,6 +340,20 @@ pub(super) fn read_limited(path: &Path, limit: u64) -> Option<Vec<u8>> {
     read_open(File::open(path).ok()?, limit)
 }
 
+/// The same, as far as it is read by `deadline`.
+pub(super) fn read_until(path: &Path, limit: u64, deadline: Instant) -> Option<Vec<u8>> {
+    let mut file = File::open(path).ok()?.take(limit);
+    let mut bytes = Vec::new();
+    let mut part = [0; 4096];
+    while Instant::now() < deadline {
+        match file.read(&mut part).ok()? {
+            0 => break,
+            length => bytes.extend_from_slice(part.get(..length)?),
+        }
+    }
+    Some(bytes)
+}
+
 /// The path of the cgroup of a process; `None` where that is not readable.
 pub(super) fn cgroup_of(proc: &Path, pid: u32) -> Option<String> {
     let text = read_limited(&proc.join(format!("{pid}/cgroup")), MAX_CGROUP)?;
@@ -283,14 +366,32 @@ pub(super) fn parent_of(proc: &Path, pid: u32) -> Option<u32> {
     Some(parse_stat(&line)?.ppid)
 }
 
-/// The numbers among the names in a folder, such as processes, threads and descriptors.
-pub(super) fn numbers(folder: &Path) -> std::io::Result<Vec<u32>> {
-    let names = fs::read_dir(folder)?
-        .flatten()
-        .map(|entry| entry.file_name());
-    Ok(names
-        .filter_map(|name| name.to_str()?.parse().ok())
-        .collect())
+/// Why a folder has no list of numbers.
+#[derive(Debug)]
+pub(super) enum Unlisted {
+    /// The deadline passed.
+    Timeout,
+    Io(std::io::Error),
+}
+
+/// The numbers among the names in a folder, such as processes, threads and descriptors: at most `most`.
+pub(super) fn numbers(folder: &Path, most: usize, deadline: Instant) -> Result<Vec<u32>, Unlisted> {
+    let mut found = Vec::new();
+    let entries = fs::read_dir(folder).map_err(Unlisted::Io)?;
+    for (at, entry) in entries.flatten().enumerate() {
+        if at.is_multiple_of(ENTRIES_PER_CHECK) && Instant::now() >= deadline {
+            return Err(Unlisted::Timeout);
+        }
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok());
+        found.extend(number);
+        if found.len() >= most {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 fn read_at(folder: &OwnedFd, name: &str, limit: u64) -> Option<Vec<u8>> {
@@ -363,6 +464,10 @@ mod tests {
 
     use super::*;
 
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(30)
+    }
+
     fn stat_line(comm: &str, ppid: u32, start: u64) -> String {
         format!("7 ({comm}) S {ppid} 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 {start} 1 1 1")
     }
@@ -379,7 +484,7 @@ mod tests {
     fn this_process_is_read() {
         let pid = std::process::id();
         let mut me = Handle::open(Path::new("/proc"), pid).unwrap();
-        let process = me.describe(Instant::now()).unwrap();
+        let process = me.describe(&Helper::new("test", 1), soon()).unwrap();
         assert_eq!(process.ppid, std::os::unix::process::parent_id());
         assert!(process.start > 0);
         let exe = std::env::current_exe().unwrap();
@@ -413,10 +518,10 @@ mod tests {
             .spawn()
             .unwrap();
         let mut handle = Handle::open(Path::new("/proc"), child.id()).unwrap();
-        assert!(handle.describe(Instant::now()).is_some());
+        assert!(handle.describe(&Helper::new("test", 1), soon()).is_some());
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(handle.describe(Instant::now()), None);
+        assert_eq!(handle.describe(&Helper::new("test", 1), soon()), None);
         assert!(!handle.leads_to("fd/0", "/dev/null"));
     }
 
@@ -466,7 +571,7 @@ mod tests {
         let mut handle = Handle::open(proc.path(), 7).unwrap();
         assert!(handle.leads_to("fd/3", "socket:[5]"));
         assert!(!handle.leads_to("fd/3", "socket:[6]"));
-        let process = handle.describe(Instant::now()).unwrap();
+        let process = handle.describe(&Helper::new("test", 1), soon()).unwrap();
         assert_eq!((process.pid, process.start, process.ppid), (7, 99, 1));
         assert_eq!(process.comm, "sh");
         let gone = Executable {

@@ -6,15 +6,14 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::FileExt,
+    os::{fd::OwnedFd, unix::fs::FileExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
-use super::{
-    kernel::share_file,
-    process::{Handle, Process, numbers, parent_of, read_limited},
-};
+use super::process::{self, Handle, Process, numbers, parent_of, read_limited};
+use crate::helper::Helper;
 
 /// Relatives asked.
 const MAX_RELATIVES: usize = 16;
@@ -40,6 +39,9 @@ pub(super) struct Sharer {
     pub(super) busy: bool,
 }
 
+/// The folder of a process, and one of its descriptors.
+type Open = (Arc<OwnedFd>, u32);
+
 /// A process that may have inherited a socket, or whose parent it was inherited from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Relative {
@@ -53,17 +55,15 @@ pub(super) struct Relatives {
     proc: PathBuf,
     /// Its last field is the number of the newest process or thread.
     loadavg: Option<File>,
-    /// Its numbers are those of this process's PID namespace, which kcmp(2) takes.
-    is_own: bool,
+    helper: Helper,
 }
 
 impl Relatives {
-    pub(super) fn new(proc: &Path) -> Self {
+    pub(super) fn new(proc: &Path, helper: &Helper) -> Self {
         Self {
             proc: proc.to_owned(),
             loadavg: File::open(proc.join("loadavg")).ok(),
-            is_own: fs::read_link(proc.join("self"))
-                .is_ok_and(|own| own.as_os_str() == std::process::id().to_string().as_str()),
+            helper: helper.clone(),
         }
     }
 
@@ -76,15 +76,15 @@ impl Relatives {
     }
 
     /// Parent, descendants and siblings of `holder`, at most 16.
-    pub(super) fn of(&self, holder: &Handle) -> Vec<Relative> {
+    pub(super) fn of(&self, holder: &Handle, deadline: Instant) -> Vec<Relative> {
         let mut found = Vec::new();
         let parent = Some(holder.ppid()).filter(|&parent| parent > ROOTS);
         found.extend(parent);
         let before = found.len();
-        self.descendants(holder.pid(), holder.pid(), &mut found);
+        self.descendants(holder.pid(), holder.pid(), &mut found, deadline);
         let own = before..found.len();
         if let Some(parent) = parent {
-            self.descendants(parent, holder.pid(), &mut found);
+            self.descendants(parent, holder.pid(), &mut found, deadline);
         }
         let relative = |(at, pid)| Relative {
             pid,
@@ -93,26 +93,26 @@ impl Relatives {
         found.into_iter().enumerate().map(relative).collect()
     }
 
-    /// Those of `family` that hold socket `target` too, and the ancestors of its parent that do. `open`
-    /// is the process or thread that the holder was found by, and its descriptor.
+    /// Those of `family` that hold socket `target` too, and the ancestors of its parent that do; and whether
+    /// `holder` itself waits in a system call on its descriptor `fd`, where there are others.
     pub(super) fn sharers(
         &self,
         holder: &Handle,
         family: &[Relative],
-        open: (u32, u32),
+        fd: u32,
         target: &str,
         deadline: Instant,
-    ) -> Vec<Sharer> {
+    ) -> (bool, Vec<Sharer>) {
         let mut sharers = Vec::new();
         for &relative in family {
             if Instant::now() >= deadline {
                 break;
             }
-            sharers.extend(self.sharer(relative, open, target));
+            sharers.extend(self.sharer(relative, fd, target));
         }
         let mut pid = holder.ppid();
         for _ in 0..MAX_ANCESTORS {
-            let holds = |sharer: &Sharer| sharer.pid == pid;
+            let holds = |(sharer, _): &(Sharer, Open)| sharer.pid == pid;
             if !sharers.iter().any(holds) || Instant::now() >= deadline {
                 break;
             }
@@ -125,22 +125,40 @@ impl Relatives {
                     pid,
                     is_descendant: false,
                 };
-                sharers.extend(self.sharer(ancestor, open, target));
+                sharers.extend(self.sharer(ancestor, fd, target));
             }
         }
-        sharers
+        self.with_busy((holder.folder(), fd), sharers, deadline)
     }
 
-    fn sharer(&self, relative: Relative, open: (u32, u32), target: &str) -> Option<Sharer> {
+    /// Finds out who of them is busy with the socket, as far as that is read in time.
+    fn with_busy(
+        &self,
+        holder: Open,
+        sharers: Vec<(Sharer, Open)>,
+        deadline: Instant,
+    ) -> (bool, Vec<Sharer>) {
+        if sharers.is_empty() {
+            return (false, Vec::new());
+        }
+        let (mut sharers, open): (Vec<_>, Vec<_>) = sharers.into_iter().unzip();
+        let all: Vec<Open> = std::iter::once(holder).chain(open).collect();
+        let busy = self
+            .helper
+            .ask(deadline, move |aside| process::busy(aside, &all));
+        let mut busy = busy.unwrap_or_default().into_iter();
+        let holder = busy.next().unwrap_or(false);
+        for (sharer, busy) in sharers.iter_mut().zip(busy) {
+            sharer.busy = busy;
+        }
+        (holder, sharers)
+    }
+
+    fn sharer(&self, relative: Relative, fd: u32, target: &str) -> Option<(Sharer, Open)> {
         let pid = relative.pid;
-        let fd = open.1;
-        // A comparison costs a third of reading a link.
-        let compared = |fd: u32| self.is_own.then(|| share_file(open, (pid, fd))).flatten();
         let leads = |fd: u32| {
-            compared(fd).unwrap_or_else(|| {
-                let link = self.proc.join(format!("{pid}/fd/{fd}"));
-                fs::read_link(link).is_ok_and(|found| found.as_os_str() == target)
-            })
+            let link = self.proc.join(format!("{pid}/fd/{fd}"));
+            fs::read_link(link).is_ok_and(|found| found.as_os_str() == target)
         };
         let stdin = (relative.is_descendant && fd != STDIN).then_some(STDIN);
         let fd = [Some(fd), stdin]
@@ -151,27 +169,28 @@ impl Relatives {
         if !handle.leads_to(&format!("fd/{fd}"), target) {
             return None;
         }
-        Some(Sharer {
+        let sharer = Sharer {
             pid,
             start: handle.start(),
-            busy: handle.is_busy_with(fd),
+            busy: false,
             comm: handle.comm()?,
-        })
+        };
+        Some((sharer, (handle.folder(), fd)))
     }
 
     /// All of one that is named first; `None` when it has gone meanwhile.
-    pub(super) fn describe(&self, sharer: &Sharer) -> Option<Process> {
+    pub(super) fn describe(&self, sharer: &Sharer, deadline: Instant) -> Option<Process> {
         let mut handle = Handle::open(&self.proc, sharer.pid)?;
         if handle.start() != sharer.start {
             return None;
         }
-        handle.describe(Instant::now())
+        handle.describe(&self.helper, deadline)
     }
 
-    fn descendants(&self, of: u32, but: u32, found: &mut Vec<u32>) {
+    fn descendants(&self, of: u32, but: u32, found: &mut Vec<u32>, deadline: Instant) {
         let mut parents = vec![of];
         while let Some(parent) = parents.pop() {
-            for child in self.children(parent) {
+            for child in self.children(parent, deadline) {
                 if found.len() >= MAX_RELATIVES {
                     return;
                 }
@@ -184,11 +203,12 @@ impl Relatives {
     }
 
     /// Empty on kernels without CONFIG_PROC_CHILDREN.
-    fn children(&self, pid: u32) -> Vec<u32> {
+    fn children(&self, pid: u32, deadline: Instant) -> Vec<u32> {
         let tasks = self.proc.join(pid.to_string()).join("task");
-        let threads = numbers(&tasks).unwrap_or_default().into_iter();
+        let threads = numbers(&tasks, MAX_THREADS, deadline).unwrap_or_default();
         threads
-            .take(MAX_THREADS)
+            .into_iter()
+            .take_while(|_| Instant::now() < deadline)
             .filter_map(|thread| {
                 read_limited(&tasks.join(format!("{thread}/children")), MAX_CHILDREN)
             })
@@ -209,22 +229,30 @@ mod tests {
     use std::{
         io::{BufRead as _, BufReader},
         process::{Command, Stdio},
+        time::Duration,
     };
 
     use super::*;
 
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(30)
+    }
+
     #[test]
     fn each_fork_is_counted() {
-        let relatives = Relatives::new(Path::new("/proc"));
+        let relatives = Relatives::new(Path::new("/proc"), &Helper::new("test", 1));
         let before = relatives.forks().unwrap();
         Command::new("true").status().unwrap();
         assert_ne!(relatives.forks(), Some(before));
-        assert_eq!(Relatives::new(Path::new("/nowhere")).forks(), None);
+        assert_eq!(
+            Relatives::new(Path::new("/nowhere"), &Helper::new("test", 1)).forks(),
+            None
+        );
     }
 
     #[test]
     fn parent_and_children_are_relatives() {
-        let relatives = Relatives::new(Path::new("/proc"));
+        let relatives = Relatives::new(Path::new("/proc"), &Helper::new("test", 1));
         let mut shell = Command::new("sh")
             .args(["-c", "sleep 60 & echo $!; wait"])
             .stdout(Stdio::piped())
@@ -236,9 +264,12 @@ mod tests {
             .unwrap();
         let sleep: u32 = line.trim().parse().unwrap();
         let me = Handle::open(Path::new("/proc"), std::process::id()).unwrap();
-        assert!(relatives.children(me.pid()).contains(&shell.id()));
-        assert!(relatives.of(&me).len() <= MAX_RELATIVES);
-        let of_shell = relatives.of(&Handle::open(Path::new("/proc"), shell.id()).unwrap());
+        assert!(relatives.children(me.pid(), soon()).contains(&shell.id()));
+        assert!(relatives.of(&me, soon()).len() <= MAX_RELATIVES);
+        let of_shell = relatives.of(
+            &Handle::open(Path::new("/proc"), shell.id()).unwrap(),
+            soon(),
+        );
         let relative = |pid, is_descendant| Relative { pid, is_descendant };
         assert!(
             of_shell.contains(&relative(me.pid(), false)),

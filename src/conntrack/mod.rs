@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use caps::Capability;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -24,6 +25,7 @@ pub use entry::{Entry, Handle, Tuple};
 pub use events::{Destroyed, Events, count_traffic};
 
 use crate::{
+    lacks,
     netlink::{self, ACK, DUMP, REQUEST},
     netlink_socket,
 };
@@ -42,7 +44,7 @@ const ANSWER: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum ConntrackError {
     /// A system call.
-    #[error("{step}: {source}; CAP_NET_ADMIN and a kernel with CONFIG_NF_CT_NETLINK are needed")]
+    #[error("{step}: {source}{}", needed(source))]
     Socket {
         /// What was being done.
         step: &'static str,
@@ -63,6 +65,20 @@ pub enum ConntrackError {
         /// The request.
         what: String,
     },
+}
+
+/// What would mend it, by what is missing.
+fn needed(error: &io::Error) -> String {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EPERM | Errno::EACCES) => {
+            format!("; {}", lacks::capabilities(&[Capability::CAP_NET_ADMIN]))
+        }
+        Some(Errno::EPROTONOSUPPORT | Errno::EOPNOTSUPP | Errno::ECONNREFUSED) => {
+            "; a kernel with CONFIG_NF_CT_NETLINK is needed".to_owned()
+        }
+        Some(errno) => lacks::descriptors(errno).map_or_else(String::new, |few| format!("; {few}")),
+        None => String::new(),
+    }
 }
 
 /// A ctnetlink socket, for one thread.

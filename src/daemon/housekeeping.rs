@@ -150,7 +150,7 @@ fn own_exceptions(shared: &Shared, config: &config::Exceptions) -> Vec<Exception
     };
     let guarded = if config.own_addresses {
         let mut ssh = lock(&shared.ssh);
-        if let Err(problem) = ssh.look("/proc".as_ref(), Uptime::now()) {
+        if let Err(problem) = ssh.look("/proc".as_ref(), Uptime::now(), &shared.helpers.look) {
             tracing::warn!("{problem}");
         }
         [servers, ssh.exceptions()].concat()

@@ -41,11 +41,12 @@ const METHODS: [&str; 17] = [
 ];
 
 /// Parts of causes, and the kind that each one is of; the first that fits counts.
-const CAUSES: [(&str, &str); 29] = [
+const CAUSES: [(&str, &str); 30] = [
     ("timeout after", "timeout"),
     ("more new flows at once", "overload"),
     ("also held by", "shared"),
     ("not readable", "not-readable"),
+    ("out of file descriptors", "not-readable"),
     ("has no visible holder", "no-holder"),
     ("the socket has no owner", "no-holder"),
     ("no socket: ", "no-socket"),

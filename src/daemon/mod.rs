@@ -248,7 +248,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<Ended, RunError
         started: SystemTime::now(),
         hostname,
         abilities,
-        helpers: Helpers::default(),
+        helpers: Helpers::default().with_host(addresses::file_helper()),
         main: Arc::new(watchdog::Pulse::new(Instant::now())),
         progress: Notify::new(),
         pulls: Mutex::default(),

@@ -10,7 +10,7 @@
 pub mod reads;
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
         mpsc::{Receiver, RecvTimeoutError, sync_channel},
@@ -79,12 +79,14 @@ pub enum Answer<T> {
 pub struct Helpers {
     /// What processes may block: their memory maps, the file system of their executable.
     pub processes: Helper,
-    /// Files of container runtimes, DHCP servers and the administrator.
+    /// Files of container runtimes and DHCP servers.
     pub files: Helper,
     /// The name service.
     pub names: Helper,
-    /// What the look at the host's own addresses reads.
+    /// What the look for SSH sessions reads of processes.
     pub look: Helper,
+    /// Files of the host that name addresses that are never blocked.
+    pub host: Helper,
     /// Warnings that were given.
     told: Arc<Mutex<BTreeSet<String>>>,
 }
@@ -95,16 +97,30 @@ impl Default for Helpers {
             processes: Helper::new("process-reads", 4),
             files: Helper::new("file-reads", 2),
             names: Helper::new("user-names", 1),
-            look: Helper::new("host-look", 4),
+            look: Helper::new("ssh-look", 4),
+            host: Helper::new("host-files", 4),
             told: Arc::default(),
         }
     }
 }
 
 impl Helpers {
+    /// The same with another one for files of the host.
+    #[must_use]
+    pub fn with_host(mut self, host: Helper) -> Self {
+        self.host = host;
+        self
+    }
+
     /// Each of them.
-    pub fn all(&self) -> [&Helper; 4] {
-        [&self.processes, &self.files, &self.names, &self.look]
+    pub fn all(&self) -> [&Helper; 5] {
+        [
+            &self.processes,
+            &self.files,
+            &self.names,
+            &self.look,
+            &self.host,
+        ]
     }
 
     /// True the first time that it is asked about this warning, by whichever thread.
@@ -226,6 +242,57 @@ impl<T> Ticket<T> {
             Err(RecvTimeoutError::Timeout) => Answer::Late,
             Err(RecvTimeoutError::Disconnected) => Answer::Lost,
         }
+    }
+}
+
+/// Questions by what they are about. Each is asked again only when its answer is there, so that one that
+/// gets none takes up one thread.
+#[derive(Debug)]
+pub struct Pending<K, T>(BTreeMap<K, Ticket<T>>);
+
+impl<K, T> Default for Pending<K, T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord, T: Send + 'static> Pending<K, T> {
+    /// The answer of `job`, or of an earlier one about the same, if it is there by `deadline`. An earlier
+    /// one is not waited for.
+    pub fn ask(
+        &mut self,
+        helper: &Helper,
+        about: K,
+        deadline: Instant,
+        job: impl FnOnce(&Aside) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (ticket, deadline) = match self.0.remove(&about) {
+            Some(earlier) => (earlier, Instant::now()),
+            None => (helper.start(job)?, deadline),
+        };
+        match ticket.wait(deadline) {
+            Answer::Done(answer) => Some(answer),
+            Answer::Lost => None,
+            Answer::Late => {
+                self.0.insert(about, ticket);
+                None
+            }
+        }
+    }
+
+    /// Forgets what is not asked about any more.
+    pub fn retain(&mut self, is_asked: impl Fn(&K) -> bool) {
+        self.0.retain(|about, _| is_asked(about));
+    }
+
+    /// How many answers are not there yet.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True when every answer has come.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -390,6 +457,25 @@ mod tests {
         drop(hold);
         assert_eq!(last.wait(soon()), Answer::Done(()));
         assert_eq!(runs.try_iter().collect::<Vec<_>>(), [QUEUE - 1]);
+    }
+
+    #[test]
+    fn what_gets_no_answer_takes_up_one_thread() {
+        let helper = Helper::new("test", 2);
+        let (hold, held) = channel::<()>();
+        let mut pending = Pending::default();
+        let job = move |_: &Aside| held.recv().is_err();
+        assert_eq!(pending.ask(&helper, 'a', Instant::now(), job), None);
+        for _ in 0..9 {
+            assert_eq!(pending.ask(&helper, 'a', soon(), |_| false), None);
+            assert_eq!(pending.ask(&helper, 'b', soon(), |_| true), Some(true));
+        }
+        drop(hold);
+        assert_eq!(pending.len(), 1);
+        while pending.ask(&helper, 'a', Instant::now(), |_| false) != Some(true) {
+            thread::yield_now();
+        }
+        assert!(pending.is_empty());
     }
 
     #[test]

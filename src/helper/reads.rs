@@ -5,15 +5,28 @@ use std::{
     borrow::Cow,
     fs::{self, File, Metadata, OpenOptions},
     io::{self, Read},
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    },
     path::Path,
 };
 
-use nix::unistd::{Uid, User};
+use nix::{
+    fcntl::AtFlags,
+    sys::stat::fstatat,
+    unistd::{Uid, User},
+};
 
 use super::Aside;
 
 const ROOT: u32 = 0;
+
+/// The arguments below /proc/PID: the kernel waits for the process's memory map (mmap_lock).
+pub const CMDLINE: &str = "cmdline";
+/// The system call that it is in: the kernel waits for an execve(2) of it (exec_update_lock), and that for
+/// the memory map.
+pub const SYSCALL: &str = "syscall";
 
 /// Whose file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,11 +45,19 @@ pub fn user_name(_: &Aside, uid: u32) -> Option<String> {
     Some(user.name)
 }
 
-/// The first bytes of an open file, as many as `buffer` takes; for /proc/PID/cmdline and the like,
-/// where the kernel waits for the process's memory map.
+/// The first bytes of an open file, as many as `buffer` takes; for [`CMDLINE`] and the like.
 pub fn beginning<'a>(_: &Aside, file: &File, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
     let length = file.read_at(buffer, 0).ok()?;
     buffer.get(..length)
+}
+
+/// True when two paths below `folder` lead to the same file; asks its file system, which may be a process.
+pub fn is_same_file(_: &Aside, folder: &OwnedFd, a: &str, b: &str) -> bool {
+    let id = |path: &str| {
+        let stat = fstatat(folder, path, AtFlags::empty()).ok()?;
+        Some((stat.st_dev, stat.st_ino))
+    };
+    id(a).is_some_and(|file| id(b) == Some(file))
 }
 
 /// A whole regular file.

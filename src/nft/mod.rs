@@ -24,12 +24,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use caps::Capability;
 use nftnl::{Chain, ChainType, Hook as NftHook, MsgType, Policy, ProtoFamily, Rule, Table};
 use nix::errno::Errno;
 
 use crate::{
     config::Hook,
-    netlink as wire,
+    lacks, netlink as wire,
     ruleset::{self, Counter, Options, Ruleset, Set},
     snapshot::{Content, Delta, SetName, Sets},
 };
@@ -104,17 +105,23 @@ pub enum NftError {
     Build(String),
 }
 
-fn socket_hint(error: &io::Error) -> &'static str {
-    match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EPERM | Errno::EACCES) => " (CAP_NET_ADMIN is needed)",
+fn socket_hint(error: &io::Error) -> String {
+    let hint = match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EPERM | Errno::EACCES) => {
+            return format!(" ({})", lacks::capabilities(&[Capability::CAP_NET_ADMIN]));
+        }
         Some(Errno::EMSGSIZE) => {
             " (it does not fit the send buffer; feeds with fewer entries make it smaller)"
         }
         Some(Errno::ENOBUFS | Errno::ENOMEM) => {
             " (the kernel has no memory for it; nothing of it took effect)"
         }
-        _ => "",
-    }
+        Some(errno) => {
+            return lacks::descriptors(errno).map_or_else(String::new, |few| format!(" ({few})"));
+        }
+        None => "",
+    };
+    hint.to_owned()
 }
 
 fn more_hint(more: usize) -> String {
@@ -125,9 +132,12 @@ fn more_hint(more: usize) -> String {
     }
 }
 
-fn errno_hint(errno: Errno) -> &'static str {
-    match errno {
-        Errno::EPERM => " (CAP_NET_ADMIN is needed, and nobody else may own the table)",
+fn errno_hint(errno: Errno) -> String {
+    let hint = match errno {
+        Errno::EPERM => {
+            let why = lacks::capabilities(&[Capability::CAP_NET_ADMIN]);
+            return format!(" ({why}, or somebody else owns the table)");
+        }
         Errno::EBUSY => " (a rule, map or chain still refers to it)",
         Errno::ENOMEM | Errno::ENOBUFS => " (the kernel has no memory for it)",
         Errno::EOPNOTSUPP => " (the kernel lacks this feature of nf_tables)",
@@ -135,7 +145,8 @@ fn errno_hint(errno: Errno) -> &'static str {
         Errno::EEXIST => " (it overlaps with an element that is there)",
         Errno::ENFILE => " (the set is full: its declared size is too small)",
         _ => "",
-    }
+    };
+    hint.to_owned()
 }
 
 /// How packets get from a rule to the daemon.

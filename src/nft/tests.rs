@@ -106,7 +106,7 @@ fn without_the_capability_the_errors_say_so() {
             (sending, "enlarging the send buffer"),
         ] {
             assert!(
-                error.contains(what) && error.contains("CAP_NET_ADMIN is needed"),
+                error.contains(what) && error.contains("lacks CAP_NET_ADMIN"),
                 "{error}"
             );
         }

@@ -30,6 +30,7 @@ mod forward;
 mod guard;
 mod heal;
 mod heal_large;
+mod hostile;
 mod hostname;
 mod import;
 mod inbound;

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use serde::Deserialize;
 
 use super::{Metadata, labels, read_json, text};
+use crate::helper::Aside;
 
 /// The namespace of containerd in which its CRI plugin, and nobody else, makes containers.
 const CRI: &str = "k8s.io";
@@ -18,11 +19,11 @@ pub(super) struct Spec {
     pub(super) annotations: Option<BTreeMap<String, String>>,
 }
 
-pub(super) fn metadata(root: &Path, id: &str) -> Option<Metadata> {
+pub(super) fn metadata(aside: &Aside, root: &Path, id: &str) -> Option<Metadata> {
     let tasks = root.join("io.containerd.runtime.v2.task");
     let mut namespaces = fs::read_dir(tasks).ok()?.flatten().take(MAX_NAMESPACES);
     namespaces.find_map(|namespace| {
-        let spec: Spec = read_json(&namespace.path().join(id).join("config.json"))?;
+        let spec: Spec = read_json(aside, &namespace.path().join(id).join("config.json"))?;
         let is_cri = namespace.file_name() == CRI;
         Some(of(&spec.annotations.unwrap_or_default(), id, is_cri))
     })

@@ -8,10 +8,11 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{Metadata, containerd::Spec, labels, podman::folders, read_json, text};
+use crate::helper::Aside;
 
-pub(super) fn metadata(root: &Path, id: &str) -> Option<Metadata> {
-    folders(root).find_map(|folder| {
-        let spec: Spec = read_json(&folder.join(id).join("userdata/config.json"))?;
+pub(super) fn metadata(aside: &Aside, root: &Path, id: &str) -> Option<Metadata> {
+    folders(aside, root).find_map(|folder| {
+        let spec: Spec = read_json(aside, &folder.join(id).join("userdata/config.json"))?;
         of(&spec.annotations?)
     })
 }

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, path::Path};
 use serde::Deserialize;
 
 use super::{Metadata, labels, read_json, text};
+use crate::helper::Aside;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -33,8 +34,11 @@ struct Config {
 /// as well set the labels.
 const KUBELETS: &str = "k8s_";
 
-pub(super) fn metadata(root: &Path, id: &str) -> Option<Metadata> {
-    let file: File = read_json(&root.join("containers").join(id).join("config.v2.json"))?;
+pub(super) fn metadata(aside: &Aside, root: &Path, id: &str) -> Option<Metadata> {
+    let file: File = read_json(
+        aside,
+        &root.join("containers").join(id).join("config.v2.json"),
+    )?;
     let all = file.config.labels.unwrap_or_default();
     let name = file.name.trim_start_matches('/');
     let label = |key: &str| {

@@ -17,7 +17,10 @@ use std::{
 use super::{
     Roots,
     cgroup::{ContainerId, Runtime, identify},
-    process::read_limited,
+};
+use crate::helper::{
+    Answer, Aside, Helper, Ticket,
+    reads::{self, Owner},
 };
 
 /// Paths remembered; then all are read again.
@@ -96,105 +99,151 @@ struct Metadata {
     labels: BTreeMap<String, String>,
 }
 
-/// Reads and remembers.
+/// Has the files read by a helper, and remembers.
 pub struct Containers {
     roots: RuntimeRoots,
+    helper: Helper,
     known: HashMap<String, Known>,
 }
 
 struct Known {
     identity: Arc<Identity>,
     until: Instant,
+    reading: Option<Ticket<Reading>>,
+}
+
+/// What the runtimes' files say of a path.
+struct Reading {
+    /// The one that the path names, or runc's files do.
+    container: Option<ContainerId>,
+    metadata: Option<Metadata>,
 }
 
 impl Containers {
     /// Reads below `roots`.
-    pub fn new(roots: &Roots) -> Self {
+    pub fn new(roots: &Roots, helper: &Helper) -> Self {
         Self {
             roots: roots.runtimes.clone(),
+            helper: helper.clone(),
             known: HashMap::new(),
         }
     }
 
-    /// What the cgroup with this path, relative to the root of its hierarchy, is. After `deadline`
-    /// without the runtime's files.
+    /// What the cgroup with this path, relative to the root of its hierarchy, is. Without the runtime's
+    /// files where they are not read by `deadline`; the first caller waits for them, and a late reading is
+    /// there the next time.
     pub fn of(&mut self, path: &str, deadline: Instant) -> Arc<Identity> {
         let now = Instant::now();
-        if let Some(known) = self.known.get(path)
-            && now < known.until
-        {
-            return Arc::clone(&known.identity);
+        let mut before = None;
+        if let Some(known) = self.known.get_mut(path) {
+            known.take(path, now);
+            if known.reading.is_some() || now < known.until {
+                return Arc::clone(&known.identity);
+            }
+            before = Some(Arc::clone(&known.identity));
         }
-        let found = identify(path);
-        let container = found
-            .container
-            .or_else(|| runc::container(&self.roots.runc, path));
-        let in_time = now < deadline;
-        let metadata = container
-            .as_ref()
-            .filter(|_| in_time)
-            .and_then(|id| self.metadata(id));
-        let fresh = match (&container, &metadata) {
-            (Some(_), None) if in_time => RETRY,
-            (Some(_), None) => Duration::ZERO,
-            _ => FRESH,
+        let (roots, container) = (self.roots.clone(), identify(path).container);
+        let of = path.to_owned();
+        let read = move |aside: &Aside| Reading::of(aside, &roots, &of, container);
+        let mut known = Known {
+            identity: before.unwrap_or_else(|| Arc::new(identity(path, None))),
+            until: now,
+            reading: self.helper.start(read),
         };
-        let has_files = container.as_ref().is_some_and(|id| has_files(id.runtime()));
-        let is_complete = !has_files || metadata.is_some();
-        let metadata = metadata.unwrap_or_default();
-        let identity = Arc::new(Identity {
-            unit: found.unit,
-            slice: found.slice,
-            session_uid: found.session_uid,
-            container: metadata
-                .name
-                .or_else(|| container.map(|id| id.as_str().to_owned())),
-            image: metadata.image,
-            pod: metadata.pod.or(found.pod_uid),
-            namespace: metadata.namespace,
-            labels: Arc::new(metadata.labels),
-            is_complete,
-        });
+        known.take(path, deadline);
+        let identity = Arc::clone(&known.identity);
         if self.known.len() >= CAPACITY {
             self.known.clear();
         }
-        let known = Known {
-            identity: Arc::clone(&identity),
-            until: now + fresh,
-        };
         self.known.insert(path.to_owned(), known);
         identity
     }
+}
 
-    /// Asks the runtime that the path names, or each.
-    fn metadata(&self, container: &ContainerId) -> Option<Metadata> {
-        let id = container.as_str();
-        if !is_one_name(id) {
-            return None;
+impl Known {
+    /// Takes what was read, if that is there by `deadline`.
+    fn take(&mut self, path: &str, deadline: Instant) {
+        let Some(reading) = &self.reading else { return };
+        match reading.wait(deadline) {
+            Answer::Late => {}
+            Answer::Lost => self.reading = None,
+            Answer::Done(reading) => {
+                let fresh = match (&reading.container, &reading.metadata) {
+                    (Some(_), None) => RETRY,
+                    _ => FRESH,
+                };
+                self.until = Instant::now() + fresh;
+                self.identity = Arc::new(identity(path, Some(reading)));
+                self.reading = None;
+            }
         }
-        let roots = &self.roots;
-        let docker = || docker::metadata(&roots.docker, id);
-        let containerd = || containerd::metadata(&roots.containerd, id);
-        let podman = || {
-            roots
-                .storage
-                .iter()
-                .find_map(|root| podman::metadata(root, id))
-        };
-        let crio = || {
-            roots
-                .storage
-                .iter()
-                .find_map(|root| crio::metadata(root, id))
-        };
-        match container.runtime() {
-            Runtime::Docker => docker(),
-            Runtime::Podman => podman(),
-            Runtime::Containerd => containerd(),
-            Runtime::Crio => crio(),
-            Runtime::Unknown => containerd().or_else(docker).or_else(crio).or_else(podman),
-            Runtime::Lxc | Runtime::Machine | Runtime::Runc => None,
+    }
+}
+
+/// What the path says, and the files.
+fn identity(path: &str, reading: Option<Reading>) -> Identity {
+    let found = identify(path);
+    let was_read = reading.is_some();
+    let (container, metadata) = match reading {
+        Some(reading) => (reading.container, reading.metadata),
+        None => (found.container, None),
+    };
+    let has_files = container.as_ref().is_some_and(|id| has_files(id.runtime()));
+    let is_complete = metadata.is_some() || (was_read && !has_files);
+    let metadata = metadata.unwrap_or_default();
+    Identity {
+        unit: found.unit,
+        slice: found.slice,
+        session_uid: found.session_uid,
+        container: metadata
+            .name
+            .or_else(|| container.map(|id| id.as_str().to_owned())),
+        image: metadata.image,
+        pod: metadata.pod.or(found.pod_uid),
+        namespace: metadata.namespace,
+        labels: Arc::new(metadata.labels),
+        is_complete,
+    }
+}
+
+impl Reading {
+    fn of(aside: &Aside, roots: &RuntimeRoots, path: &str, container: Option<ContainerId>) -> Self {
+        let container = container.or_else(|| runc::container(aside, &roots.runc, path));
+        let metadata = container.as_ref().and_then(|id| metadata(aside, roots, id));
+        Self {
+            container,
+            metadata,
         }
+    }
+}
+
+/// Asks the runtime that the path names, or each.
+fn metadata(aside: &Aside, roots: &RuntimeRoots, container: &ContainerId) -> Option<Metadata> {
+    let id = container.as_str();
+    if !is_one_name(id) {
+        return None;
+    }
+    let docker = || docker::metadata(aside, &roots.docker, id);
+    let containerd = || containerd::metadata(aside, &roots.containerd, id);
+    let podman = || {
+        roots
+            .storage
+            .iter()
+            .find_map(|root| podman::metadata(aside, root, id))
+    };
+    let crio = || {
+        roots
+            .storage
+            .iter()
+            .find_map(|root| crio::metadata(aside, root, id))
+    };
+    match container.runtime() {
+        Runtime::Docker => docker(),
+        Runtime::Podman => podman(),
+        Runtime::Containerd => containerd(),
+        Runtime::Crio => crio(),
+        Runtime::Unknown => containerd().or_else(docker).or_else(crio).or_else(podman),
+        Runtime::Lxc | Runtime::Machine | Runtime::Runc => None,
     }
 }
 
@@ -208,8 +257,9 @@ fn is_one_name(id: &str) -> bool {
     !id.is_empty() && id != "." && id != ".." && !id.contains('/')
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&read_limited(path, MAX_FILE)?).ok()
+fn read_json<T: serde::de::DeserializeOwned>(aside: &Aside, path: &Path) -> Option<T> {
+    let bytes = reads::file(aside, path, MAX_FILE, Owner::Anybody).ok()?;
+    serde_json::from_slice(&bytes).ok()
 }
 
 /// A text that says something, cut to 1,024 bytes.

@@ -10,6 +10,7 @@ use std::{
 use serde::Deserialize;
 
 use super::{Metadata, containerd::Spec, labels, read_json, text};
+use crate::helper::Aside;
 
 /// Storage drivers looked through.
 const MAX_DRIVERS: usize = 8;
@@ -32,9 +33,9 @@ struct Details {
     name: String,
 }
 
-pub(super) fn metadata(root: &Path, id: &str) -> Option<Metadata> {
-    folders(root).find_map(|folder| {
-        let list: Vec<Entry> = read_json(&folder.join("containers.json"))?;
+pub(super) fn metadata(aside: &Aside, root: &Path, id: &str) -> Option<Metadata> {
+    folders(aside, root).find_map(|folder| {
+        let list: Vec<Entry> = read_json(aside, &folder.join("containers.json"))?;
         let entry = list.into_iter().find(|entry| entry.id == id)?;
         let details: Details = serde_json::from_str(&entry.metadata).unwrap_or_default();
         let name = entry.names.unwrap_or_default().into_iter().next();
@@ -43,21 +44,21 @@ pub(super) fn metadata(root: &Path, id: &str) -> Option<Metadata> {
                 .and_then(|name| text(&name))
                 .or_else(|| text(&details.name)),
             image: text(&details.image_name),
-            labels: annotations(&folder, id),
+            labels: annotations(aside, &folder, id),
             ..Metadata::default()
         })
     })
 }
 
 /// Its labels are in a database; the annotations are what a file has.
-fn annotations(folder: &Path, id: &str) -> BTreeMap<String, String> {
-    let spec: Option<Spec> = read_json(&folder.join(id).join("userdata/config.json"));
+fn annotations(aside: &Aside, folder: &Path, id: &str) -> BTreeMap<String, String> {
+    let spec: Option<Spec> = read_json(aside, &folder.join(id).join("userdata/config.json"));
     let all = spec.and_then(|spec| spec.annotations).unwrap_or_default();
     labels(&all)
 }
 
 /// `overlay-containers`, `vfs-containers`, ... below a storage root.
-pub(super) fn folders(root: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+pub(super) fn folders(_: &Aside, root: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let entries = fs::read_dir(root).into_iter().flatten().flatten();
     entries
         .map(|entry| entry.path())

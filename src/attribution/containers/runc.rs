@@ -7,9 +7,10 @@ use super::{
     super::cgroup::{ContainerId, Runtime},
     is_one_name,
 };
+use crate::helper::Aside;
 
 /// The innermost part of the path that is a container of runc.
-pub(super) fn container(root: &Path, path: &str) -> Option<ContainerId> {
+pub(super) fn container(_: &Aside, root: &Path, path: &str) -> Option<ContainerId> {
     if !root.is_dir() {
         return None;
     }

@@ -5,12 +5,11 @@
 //! counts all the same.
 
 use std::{
-    fs::File,
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
 };
 
-use super::{Exception, MAX_FILE};
+use super::{Exception, MAX_FILE, reading};
 use crate::{
     feed::{Refusal, formats::parse_warninglist, printable},
     prefix::{Prefix, PrefixError},
@@ -133,9 +132,7 @@ fn warninglist(path: &Path, text: &[u8], found: &mut Files) {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let mut limited = File::open(path)?.take(MAX_FILE + 1);
-    limited.read_to_end(&mut bytes)?;
+    let bytes = reading::read(path, MAX_FILE + 1)?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_FILE) {
         return Err(io::Error::other("larger than 16 MiB"));
     }

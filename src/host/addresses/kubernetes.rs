@@ -2,14 +2,13 @@
 
 use std::{
     ffi::OsString,
-    fs::File,
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
 };
 
 use url::Url;
 
-use super::Roots;
+use super::{Roots, reading};
 use crate::config::Host;
 
 /// The variable that every pod has.
@@ -67,8 +66,7 @@ pub(super) fn servers(
 }
 
 fn read(file: &Path) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    File::open(file)?.take(LARGEST).read_to_end(&mut bytes)?;
+    let bytes = reading::read(file, LARGEST)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

@@ -7,19 +7,22 @@
 
 mod files;
 mod kubernetes;
+mod reading;
 mod routes;
 mod servers;
 mod ssh;
 
 use std::{collections::HashSet, io, net::IpAddr, path::PathBuf, time::Duration};
 
+use caps::Capability;
 use nix::{ifaddrs, net::if_::InterfaceFlags, sys::socket::SockaddrStorage};
 
 pub use files::{FileError, Files, files};
+pub use reading::helper as file_helper;
 pub use servers::servers;
 pub use ssh::{LINGER, SSH_PEER, SshPeers};
 
-use crate::{prefix::Prefix, snapshot::Exception};
+use crate::{lacks, prefix::Prefix, snapshot::Exception};
 
 /// Largest host file that is read, in bytes.
 const MAX_FILE: u64 = 16 << 20;
@@ -95,7 +98,8 @@ pub enum LifelineError {
     },
     /// Who is logged in by SSH cannot be seen.
     #[error(
-        "cannot see where SSH sessions come from: {cause}; add these addresses to exceptions.prefixes, or give feedgate CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
+        "cannot see where SSH sessions come from: {cause} ({}); add these addresses to exceptions.prefixes",
+        unseen(cause)
     )]
     Ssh {
         /// What went wrong.
@@ -125,6 +129,12 @@ pub enum LifelineError {
         /// The limit.
         limit: Duration,
     },
+}
+
+/// Why processes cannot be looked into.
+fn unseen(cause: &io::Error) -> String {
+    let wanted = [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH];
+    lacks::descriptors_of(cause).map_or_else(|| lacks::capabilities(&wanted), str::to_owned)
 }
 
 impl LifelineError {
@@ -222,15 +232,11 @@ fn resolvers(file: PathBuf) -> Result<Vec<Exception>, LifelineError> {
 
 /// The text of `file`; empty when there is no such file, which is a host without that feature.
 fn read(file: &std::path::Path) -> io::Result<String> {
-    use io::Read;
-    let file = match std::fs::File::open(file) {
-        Ok(file) => file,
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
-        Err(cause) => return Err(cause),
-    };
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    match reading::read(file, MAX_FILE) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(cause) => Err(cause),
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,11 @@
 
 use std::{env, io, net::IpAddr, time::Duration};
 
-use tokio::{net::lookup_host, task::JoinSet, time::timeout};
+use tokio::{
+    net::lookup_host,
+    task::{JoinSet, spawn_blocking},
+    time::timeout,
+};
 use url::Url;
 
 use super::{Exception, LifelineError, Lifelines, Roots, kubernetes};
@@ -26,7 +30,10 @@ pub async fn servers(config: &Config, roots: &Roots, limit: Duration) -> Lifelin
             })
             .collect(),
     };
-    let (api, bad) = kubernetes::servers(roots, env::var_os(kubernetes::VARIABLE));
+    let roots = roots.clone();
+    let read = move || kubernetes::servers(&roots, env::var_os(kubernetes::VARIABLE));
+    // Files are waited for; other tasks of this thread must not.
+    let (api, bad) = spawn_blocking(read).await.unwrap_or_default();
     let api = api.into_iter().map(|host| Server {
         host,
         what: "Kubernetes API".to_owned(),

@@ -4,18 +4,25 @@
 //! a session of sshd (or dropbear) that is logged in; the socket is root's own, and so is the listener
 //! on its local port. A connection that has not logged in does not count: else anybody who reaches the
 //! SSH port would be excepted. Nor does what a session forwards: such sockets are the user's.
+//!
+//! Any process may call itself sshd, and may hold up whoever reads its command line. So that is read last,
+//! by a helper, and only of a process that holds a connection which a listener of root's accepted, and that
+//! runs as root or was forked by a process that runs as root and the same executable.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    io::{self, BufRead, BufReader},
+    io::{self, BufRead, BufReader, Read},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::Path,
-    time::Duration,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use super::{Exception, LifelineError, host};
-use crate::host::clock::Uptime;
+use crate::{
+    helper::{Aside, Helper, Pending, reads},
+    host::clock::Uptime,
+};
 
 /// How long an address stays excepted when its last connection has ended: time to log in again.
 pub const LINGER: Duration = Duration::from_secs(3600);
@@ -29,38 +36,66 @@ const FILES: usize = 1024;
 const ESTABLISHED: &str = "01";
 const LISTEN: &str = "0A";
 
+/// Most bytes read of the title of a process.
+const MAX_TITLE: usize = 256;
+/// Most bytes read of a list of children, of a status and of a stat file.
+const MAX_SMALL: u64 = 64 * 1024;
+/// How long it is waited for the title of one process. One that was not read in time is no session.
+const TITLE: Duration = Duration::from_millis(500);
+/// Processes called sshd or dropbear that are looked at.
+const PROCESSES: usize = 4096;
+
 /// A process by its number and start time.
 type Session = (u32, u64);
+
+/// A process that may be a session by its name.
+#[derive(Debug)]
+struct Candidate {
+    id: Session,
+    folder: PathBuf,
+    /// dropbear says nothing of its state.
+    is_dropbear: bool,
+}
 
 /// The addresses that SSH sessions come from, and came from a while ago.
 #[derive(Debug, Default)]
 pub struct SshPeers {
-    /// What was looked at last; its addresses stay the same as long as the processes do.
-    sessions: BTreeSet<Session>,
-    live: BTreeSet<IpAddr>,
+    /// The processes that were looked at last.
+    candidates: BTreeSet<Session>,
+    /// Where the connections that they hold come from.
+    peers: BTreeMap<Session, BTreeSet<IpAddr>>,
     until: BTreeMap<IpAddr, Uptime>,
+    /// Titles that a helper has not read yet.
+    pending: Pending<Session, Option<String>>,
     /// That it cannot be seen was told already.
     told: bool,
 }
 
 impl SshPeers {
-    /// Looks again; cheap while no session begins or ends.
+    /// Looks again; cheap while no session begins or ends. Titles are read by `helper`.
     ///
     /// # Errors
     /// When sessions are there and where they come from cannot be seen: once, until it can. The
     /// addresses of before stay.
-    pub fn look(&mut self, proc: &Path, now: Uptime) -> Result<(), LifelineError> {
-        let sessions = sessions(proc);
-        let seen = if sessions == self.sessions {
+    pub fn look(&mut self, proc: &Path, now: Uptime, helper: &Helper) -> Result<(), LifelineError> {
+        let candidates = candidates(proc);
+        let ids: BTreeSet<Session> = candidates.iter().map(|one| one.id).collect();
+        let seen = if ids == self.candidates {
             Ok(())
         } else {
-            peers(proc, &sessions).map(|live| {
-                self.live = live;
-                self.sessions = sessions;
-            })
+            let (peers, seen) = peers(proc, &candidates);
+            self.peers = peers;
+            self.candidates = if seen.is_ok() { ids } else { BTreeSet::new() };
+            seen
         };
-        for peer in &self.live {
-            self.until.insert(*peer, now.after(LINGER));
+        let there = |id: &Session| candidates.iter().any(|one| one.id == *id);
+        self.pending.retain(there);
+        for one in candidates {
+            if self.peers.contains_key(&one.id) && self.is_logged_in(&one, proc, helper) {
+                let peers = self.peers.get(&one.id).into_iter().flatten();
+                let until = peers.map(|peer| (*peer, now.after(LINGER)));
+                self.until.extend(until);
+            }
         }
         self.until.retain(|_, until| !until.left(now).is_zero());
         while self.until.len() > MOST {
@@ -82,6 +117,17 @@ impl SshPeers {
         }
     }
 
+    fn is_logged_in(&mut self, one: &Candidate, proc: &Path, helper: &Helper) -> bool {
+        if one.is_dropbear {
+            return has_other_child(proc, &one.folder, one.id.0);
+        }
+        let path = one.folder.join(reads::CMDLINE);
+        let deadline = Instant::now() + TITLE;
+        let read = move |aside: &Aside| title(aside, &path);
+        let title = self.pending.ask(helper, one.id, deadline, read);
+        title.flatten().is_some_and(|title| is_logged_in(&title))
+    }
+
     /// What follows from the last look.
     pub fn exceptions(&self) -> Vec<Exception> {
         let peers = self.until.keys();
@@ -89,28 +135,75 @@ impl SshPeers {
     }
 }
 
-/// Processes that are a session which is logged in.
-fn sessions(proc: &Path) -> BTreeSet<Session> {
+/// Processes that are called sshd or dropbear, and are root's.
+fn candidates(proc: &Path) -> Vec<Candidate> {
     let entries = fs::read_dir(proc).into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter_map(|pid| {
+    let candidates = pids.filter_map(|pid| {
         let folder = proc.join(pid.to_string());
-        let comm = fs::read_to_string(folder.join("comm")).ok()?;
-        let logged_in = match comm.trim_end() {
-            comm if comm.starts_with("sshd") => is_logged_in(&title(&folder)?),
-            "dropbear" => has_other_child(proc, &folder, pid),
-            _ => false,
-        };
-        logged_in.then(|| Some((pid, start(&folder)?))).flatten()
-    })
-    .collect()
+        let comm = small(&folder.join("comm"))?;
+        let is_dropbear = comm.trim_end() == "dropbear";
+        let may_be = is_dropbear || comm.starts_with("sshd");
+        (may_be && is_roots(proc, &folder))
+            .then(|| start(&folder))
+            .flatten()
+            .map(|start| Candidate {
+                id: (pid, start),
+                folder,
+                is_dropbear,
+            })
+    });
+    candidates.take(PROCESSES).collect()
 }
 
 /// The first word of the command line, which sshd writes its state into (setproctitle(3)).
-fn title(folder: &Path) -> Option<String> {
-    let bytes = fs::read(folder.join("cmdline")).ok()?;
+fn title(aside: &Aside, path: &Path) -> Option<String> {
+    let mut bytes = [0; MAX_TITLE];
+    let bytes = reads::beginning(aside, &File::open(path).ok()?, &mut bytes)?;
     let first = bytes.split(|byte| *byte == 0).next()?;
     Some(String::from_utf8_lossy(first).into_owned())
+}
+
+/// True when it runs as root, or its parent does and runs the same executable: sshd forks a process that
+/// runs as the user who has logged in. No other user's process has such a parent.
+fn is_roots(proc: &Path, folder: &Path) -> bool {
+    let status = |folder: &Path| small(&folder.join("status"));
+    let is_root = |status: &str| {
+        let uids = field(status, "Uid").unwrap_or_default();
+        let mut uids = uids.split_ascii_whitespace();
+        uids.next() == Some("0") && uids.all(|uid| uid == "0")
+    };
+    let Some(own) = status(folder) else {
+        return false;
+    };
+    if is_root(&own) {
+        return true;
+    }
+    let Some(parent) = field(&own, "PPid").map(|pid| proc.join(pid)) else {
+        return false;
+    };
+    let program = |of: &Path| {
+        let link = |name: &str| fs::read_link(of.join(name)).ok();
+        Some((link("exe")?, link("ns/mnt")?))
+    };
+    let same = program(folder).is_some_and(|own| program(&parent) == Some(own));
+    same && status(&parent).is_some_and(|status| is_root(&status))
+}
+
+/// The value behind `KEY:` in PROC/PID/status (proc_pid_status(5)).
+fn field<'a>(status: &'a str, key: &str) -> Option<&'a str> {
+    let mut fields = status.lines().filter_map(|line| line.split_once(':'));
+    fields
+        .find(|(name, _)| *name == key)
+        .map(|(_, value)| value.trim())
+}
+
+/// A small file that the kernel answers by itself.
+fn small(path: &Path) -> Option<String> {
+    let mut bytes = Vec::new();
+    let mut limited = File::open(path).ok()?.take(MAX_SMALL);
+    limited.read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// `sshd: admin@pts/0`, `sshd-session: admin@notty`, and `sshd: admin` while nothing but ports is
@@ -128,34 +221,58 @@ fn is_logged_in(title: &str) -> bool {
 /// dropbear says nothing of its state; a session has a shell or a command.
 fn has_other_child(proc: &Path, folder: &Path, pid: u32) -> bool {
     let file = folder.join("task").join(pid.to_string()).join("children");
-    let children = fs::read_to_string(file).unwrap_or_default();
+    let children = small(&file).unwrap_or_default();
     let mut children = children.split_ascii_whitespace();
     children.any(|child| {
-        let comm = fs::read_to_string(proc.join(child).join("comm"));
-        comm.is_ok_and(|comm| comm.trim_end() != "dropbear")
+        let comm = small(&proc.join(child).join("comm"));
+        comm.is_some_and(|comm| comm.trim_end() != "dropbear")
     })
 }
 
 /// Field 22 of proc(5), stat.
 fn start(folder: &Path) -> Option<u64> {
-    let stat = fs::read_to_string(folder.join("stat")).ok()?;
+    let stat = small(&folder.join("stat"))?;
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
-/// Where the connections of `sessions` come from.
-fn peers(proc: &Path, sessions: &BTreeSet<Session>) -> io::Result<BTreeSet<IpAddr>> {
-    let mut inodes = BTreeSet::new();
-    for (pid, _) in sessions {
-        match sockets(&proc.join(pid.to_string()).join("fd")) {
-            Ok(found) => inodes.extend(found),
+/// Where the connections that these processes hold come from, as far as that can be seen.
+fn peers(
+    proc: &Path,
+    candidates: &[Candidate],
+) -> (BTreeMap<Session, BTreeSet<IpAddr>>, io::Result<()>) {
+    let mut holders: BTreeMap<u64, Vec<Session>> = BTreeMap::new();
+    let mut seen = Ok(());
+    for one in candidates {
+        match sockets(&one.folder.join("fd")) {
+            Ok(found) => {
+                for inode in found {
+                    holders.entry(inode).or_default().push(one.id);
+                }
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {} // it has ended
-            Err(e) => return Err(e),
+            Err(e) => seen = Err(e),
         }
     }
-    if inodes.is_empty() {
-        return Ok(BTreeSet::new());
+    let mut peers: BTreeMap<Session, BTreeSet<IpAddr>> = BTreeMap::new();
+    if holders.is_empty() {
+        return (peers, seen);
     }
+    match accepted(proc, |inode| holders.contains_key(&inode)) {
+        Ok(accepted) => {
+            for (inode, peer) in accepted {
+                for id in holders.get(&inode).into_iter().flatten() {
+                    peers.entry(*id).or_default().insert(peer);
+                }
+            }
+        }
+        Err(e) => seen = Err(e),
+    }
+    (peers, seen)
+}
+
+/// The connections among `of` that a listener of root's accepted: socket inode and remote address.
+fn accepted(proc: &Path, of: impl Fn(u64) -> bool) -> io::Result<Vec<(u64, IpAddr)>> {
     let (mut listeners, mut connections) = (Vec::new(), Vec::new());
     for table in ["net/tcp", "net/tcp6"] {
         let file = match File::open(proc.join(table)) {
@@ -170,7 +287,7 @@ fn peers(proc: &Path, sessions: &BTreeSet<Session>) -> io::Result<BTreeSet<IpAdd
                     local,
                     remote,
                     inode,
-                }) if inodes.contains(&inode) => connections.push((local, remote)),
+                }) if of(inode) => connections.push((local, remote, inode)),
                 _ => {}
             }
         }
@@ -181,8 +298,9 @@ fn peers(proc: &Path, sessions: &BTreeSet<Session>) -> io::Result<BTreeSet<IpAdd
                 && (listener.ip().is_unspecified() || listener.ip() == local.ip())
         })
     };
-    let accepted = connections.into_iter().filter(|(local, _)| accepted(local));
-    Ok(accepted.map(|(_, remote)| remote.ip()).collect())
+    connections.retain(|(local, _, _)| accepted(local));
+    let peer = |(_, remote, inode): (_, SocketAddr, u64)| (inode, remote.ip());
+    Ok(connections.into_iter().map(peer).collect())
 }
 
 fn sockets(folder: &Path) -> io::Result<Vec<u64>> {
@@ -250,9 +368,11 @@ fn end(text: &str) -> Option<SocketAddr> {
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+
     use super::*;
 
-    /// A /proc with these processes: pid, comm, title, inodes; and this table of sockets.
+    /// A /proc with these processes of root's: pid, comm, title, inodes; and this table of sockets.
     fn proc(processes: &[(u32, &str, &str, &[u64])], tcp: &str, tcp6: &str) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("net")).unwrap();
@@ -265,6 +385,7 @@ mod tests {
             fs::write(of.join("cmdline"), format!("{title}\0\0")).unwrap();
             let stat = format!("{pid} (a) b) S {} 77 0\n", ["0"; 18].join(" "));
             fs::write(of.join("stat"), stat).unwrap();
+            run_as(folder.path(), *pid, 0, 1, "/usr/sbin/sshd");
             for inode in *inodes {
                 symlink(
                     format!("socket:[{inode}]"),
@@ -274,6 +395,22 @@ mod tests {
             }
         }
         folder
+    }
+
+    /// The user, parent and executable of a process.
+    fn run_as(proc: &Path, pid: u32, uid: u32, parent: u32, exe: &str) {
+        let of = proc.join(pid.to_string());
+        let status = format!("Name:\tsshd\nPPid:\t{parent}\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n");
+        fs::write(of.join("status"), status).unwrap();
+        fs::create_dir_all(of.join("ns")).unwrap();
+        for (link, to) in [("exe", exe), ("ns/mnt", "mnt:[1]")] {
+            let _ = fs::remove_file(of.join(link));
+            symlink(to, of.join(link)).unwrap();
+        }
+    }
+
+    fn helper() -> Helper {
+        Helper::new("test", 2)
     }
 
     fn hex(end: &str) -> String {
@@ -364,16 +501,18 @@ mod tests {
         ];
         let folder = proc(&sessions, &tcp, &tcp6);
         let (mut peers, now) = (SshPeers::default(), Uptime::now());
-        peers.look(folder.path(), now).unwrap();
+        peers.look(folder.path(), now, &helper()).unwrap();
         let expect = ["198.51.100.5", "198.51.100.7", "2001:db8::7"];
         assert_eq!(found(&peers), expect);
         // They log out.
         fs::remove_dir_all(folder.path().join("7")).unwrap();
         fs::remove_dir_all(folder.path().join("9")).unwrap();
         let soon = now.after(LINGER - Duration::from_secs(1));
-        peers.look(folder.path(), soon).unwrap();
+        peers.look(folder.path(), soon, &helper()).unwrap();
         assert_eq!(found(&peers), expect);
-        peers.look(folder.path(), now.after(LINGER)).unwrap();
+        peers
+            .look(folder.path(), now.after(LINGER), &helper())
+            .unwrap();
         assert_eq!(found(&peers), [""; 0]);
     }
 
@@ -400,7 +539,7 @@ mod tests {
             fs::write(task.join("children"), children).unwrap();
         }
         let mut peers = SshPeers::default();
-        peers.look(folder.path(), Uptime::now()).unwrap();
+        peers.look(folder.path(), Uptime::now(), &helper()).unwrap();
         assert_eq!(found(&peers), ["198.51.100.7"]);
     }
 
@@ -414,14 +553,85 @@ mod tests {
         let session: (u32, &str, &str, &[u64]) = (7, "sshd", "sshd: admin@pts/0", &[20]);
         let folder = proc(&[session], &tcp, "");
         let (mut peers, now) = (SshPeers::default(), Uptime::now());
-        peers.look(folder.path(), now).unwrap();
+        peers.look(folder.path(), now, &helper()).unwrap();
         let other = proc(&[session], "", "");
         fs::rename(other.path().join("7"), folder.path().join("8")).unwrap();
         fs::remove_dir_all(folder.path().join("8/fd")).unwrap();
         fs::write(folder.path().join("8/fd"), "").unwrap(); // ENOTDIR stands for EACCES
-        let problem = peers.look(folder.path(), now).unwrap_err().to_string();
+        let problem = peers
+            .look(folder.path(), now, &helper())
+            .unwrap_err()
+            .to_string();
         assert!(problem.contains("SSH"), "{problem}");
-        peers.look(folder.path(), now).expect("told once");
+        peers
+            .look(folder.path(), now, &helper())
+            .expect("told once");
         assert_eq!(found(&peers), ["198.51.100.7"]);
+    }
+
+    /// Three connections that a listener of root's accepted.
+    fn three() -> String {
+        [
+            line("192.0.2.2:22", NONE, LISTEN, 0, 10),
+            line("192.0.2.2:22", "198.51.100.7:1", ESTABLISHED, 0, 20),
+            line("192.0.2.2:22", "198.51.100.8:1", ESTABLISHED, 0, 21),
+            line("192.0.2.2:22", "198.51.100.9:1", ESTABLISHED, 0, 22),
+        ]
+        .concat()
+    }
+
+    /// Whoever opens the command line of this process waits for ever.
+    fn hold_up(proc: &Path, pid: u32) {
+        let cmdline = proc.join(format!("{pid}/cmdline"));
+        fs::remove_file(&cmdline).unwrap();
+        mkfifo(&cmdline, Mode::S_IRUSR).unwrap();
+    }
+
+    #[test]
+    fn a_process_that_calls_itself_sshd_is_not_read() {
+        let sessions: [(u32, &str, &str, &[u64]); 4] = [
+            (6, "sshd", "sshd: admin [priv]", &[20]),
+            (7, "sshd", "sshd: admin@pts/0", &[20]),
+            (8, "sshd", "sshd: evil@pts/0", &[21]),
+            (9, "sshd", "sshd: evil@pts/0", &[22]),
+        ];
+        let folder = proc(&sessions, &three(), "");
+        run_as(folder.path(), 7, 1000, 6, "/usr/sbin/sshd");
+        // A user's, and one that root's process started but that runs something else.
+        run_as(folder.path(), 8, 1000, 7, "/usr/sbin/sshd");
+        run_as(folder.path(), 9, 1000, 6, "/home/evil/sshd");
+        hold_up(folder.path(), 8);
+        hold_up(folder.path(), 9);
+        let (mut peers, helper) = (SshPeers::default(), Helper::new("test", 1));
+        peers.look(folder.path(), Uptime::now(), &helper).unwrap();
+        assert_eq!(found(&peers), ["198.51.100.7"]);
+        assert!(peers.pending.is_empty());
+    }
+
+    #[test]
+    fn a_session_that_holds_up_its_reader_is_left_out_and_the_others_are_found() {
+        let sessions: [(u32, &str, &str, &[u64]); 3] = [
+            (7, "sshd", "sshd: root@pts/0", &[20]),
+            (8, "sshd", "sshd: root@pts/1", &[21]),
+            (9, "sshd", "sshd: root@pts/2", &[22]),
+        ];
+        let folder = proc(&sessions, &three(), "");
+        hold_up(folder.path(), 7);
+        let (mut peers, helper) = (SshPeers::default(), helper());
+        for _ in 0..3 {
+            peers.look(folder.path(), Uptime::now(), &helper).unwrap();
+            assert_eq!(found(&peers), ["198.51.100.8", "198.51.100.9"]);
+            assert_eq!(peers.pending.len(), 1, "it is asked once");
+        }
+    }
+
+    #[test]
+    fn a_title_is_read_up_to_a_length() {
+        let long = format!("sshd: {}", "a".repeat(1 << 20));
+        let folder = proc(&[(7, "sshd", &long, &[20])], &three(), "");
+        let path = folder.path().join("7/cmdline");
+        let soon = Instant::now() + Duration::from_secs(30);
+        let read = helper().ask(soon, move |aside| title(aside, &path));
+        assert_eq!(read.unwrap().unwrap().len(), MAX_TITLE);
     }
 }
