@@ -129,6 +129,8 @@ pub const ANSWERS: &[(&str, &str, &str)] = &[
         "",
         "beginnings of causes, which are told apart by them",
     ),
+    ("daemon/transition.rs", "fn words", "forms, in the log"),
+    ("feed/cover.rs", "", "lint, and the shares in messages"),
     ("feed/known.rs", "", "names of known services"),
     ("feed/presets.rs", "", "presets"),
     ("import/banip.rs", "", "the configuration that is printed"),
@@ -220,6 +222,7 @@ pub const ANSWERS: &[(&str, &str, &str)] = &[
     ("nft/watch.rs", "Damage::Added", "objects of nf_tables"),
     ("nft/watch.rs", "Damage::Deleted", "objects of nf_tables"),
     ("policy/selector/mod.rs", "", "selectors"),
+    ("prefix/transition.rs", "", "names of forms"),
     (
         "policy/selector/parse.rs",
         "const CONDITION",
