@@ -331,10 +331,15 @@ fn policies(state: &Value) -> String {
 fn spared(feeds: &[&Value]) -> String {
     let sum = |key: &str| -> u64 { feeds.iter().filter_map(|feed| feed[key].as_u64()).sum() };
     let (excepted, private, wide) = (sum("excepted"), sum("private"), sum("wide_bound"));
+    let special = sum("special");
     let words = [
         (excepted > 0).then(|| {
             let entries = plural(&excepted, "entry is", "entries are");
             format!("{entries} touched by exceptions")
+        }),
+        (special > 0).then(|| {
+            let entries = plural(&special, "entry is", "entries are");
+            format!("{entries} special addresses")
         }),
         (private > 0).then(|| {
             let networks = plural(&private, "network", "networks");
@@ -477,6 +482,7 @@ fn render_feeds(feeds: &Value) -> String {
         }
         left_out(&mut out, &feed["left_out"]);
         examples(&mut out, feed, "excepted", "touched by an exception");
+        examples(&mut out, feed, "special", "special addresses, never denied");
         examples(
             &mut out,
             feed,

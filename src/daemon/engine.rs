@@ -298,7 +298,8 @@ impl Engine {
             && pressure.folds(
                 || first.leading().map(|d| Kind::of(packet, &flow, d)),
                 start,
-            );
+            )
+            && !is_of_a_user_alone(packet);
         let judged = if folds {
             counts.folded.fetch_add(1, Ordering::Relaxed);
             let source = attributor.unasked(&clues(packet), pressure::CAUSE);
@@ -321,8 +322,9 @@ impl Engine {
             return Answer::Pass;
         };
         let attribution = asked.elapsed();
-        // The daemon must reach its feeds and logs whatever they list.
-        if source.pid == Some(path.own_pid) && packet.hook == Hook::Output {
+        // The daemon must reach its feeds and logs whatever they list. By the kernel's word on whose
+        // socket it is as well: no other user's flow passes for being taken for the daemon's.
+        if source.pid == Some(path.own_pid) && is_of_own_user(packet) {
             counts.own.fetch_add(1, Ordering::Relaxed);
             return Answer::Allow;
         }
@@ -413,6 +415,19 @@ impl Judge for Engine {
             let _ = db.sync(DISK, answers);
         }
     }
+}
+
+/// True for what a socket of the daemon's user sends, as far as the kernel says whose it is.
+fn is_of_own_user(packet: &Held<'_>) -> bool {
+    let own = nix::unistd::geteuid().as_raw();
+    packet.hook == Hook::Output && packet.uid.is_none_or(|uid| uid == own)
+}
+
+/// True for a packet that is most likely the daemon's own, since it has a user for itself: it is looked
+/// up however full the queue is, so that feeds are pulled.
+fn is_of_a_user_alone(packet: &Held<'_>) -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    !root && packet.uid.is_some() && is_of_own_user(packet)
 }
 
 fn clues(packet: &Held<'_>) -> Clues {

@@ -27,6 +27,9 @@ const RESOLVE_TICKS: u32 = 60;
 /// A name that takes longer to resolve is tried again at the next turn.
 const RESOLVE: Duration = Duration::from_secs(2);
 
+/// Answers of before are kept up to that many addresses, while some name does not resolve.
+const MOST_SERVERS: usize = 256;
+
 /// What a look at the host's addresses may take at each turn.
 const LOOK: Duration = Duration::from_millis(200);
 /// What takes longer, as with a million routes, gets a part of the time only: one by this.
@@ -130,9 +133,12 @@ pub(super) async fn find_exceptions(shared: &Arc<Shared>, config: &Config) -> Ve
             let mut core = lock(&shared.core);
             if problems {
                 // A name that does not resolve now still is where it was.
-                servers.append(&mut core.servers);
+                let old = std::mem::take(&mut core.servers).into_iter();
+                let old = old.filter(|server| !servers.contains(server));
+                let room = MOST_SERVERS.saturating_sub(servers.len());
+                let old: Vec<Exception> = old.take(room).collect();
+                servers.extend(old);
                 servers.sort();
-                servers.dedup();
             }
             (core.servers, core.unresolved) = (servers, problems);
         }

@@ -180,7 +180,10 @@ pub(super) fn lookup(place: &Place<'_>, address: IpAddr, asked: &Asked) -> Resul
                 ignored: l.ignored,
             })
             .collect(),
-        exceptions: exceptions.cloned().collect(),
+        exceptions: exceptions
+            .cloned()
+            .chain(Exception::special(address))
+            .collect(),
     })
 }
 

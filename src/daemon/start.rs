@@ -28,7 +28,7 @@ use crate::{
     nft::{Kernel, NftError, QueueKind, TableState, Watch},
     queue::{MarkBits, Queue, QueueError},
     ruleset::Options,
-    snapshot::Exception,
+    snapshot::{Exception, ExceptionKind},
     store::Store,
 };
 
@@ -229,6 +229,7 @@ pub(super) fn exceptions(
     told: &mut Vec<String>,
 ) -> Vec<Exception> {
     let configured = |prefix: &crate::prefix::Prefix| Exception {
+        kind: ExceptionKind::Configured,
         prefix: *prefix,
         why: CONFIGURED.into(),
     };

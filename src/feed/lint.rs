@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Bad, Item, Known, Parsed};
-use crate::prefix::{Address, Family, MULTICAST, PRIVATE, Prefix, RangeSet};
+use crate::prefix::{Address, Family, MULTICAST, PRIVATE, Prefix, RangeSet, SPECIAL};
 
 /// Examples kept of each finding, and of a serious one: each of those is to be decided on.
 const EXAMPLES: usize = 5;
@@ -53,6 +53,8 @@ pub enum FindingKind {
     Private,
     /// Entries in multicast, documentation and other reserved space.
     Reserved,
+    /// Entries with special addresses: unspecified, loopback, link-local, multicast, broadcast.
+    Special,
     /// Prefixes with very many addresses.
     Wide,
     /// Prefixes that were refused as too wide.
@@ -90,6 +92,12 @@ impl Display for Finding {
             FindingKind::KnownGood => write!(f, "{count} {entries} with addresses of {who}"),
             FindingKind::Private => write!(f, "{count} {entries} in private space"),
             FindingKind::Reserved => write!(f, "{count} {entries} in reserved space"),
+            FindingKind::Special => {
+                write!(
+                    f,
+                    "{count} {entries} with special addresses, which are never denied"
+                )
+            }
             FindingKind::Wide => write!(f, "{count} very wide {entries}"),
             FindingKind::TooWide => write!(f, "{count} {lines} refused as too wide"),
             FindingKind::Malformed => write!(f, "{count} malformed {lines}"),
@@ -110,20 +118,26 @@ impl Display for Finding {
 /// is what is known to be good.
 pub fn lint(parsed: &Parsed, others: &[(&str, &Parsed)], known: &Known) -> Vec<Finding> {
     let mut found = Findings::default();
-    let (private, reserved) = (
-        Space::of(&PRIVATE),
-        Space::of(&[&RESERVED[..], &MULTICAST].concat()),
-    );
+    let spaces = [
+        (FindingKind::Private, Space::of(&PRIVATE)),
+        (
+            FindingKind::Reserved,
+            Space::of(&[&RESERVED[..], &MULTICAST].concat()),
+        ),
+        (
+            FindingKind::Special,
+            Space::of(&SPECIAL.map(|special| special.net)),
+        ),
+    ];
     let whole = Space::of_prefixes(parsed.prefixes());
     for item in parsed.items() {
         for owner in known.owners(&item.prefix) {
             found.entry(FindingKind::KnownGood, Some(owner), &item);
         }
-        if private.meets(&item.prefix) {
-            found.entry(FindingKind::Private, None, &item);
-        }
-        if reserved.meets(&item.prefix) {
-            found.entry(FindingKind::Reserved, None, &item);
+        for (kind, space) in &spaces {
+            if space.meets(&item.prefix) {
+                found.entry(*kind, None, &item);
+            }
         }
         let wide = match item.prefix.family() {
             Family::V4 => WIDE4,
@@ -315,6 +329,7 @@ mod tests {
             [
                 "2 entries in private space: 10.1.2.3, 192.168.0.0/16",
                 "1 entry in reserved space: 224.0.0.0/3",
+                "1 entry with special addresses, which are never denied: 224.0.0.0/3",
                 "2 very wide entries: 224.0.0.0/3, 80.0.0.0/15",
                 "1 malformed line: line 6: oops (not an IP address)",
                 "1 line without an address: line 7: a.example (a host name)",

@@ -15,7 +15,7 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use range::{Address, Range, RangeSet};
-pub use special::{MULTICAST, PRIVATE, routable4, routable6};
+pub use special::{MULTICAST, PRIVATE, SPECIAL, Special, routable4, routable6};
 pub use transition::{Form, Forms, WELL_KNOWN};
 
 /// IP version of an address, a prefix or a set.

@@ -68,6 +68,42 @@ fn set<A: Address>(all: &[&str], less: &[&str]) -> RangeSet<A> {
     RangeSet::of(&parse(all)).subtract(&RangeSet::of(&parse(less)))
 }
 
+/// Addresses that a host needs to have a network at all: without them there is neither DHCP nor
+/// neighbour discovery, and a host in a cloud has no credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Special {
+    /// The network.
+    pub net: &'static str,
+    /// What it is.
+    pub what: &'static str,
+    /// Who says so.
+    pub source: &'static str,
+}
+
+/// All special addresses but the directed broadcasts, which follow from the host's own networks.
+pub const SPECIAL: [Special; 9] = [
+    special("0.0.0.0/32", "unspecified", "RFC 1122, 3.2.1.3 (a)"),
+    special("127.0.0.0/8", "loopback", "RFC 1122, 3.2.1.3 (g)"),
+    special("169.254.0.0/16", "link-local", "RFC 3927, 2.1"),
+    special("224.0.0.0/4", "multicast", "RFC 5771, 3"),
+    special("255.255.255.255/32", "limited broadcast", "RFC 919, 7"),
+    special("::/128", "unspecified", "RFC 4291, 2.5.2"),
+    special("::1/128", "loopback", "RFC 4291, 2.5.3"),
+    special("fe80::/10", "link-local", "RFC 4291, 2.5.6"),
+    special("ff00::/8", "multicast", "RFC 4291, 2.7"),
+];
+
+const fn special(net: &'static str, what: &'static str, source: &'static str) -> Special {
+    Special { net, what, source }
+}
+
+impl Special {
+    /// The network as a prefix; `None` for a text that is none, which no row of the table has.
+    pub fn prefix(&self) -> Option<Prefix> {
+        self.net.parse().ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +129,53 @@ mod tests {
             let net: Prefix = net.parse().unwrap();
             assert!(u32::bounds(&net).is_none_or(|range| !routable4().intersects(range)));
             assert!(u128::bounds(&net).is_none_or(|range| !routable6().intersects(range)));
+        }
+    }
+
+    #[test]
+    fn every_row_is_a_prefix_as_it_is_written() {
+        for row in SPECIAL {
+            let (prefix, masked) = Prefix::parse(row.net).unwrap();
+            assert!(!masked && Some(prefix) == row.prefix(), "{row:?}");
+            assert!(row.source.starts_with("RFC "), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn hosts_of_private_networks_are_none_of_them() {
+        let special = |addr: &str| {
+            let addr = addr.parse().unwrap();
+            SPECIAL
+                .iter()
+                .any(|row| row.prefix().unwrap().contains(addr))
+        };
+        for addr in [
+            "0.0.0.0",
+            "127.0.0.1",
+            "169.254.169.254",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fe80::1",
+            "ff02::1:ff00:2",
+        ] {
+            assert!(special(addr), "{addr}");
+        }
+        for addr in [
+            "0.0.0.1",
+            "10.48.255.194",
+            "100.64.0.1",
+            "172.16.0.1",
+            "192.168.1.255",
+            "240.0.0.1",
+            "255.255.255.254",
+            "::2",
+            "fc00::1",
+            "fec0::1",
+            "2001:db8::1",
+        ] {
+            assert!(!special(addr), "{addr}");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     Class, Content, Exception, FlowReport, Index, Regime, Report, SetName, Sets, Snapshot,
     Transition, classes, coarse,
+    exception::{Spared, union},
     index::{BoundTag, Items, Meta, Rules, Tag},
     report::feed_reports,
     transition,
@@ -137,12 +138,8 @@ pub fn build(inputs: &[Input], exceptions: &[Exception], options: Options) -> Sn
     // Listings number their feeds and network sets with 16 bits.
     let inputs = inputs.get(..usize::from(u16::MAX)).unwrap_or(inputs);
     let exceptions = &*options.transition.exceptions(exceptions);
-    let except = (
-        RangeSet::<u32>::of(exceptions.iter().map(|e| &e.prefix)),
-        RangeSet::<u128>::of(exceptions.iter().map(|e| &e.prefix)),
-    );
     let rules = Rules {
-        except,
+        spared: Spared::new(exceptions),
         private: options.private,
         deny_at: options.deny_at,
     };
@@ -158,7 +155,9 @@ pub fn build(inputs: &[Input], exceptions: &[Exception], options: Options) -> Sn
         denied,
     };
     let in_use = &options.transition.in_use;
-    transition::add(&mut sets, in_use, &rules.except.1);
+    let spared = &rules.spared;
+    let spared = union(&spared.except.v6, &spared.special.v6);
+    transition::add(&mut sets, in_use, &spared);
     let has_nat64 = in_use.iter().any(|form| !form.is_six_to_four());
     coarse::add(&mut sets, options.every_set, has_nat64);
     Snapshot {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Class, Content, FlowElement, Index, Input, Kind, Options, PortElement, SetName, Sets,
+    exception::union,
     index::{Rules, private4, private6},
     ruled,
 };
@@ -22,15 +23,18 @@ pub(super) fn sets(
     rules: &Rules,
 ) -> (Sets, usize) {
     let mut sets = Sets::default();
+    let spared = &rules.spared;
     let v4 = Family {
-        except: &rules.except.0,
+        except: &spared.except.v4,
+        special: &spared.special.v4,
         reserved: private4(),
         wrap: Content::V4,
         ports: Content::Ports4,
         flows: Content::Flows4,
     };
     let v6 = Family {
-        except: &rules.except.1,
+        except: &spared.except.v6,
+        special: &spared.special.v6,
         reserved: private6(),
         wrap: Content::V6,
         ports: Content::Ports6,
@@ -72,6 +76,8 @@ pub(super) type Pools<A> = BTreeMap<(Class, Scope), Pool<A>>;
 /// What differs between IPv4 and IPv6.
 pub(super) struct Family<'a, A> {
     pub(super) except: &'a RangeSet<A>,
+    /// No entry of a feed counts there.
+    pub(super) special: &'a RangeSet<A>,
     pub(super) reserved: &'a RangeSet<A>,
     wrap: fn(Vec<Range<A>>) -> Content,
     ports: fn(Vec<PortElement<A>>) -> Content,
@@ -87,6 +93,7 @@ impl<A: Address> Family<'_, A> {
         if rules.deny_at > 1 {
             pools = split_by_consensus(pools, &self.boundaries(inputs), index);
         }
+        let spared = union(self.except, self.special);
         for pool in pools.values_mut() {
             let nets = RangeSet::new(std::mem::take(&mut pool.nets));
             let nets = if rules.private == PrivateNetworks::Refuse {
@@ -94,11 +101,10 @@ impl<A: Address> Family<'_, A> {
             } else {
                 nets
             };
-            let nets = nets.subtract(self.except);
+            let nets = nets.subtract(&spared);
             pool.hosts
-                .retain(|host| !nets.contains(host.first) && !self.except.contains(host.first));
-            pool.ports
-                .retain(|element| !self.except.contains(element.addr));
+                .retain(|host| !nets.contains(host.first) && !spared.contains(host.first));
+            pool.ports.retain(|element| !spared.contains(element.addr));
             pool.nets = nets.ranges().to_vec();
         }
         self.put(sets, pools);
@@ -190,11 +196,12 @@ impl<A: Address> Family<'_, A> {
         }
     }
 
-    /// Every address at which what counts for it may change, sorted: the ends of entries, exceptions
-    /// and private space.
+    /// Every address at which what counts for it may change, sorted: the ends of entries, exceptions,
+    /// special addresses and private space.
     fn boundaries(&self, inputs: &[Input]) -> Vec<A> {
         let entries = inputs.iter().flat_map(|input| input.data.parsed.prefixes());
-        let spared = self.except.ranges().iter().chain(self.reserved.ranges());
+        let spared = [self.except, self.special, self.reserved];
+        let spared = spared.into_iter().flat_map(RangeSet::ranges);
         let mut cuts = Vec::new();
         for range in entries.filter_map(A::bounds).chain(spared.copied()) {
             cuts.push(range.first);

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use super::Regime;
+use super::{Regime, exception::Spared};
 use crate::{
     config::PrivateNetworks,
     feed::{Action, Direction, FeedName, Indicator, PortMatch, Scope, Severity, Span},
@@ -72,7 +72,7 @@ pub type Port = Option<(Protocol, u16)>;
 /// How entries are weighed.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
-    pub(super) except: (RangeSet<u32>, RangeSet<u128>),
+    pub(super) spared: Spared,
     pub(super) private: PrivateNetworks,
     /// Origins that must list an address before it is denied.
     pub(super) deny_at: usize,
@@ -81,7 +81,7 @@ pub(super) struct Rules {
 impl Default for Rules {
     fn default() -> Self {
         Self {
-            except: Default::default(),
+            spared: Spared::default(),
             private: PrivateNetworks::Refuse,
             deny_at: 1,
         }
@@ -196,7 +196,7 @@ impl Index {
     /// address, and for one that is an exception as it is written.
     pub fn ipv4(&self, addr: IpAddr) -> Option<IpAddr> {
         let v4 = self.forms.ipv4(addr)?;
-        (!self.place(addr).0).then_some(v4.into())
+        (!self.place(addr).excepted).then_some(v4.into())
     }
 
     /// The feeds and network sets.
@@ -286,10 +286,11 @@ impl Index {
                 return;
             };
             // Most addresses are in no feed: only those that are pay for this.
-            let (excepted, private) = *place.get_or_insert_with(|| self.place(addr));
-            let refused = private && meta.is_feed && !prefix.is_host();
+            let place = *place.get_or_insert_with(|| self.place(addr));
+            let refused = place.private && meta.is_feed && !prefix.is_host();
             let (action, ignored) = match self.rules.private {
-                _ if excepted => (tag.action, Some("exception")),
+                _ if place.excepted => (tag.action, Some("exception")),
+                _ if place.special && meta.is_feed => (tag.action, Some("special address")),
                 PrivateNetworks::Refuse if refused => (tag.action, Some("private network")),
                 PrivateNetworks::AlertOnly if refused => (Action::Alert, None),
                 _ => (tag.action, None),
@@ -331,19 +332,25 @@ impl Index {
         }
     }
 
-    /// Whether `addr` is an exception, and whether it is in private space.
-    fn place(&self, addr: IpAddr) -> (bool, bool) {
-        match addr {
-            IpAddr::V4(addr) => (
-                self.rules.except.0.contains(addr.into()),
-                private4().contains(addr.into()),
-            ),
-            IpAddr::V6(addr) => (
-                self.rules.except.1.contains(addr.into()),
-                private6().contains(addr.into()),
-            ),
+    fn place(&self, addr: IpAddr) -> Place {
+        let spared = &self.rules.spared;
+        Place {
+            excepted: spared.except.contains(addr),
+            special: spared.special.contains(addr),
+            private: match addr {
+                IpAddr::V4(addr) => private4().contains(addr.into()),
+                IpAddr::V6(addr) => private6().contains(addr.into()),
+            },
         }
     }
+}
+
+/// What is true of an address whoever lists it.
+#[derive(Clone, Copy)]
+struct Place {
+    excepted: bool,
+    special: bool,
+    private: bool,
 }
 
 /// What the kernel's port sets hold for an entry without a protocol: TCP and UDP.

@@ -9,6 +9,7 @@ mod coarse;
 mod cost;
 mod covers;
 mod delta;
+mod exception;
 mod index;
 mod members;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use std::collections::BTreeMap;
 pub use build::{Input, Options, build};
 pub use coarse::{BLOCK4, BLOCK6};
 pub use delta::{Delta, Elements, SetDelta};
+pub use exception::{Exception, ExceptionKind};
 pub use index::{Hit, Index, Listing, Port};
 pub(crate) use members::hit_of;
 pub use members::{Member, Regime};
@@ -35,19 +37,7 @@ pub use sets::{Class, Content, FlowElement, Kind, PortBox, PortElement, SetName,
 pub use steps::{Steps, steps};
 pub use transition::Transition;
 
-use crate::{
-    feed::{FeedName, Share},
-    prefix::Prefix,
-};
-
-/// An address that is never blocked and never alerted, and why.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-pub struct Exception {
-    /// The addresses.
-    pub prefix: Prefix,
-    /// Where it comes from: `own address on eth0`, `resolver`, `configuration`, ...
-    pub why: String,
-}
+use crate::feed::{FeedName, Share};
 
 /// Everything that follows from the feeds at one moment.
 #[derive(Debug, Default)]
@@ -129,6 +119,10 @@ pub struct FeedReport {
     pub excepted: usize,
     /// Examples of the above: `192.0.2.1: own address on eth0`.
     pub excepted_examples: Vec<String>,
+    /// Entries with special addresses, which are never denied and never alerted.
+    pub special: usize,
+    /// Examples of the above: `255.255.255.255: limited broadcast`.
+    pub special_examples: Vec<String>,
     /// Addresses that other feeds list too.
     pub overlaps: Vec<Overlap>,
     /// Networks of private space that were left out or only watched.

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use proptest::prelude::*;
 
 use super::{
-    tests::{except, feeds, input, kernel, prefix},
+    tests::{exception, feeds, input, kernel, prefix},
     *,
 };
 use crate::{
@@ -220,7 +220,7 @@ struct Case {
 
 fn case() -> impl Strategy<Value = Case> {
     let kinds = proptest::collection::vec(proptest::option::of(0usize..4), 5);
-    let exceptions = proptest::collection::vec(prefix(), 0..2);
+    let exceptions = proptest::collection::vec(exception(), 0..2);
     let parts = (feeds(), kinds, exceptions, network_sets(), policies());
     (parts, 0usize..3, 1usize..3, any::<bool>()).prop_map(
         |((feeds, kinds, exceptions, network_sets, policies), mode, deny_at, down)| {
@@ -245,7 +245,7 @@ fn case() -> impl Strategy<Value = Case> {
             let host = labels("role", "gateway");
             Case {
                 inputs: inputs.collect(),
-                exceptions: exceptions.iter().map(|p| except(p)).collect(),
+                exceptions,
                 options: Options {
                     private,
                     deny_at,

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{
-    Exception, FeedReport, Input, Overlap,
+    Exception, ExceptionKind, FeedReport, Input, Overlap,
+    exception::special_of,
     index::{Rules, private4, private6},
 };
 use crate::{
@@ -82,7 +83,14 @@ fn feed_report(
         ..FeedReport::default()
     };
     for prefix in parsed.prefixes() {
-        if touches(prefix, &rules.except.0, &rules.except.1) {
+        if rules.spared.special.meets(prefix) {
+            report.special += 1;
+            if report.special_examples.len() < EXAMPLES {
+                let what = special_of(prefix, exceptions).unwrap_or_default();
+                report.special_examples.push(format!("{prefix}: {what}"));
+            }
+        }
+        if rules.spared.except.meets(prefix) {
             report.excepted += 1;
             if report.excepted_examples.len() < EXAMPLES {
                 report
@@ -120,8 +128,10 @@ fn touches(prefix: &Prefix, v4: &RangeSet<u32>, v6: &RangeSet<u128>) -> bool {
 fn reason(prefix: &Prefix, exceptions: &[Exception]) -> String {
     let overlaps =
         |e: &&Exception| e.prefix.contains(prefix.addr()) || prefix.contains(e.prefix.addr());
-    exceptions
+    let mut exceptions = exceptions
         .iter()
+        .filter(|e| e.kind != ExceptionKind::Special);
+    exceptions
         .find(overlaps)
         .map_or_else(String::new, |e| format!("{} ({})", e.why, e.prefix))
 }

@@ -133,6 +133,7 @@ fn items<A: Address>(
     }
     let spared = [
         (family.except, Mark::Exception),
+        (family.special, Mark::Special),
         (family.reserved, Mark::Private),
     ];
     for (ranges, mark) in spared {

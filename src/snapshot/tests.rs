@@ -45,6 +45,7 @@ pub(super) fn except(prefix: &str) -> Exception {
     Exception {
         prefix: prefix.parse().unwrap(),
         why: "test".into(),
+        kind: ExceptionKind::Configured,
     }
 }
 
@@ -162,13 +163,27 @@ pub(super) fn prefix() -> impl Strategy<Value = String> {
     })
 }
 
+/// An exception of any kind.
+pub(super) fn exception() -> impl Strategy<Value = Exception> {
+    let kind = prop_oneof![
+        Just(ExceptionKind::Configured),
+        Just(ExceptionKind::Own),
+        Just(ExceptionKind::Found),
+        Just(ExceptionKind::Special),
+    ];
+    (prefix(), kind).prop_map(|(prefix, kind)| Exception {
+        kind,
+        ..except(&prefix)
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
     fn kernel_and_index_agree(
         feeds in feeds(),
-        exceptions in proptest::collection::vec(prefix(), 0..3),
+        exceptions in proptest::collection::vec(exception(), 0..3),
         mode in 0usize..3,
         deny_at in 1usize..4,
         a in 0u8..5, b in 0u8..5, port in 79u16..82, trials in 0u8..32,
@@ -180,7 +195,6 @@ proptest! {
             Input { trial, ..input(&format!("f{i}"), if *deny { Action::Deny } else { Action::Alert }, *scope, &list) }
         }).collect();
         let armed: Vec<Input> = inputs.iter().cloned().map(|input| Input { trial: false, ..input }).collect();
-        let exceptions: Vec<Exception> = exceptions.iter().map(|p| except(p)).collect();
         let snapshot = build(&inputs, &exceptions, options(mode, deny_at));
         let armed = build(&armed, &exceptions, options(mode, deny_at));
         for addr in [format!("10.{a}.0.{b}"), format!("203.{a}.0.{b}"), format!("203.{a}.1.{b}"), format!("2001:db8::{a}"), format!("2001:db9::{b}")] {
@@ -273,6 +287,73 @@ fn private_networks_are_refused_and_the_single_host_kept() {
     assert_eq!(act("172.1.1.1"), Some(Action::Deny));
     let report = &snapshot.report.feeds[&"lab".parse().unwrap()];
     assert_eq!((report.private, report.merged), (2, 2));
+}
+
+#[test]
+fn special_addresses_count_nowhere_whatever_lists_them() {
+    let listed = [
+        "0.0.0.0/1",
+        "128.0.0.0/1",
+        "8000::/1",
+        "::/1",
+        "0.0.0.0",
+        "127.0.0.1:80",
+        "224.0.0.1",
+        "169.254.169.254",
+        "255.255.255.255",
+        "::",
+        "ff02::1",
+        "fe80::1",
+        "203.0.113.255",
+        "10.48.255.194",
+    ];
+    let broadcast = Exception {
+        kind: ExceptionKind::Special,
+        why: "broadcast address on eth0".into(),
+        ..except("203.0.113.255")
+    };
+    let modes = [
+        PrivateNetworks::Refuse,
+        PrivateNetworks::AlertOnly,
+        PrivateNetworks::Keep,
+    ];
+    for (mode, deny_at) in modes.into_iter().flat_map(|mode| [(mode, 1), (mode, 2)]) {
+        let inputs = ["a", "b"].map(|name| input(name, Action::Deny, Scope::Both, &listed));
+        let snapshot = build(&inputs, &[broadcast.clone()], options(mode, deny_at));
+        let act = |addr: &str, direction| {
+            let addr: IpAddr = addr.parse().unwrap();
+            let port = (80, 80);
+            let sets = kernel(&snapshot.sets, addr, Protocol::TCP, port, direction);
+            let port = Some((Protocol::TCP, 80));
+            let hit = snapshot.index.lookup(addr, port, direction);
+            assert_eq!(sets, hit.map(|hit| hit.action), "{addr} {direction}");
+            sets
+        };
+        for direction in [Direction::Egress, Direction::Ingress] {
+            for addr in [
+                "0.0.0.0",
+                "127.0.0.1",
+                "169.254.169.254",
+                "224.0.0.1",
+                "239.255.255.255",
+                "255.255.255.255",
+                "::",
+                "::1",
+                "fe80::1",
+                "ff02::1:ff00:2",
+                "203.0.113.255",
+            ] {
+                assert_eq!(act(addr, direction), None, "{addr}");
+            }
+            for addr in ["10.48.255.194", "203.0.113.254", "2001:db8::1"] {
+                assert_eq!(act(addr, direction), Some(Action::Deny), "{addr}");
+            }
+        }
+        let report = &snapshot.report.feeds[&"a".parse().unwrap()];
+        assert_eq!(report.special, 13);
+        assert_eq!(report.special_examples[4], "0.0.0.0: unspecified");
+        assert_eq!(report.excepted, 0);
+    }
 }
 
 #[test]

@@ -312,13 +312,13 @@ impl Store {
     pub fn exceptions(&self) -> Vec<Exception> {
         let line = |line: &str| {
             let (prefix, why) = line.split_once(' ')?;
-            let (prefix, why) = (prefix.parse().ok()?, why.to_owned());
-            Some(Exception { prefix, why })
+            Some(Exception::known(prefix.parse().ok()?, why.to_owned()))
         };
         read_some(&self.state.join(EXCEPTIONS), EXCEPTIONS_MAX)
             .unwrap_or_default()
             .lines()
             .filter_map(line)
+            .flatten()
             .collect()
     }
 

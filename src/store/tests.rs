@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::snapshot::ExceptionKind;
 
 const MAX: u64 = 1 << 20;
 
@@ -37,6 +38,7 @@ fn exceptions_come_back_and_lines_that_are_none_do_not() {
     let (_keep, store) = open();
     assert!(store.exceptions().is_empty());
     let exception = |prefix: &str, why: &str| Exception {
+        kind: ExceptionKind::Found,
         prefix: prefix.parse().unwrap(),
         why: why.into(),
     };

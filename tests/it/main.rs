@@ -63,6 +63,7 @@ mod service;
 mod shares;
 mod short_lived;
 mod soak;
+mod special;
 mod stored;
 mod support;
 mod syslog;

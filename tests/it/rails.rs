@@ -259,9 +259,9 @@ fn the_daemon_never_cuts_its_own_lifelines() {
     assert!(ping(&lab.host, "192.0.2.1"), "the gateway");
     assert!(ping(&lab.host, "2001:db8:1::1"), "the gateway");
     assert!(dropped(&lab.host, "[2001:db8:bad::1]:80"));
-    daemon.ok(&["refresh"]); // the server of the feed
+    daemon.ok(&["refresh"]); // the server of the feed, for the daemon alone
     let row = daemon.row("block");
-    assert_eq!(row["excepted"], 8, "{row}");
+    assert_eq!(row["excepted"], 7, "{row}");
     let status = daemon.status();
     let excepted = status["exceptions"].to_string();
     for why in [
@@ -270,21 +270,49 @@ fn the_daemon_never_cuts_its_own_lifelines() {
         "misp.json (Our CDN)",
         "gateway",
         "own address",
-        "server of feed block",
         "syslog server",
     ] {
         assert!(excepted.contains(why), "{why}: {excepted}");
     }
+    assert!(!excepted.contains("server of feed"), "{excepted}");
     let shown = daemon.ok(&["feeds"]);
     assert!(
-        shown.contains("touched by an exception: 8 entries"),
+        shown.contains("touched by an exception: 7 entries"),
         "{shown}"
     );
     assert!(shown.contains("203.0.113.1: syslog server"), "{shown}");
     let status = daemon.ok(&["status"]);
     assert!(
-        status.contains("8 entries are touched by exceptions"),
+        status.contains("7 entries are touched by exceptions"),
         "{status}"
+    );
+}
+
+/// A feed that another one denies, as whoever answers for the name of its server could make it.
+#[test]
+fn the_name_of_a_feeds_server_excepts_nobody() {
+    let Some(lab) = Lab::new() else { return };
+    let _web = web(&lab.server);
+    let site = Site::start(&lab.server, "203.0.113.5:8099", |_| {
+        Reply::ok("203.0.113.1\n")
+    });
+    let conf = Conf::new(&lab)
+        .feed("good", "deny", &["203.0.113.5", "203.0.113.6"])
+        .feed_from("evil", "alert", &site.url("/list"));
+    let daemon = Daemon::start(&lab, &lab.host, &conf);
+    let own = daemon.status()["packets"]["own"].as_u64();
+    daemon.ok(&["refresh", "evil"]);
+    assert!(
+        daemon.status()["packets"]["own"].as_u64() > own,
+        "the daemon's own flow was asked"
+    );
+    for address in ["203.0.113.5:80", "203.0.113.5:8099", "203.0.113.6:80"] {
+        assert!(dropped(&lab.host, address), "{address}");
+    }
+    let lookup = daemon.ok(&["lookup", "203.0.113.5"]);
+    assert!(
+        lookup.contains("are denied") && !lookup.contains("excepted"),
+        "{lookup}"
     );
 }
 

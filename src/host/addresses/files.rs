@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Exception, MAX_FILE, reading};
+use super::{Exception, ExceptionKind, MAX_FILE, reading};
 use crate::{
     feed::{Refusal, formats::parse_warninglist, printable},
     prefix::{Prefix, PrefixError},
@@ -117,6 +117,7 @@ fn warninglist(path: &Path, text: &[u8], found: &mut Files) {
             let why = format!("{} ({})", path.display(), list.name);
             let exception = |prefix| Exception {
                 prefix,
+                kind: ExceptionKind::Configured,
                 why: why.clone(),
             };
             found
@@ -156,6 +157,7 @@ fn exception(path: &Path, line: usize, data: &str) -> Result<Exception, FileErro
     match Prefix::parse(data) {
         Ok((prefix, false)) => Ok(Exception {
             prefix,
+            kind: ExceptionKind::Configured,
             why: format!("{}:{line}", path.display()),
         }),
         Ok((network, true)) => Err(FileError::HostBits {

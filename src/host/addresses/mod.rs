@@ -12,7 +12,13 @@ mod routes;
 mod servers;
 mod ssh;
 
-use std::{collections::HashSet, io, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::HashSet,
+    io,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use caps::Capability;
 use nix::{ifaddrs, net::if_::InterfaceFlags, sys::socket::SockaddrStorage};
@@ -22,15 +28,24 @@ pub use reading::helper as file_helper;
 pub use servers::servers;
 pub use ssh::{LINGER, SSH_PEER, SshPeers};
 
-use crate::{lacks, prefix::Prefix, snapshot::Exception};
+use crate::{
+    lacks,
+    prefix::Prefix,
+    snapshot::{Exception, ExceptionKind},
+};
 
 /// Largest host file that is read, in bytes.
 const MAX_FILE: u64 = 16 << 20;
 
 fn host(addr: IpAddr, why: String) -> Exception {
+    exception(addr, why, ExceptionKind::Found)
+}
+
+fn exception(addr: IpAddr, why: String, kind: ExceptionKind) -> Exception {
     Exception {
         prefix: Prefix::host(addr),
         why,
+        kind,
     }
 }
 
@@ -117,6 +132,18 @@ pub enum LifelineError {
         /// What went wrong.
         cause: io::Error,
     },
+    /// A name has more addresses than are taken.
+    #[error(
+        "{host} ({what}) has more than {most} addresses: only the first {most} of them are exceptions; add those that must stay reachable to exceptions.prefixes"
+    )]
+    ManyAddresses {
+        /// The name.
+        host: String,
+        /// Whose name it is.
+        what: String,
+        /// How many are taken.
+        most: usize,
+    },
     /// The resolver did not answer in time.
     #[error(
         "cannot resolve {host} ({what}) within {limit:?}; it is tried again, or add its address to exceptions.prefixes"
@@ -194,7 +221,14 @@ fn interfaces() -> Result<Vec<Exception>, LifelineError> {
     for interface in list {
         let name = &interface.interface_name;
         if let Some(addr) = interface.address.as_ref().and_then(ip) {
-            out.push(host(addr, format!("own address on {name}")));
+            let why = format!("own address on {name}");
+            out.push(exception(addr, why, ExceptionKind::Own));
+            let mask = interface.netmask.as_ref().and_then(ip);
+            let broadcast = mask.and_then(|mask| broadcast(addr, mask));
+            out.extend(broadcast.map(|addr| {
+                let why = format!("broadcast address on {name}");
+                exception(addr, why, ExceptionKind::Special)
+            }));
         }
         // On other links the field holds the broadcast address.
         if interface.flags.contains(InterfaceFlags::IFF_POINTOPOINT)
@@ -204,6 +238,16 @@ fn interfaces() -> Result<Vec<Exception>, LifelineError> {
         }
     }
     Ok(out)
+}
+
+/// The directed broadcast address of an address's network (RFC 919, section 7); networks of one or two
+/// addresses have none (RFC 3021), nor has IPv6.
+fn broadcast(addr: IpAddr, mask: IpAddr) -> Option<IpAddr> {
+    let (IpAddr::V4(addr), IpAddr::V4(mask)) = (addr, mask) else {
+        return None;
+    };
+    let host = !u32::from(mask);
+    (host > 1).then(|| Ipv4Addr::from(u32::from(addr) | host).into())
 }
 
 fn ip(addr: &SockaddrStorage) -> Option<IpAddr> {
@@ -274,20 +318,38 @@ mod tests {
         assert!(found.problems.is_empty(), "{:?}", found.problems);
         for (prefix, why) in [
             ("127.0.0.1", "own address on lo"),
+            ("127.255.255.255", "broadcast address on lo"),
             ("127.0.0.53", "resolver"),
             ("fe80::1", "resolver"),
             ("198.51.100.53", "resolver"),
         ] {
-            let wanted = Exception {
-                prefix: prefix.parse().unwrap(),
-                why: why.to_owned(),
+            let kind = match why {
+                "resolver" => ExceptionKind::Found,
+                "own address on lo" => ExceptionKind::Own,
+                _ => ExceptionKind::Special,
             };
+            let wanted = exception(prefix.parse().unwrap(), why.to_owned(), kind);
             assert!(
                 found.exceptions.contains(&wanted),
                 "{wanted:?} in {found:?}"
             );
         }
         assert!(found.exceptions.is_sorted());
+    }
+
+    #[test]
+    fn a_network_has_one_broadcast_address_if_it_has_room_for_it() {
+        let of = |addr: &str, mask: &str| {
+            let found = broadcast(addr.parse().unwrap(), mask.parse().unwrap());
+            found.map(|addr| addr.to_string())
+        };
+        let found = of("192.0.2.9", "255.255.255.0");
+        assert_eq!(found.as_deref(), Some("192.0.2.255"));
+        let found = of("10.1.2.3", "255.255.252.0");
+        assert_eq!(found.as_deref(), Some("10.1.3.255"));
+        assert_eq!(of("192.0.2.9", "255.255.255.254"), None);
+        assert_eq!(of("192.0.2.9", "255.255.255.255"), None);
+        assert_eq!(of("2001:db8::1", "ffff:ffff::"), None);
     }
 
     #[test]

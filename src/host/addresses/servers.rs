@@ -1,7 +1,11 @@
-//! The servers that the daemon itself talks to, and the Kubernetes API: were one of them listed, the
-//! host could cut its own supply.
+//! The servers that the administrator named for logs and as proxies, and the Kubernetes API: were one of
+//! them listed, the host could cut its own supply.
+//!
+//! Not the servers of feeds: whoever answers for such a name, the feed's operator before all, could
+//! else switch protection off for addresses of his choice. The daemon's own flows pass whatever
+//! lists them.
 
-use std::{env, io, net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, env, io, net::IpAddr, time::Duration};
 
 use tokio::{
     net::lookup_host,
@@ -10,11 +14,14 @@ use tokio::{
 };
 use url::Url;
 
-use super::{Exception, LifelineError, Lifelines, Roots, kubernetes};
+use super::{LifelineError, Lifelines, Roots, kubernetes};
 use crate::config::{Config, Host, Proxy, SyslogAddress};
 
-/// Addresses of the enabled feeds' servers, of remote syslog servers, of the proxies and of the
-/// Kubernetes API, names resolved in parallel, each within `limit`.
+/// Addresses that are taken of one name, so that an answer cannot except whole networks.
+const MOST: usize = 16;
+
+/// Addresses of remote syslog servers, of the proxies and of the Kubernetes API, names resolved in
+/// parallel, each within `limit`.
 pub async fn servers(config: &Config, roots: &Roots, limit: Duration) -> Lifelines {
     let proxies: Vec<Server> = match &config.pull.proxy {
         Proxy::Environment => {
@@ -38,8 +45,7 @@ pub async fn servers(config: &Config, roots: &Roots, limit: Duration) -> Lifelin
         host,
         what: "Kubernetes API".to_owned(),
     });
-    let servers = feeds(config).chain(syslog(config)).chain(proxies);
-    let servers = servers.chain(api);
+    let servers = syslog(config).chain(proxies).chain(api);
     let mut lookups = JoinSet::new();
     for server in servers {
         lookups.spawn(server.resolve(limit));
@@ -53,7 +59,10 @@ pub async fn servers(config: &Config, roots: &Roots, limit: Duration) -> Lifelin
             cause,
         }));
     for part in lookups.join_all().await {
-        found.add(part);
+        match part {
+            Ok(part) => found.join(part),
+            Err(problem) => found.problems.push(problem),
+        }
     }
     found.sorted()
 }
@@ -65,10 +74,13 @@ struct Server {
 }
 
 impl Server {
-    async fn resolve(self, limit: Duration) -> Result<Vec<Exception>, LifelineError> {
+    async fn resolve(self, limit: Duration) -> Result<Lifelines, LifelineError> {
         let Self { host, what } = self;
         let name = match host {
-            Host::Addr(addr) => return Ok(vec![super::host(addr, what)]),
+            Host::Addr(addr) => {
+                let addrs = BTreeSet::from([addr]);
+                return Ok(lifelines(addr.to_string(), what, addrs));
+            }
             Host::Name(name) => name,
         };
         let host = name.clone();
@@ -77,26 +89,29 @@ impl Server {
             Ok(Err(cause)) => return Err(LifelineError::Resolve { host, what, cause }),
             Err(_) => return Err(LifelineError::ResolveTimeout { host, what, limit }),
         };
-        let exceptions: Vec<_> = addrs
-            .map(|addr| super::host(addr.ip(), what.clone()))
-            .collect();
-        if exceptions.is_empty() {
+        let addrs: BTreeSet<IpAddr> = addrs.map(|addr| addr.ip()).collect();
+        if addrs.is_empty() {
             let cause = io::Error::from(io::ErrorKind::NotFound);
             return Err(LifelineError::Resolve { host, what, cause });
         }
-        Ok(exceptions)
+        Ok(lifelines(host, what, addrs))
     }
 }
 
-fn feeds(config: &Config) -> impl Iterator<Item = Server> {
-    let enabled = config.feeds.iter().filter(|feed| feed.enabled);
-    enabled.filter_map(|feed| {
-        let url = feed.url.as_ref().filter(|url| url.scheme() != "file")?;
-        Some(Server {
-            host: host(url)?,
-            what: format!("server of feed {}", feed.name),
-        })
-    })
+/// The first [`MOST`] addresses, whatever the order of the answer.
+fn lifelines(host: String, what: String, addrs: BTreeSet<IpAddr>) -> Lifelines {
+    let mut found = Lifelines::default();
+    let is_cut = addrs.len() > MOST;
+    let taken = addrs.into_iter().take(MOST);
+    found
+        .exceptions
+        .extend(taken.map(|addr| super::host(addr, what.clone())));
+    let most = MOST;
+    if is_cut {
+        let problem = LifelineError::ManyAddresses { host, what, most };
+        found.problems.push(problem);
+    }
+    found
 }
 
 fn syslog(config: &Config) -> impl Iterator<Item = Server> {
@@ -147,10 +162,42 @@ fn host(url: &Url) -> Option<Host> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::Exception;
 
     async fn resolve(host: Host) -> Result<Vec<Exception>, LifelineError> {
         let what = "syslog server".to_owned();
-        Server { host, what }.resolve(Duration::from_secs(5)).await
+        let found = Server { host, what }
+            .resolve(Duration::from_secs(5))
+            .await?;
+        Ok(found.exceptions)
+    }
+
+    #[test]
+    fn of_a_name_with_many_addresses_the_first_are_taken_and_it_is_said() {
+        let addrs = |count| {
+            (0..count)
+                .map(|n: u8| IpAddr::from([203, 0, 113, n]))
+                .collect()
+        };
+        let found = |count| lifelines("logs.example".into(), "syslog server".into(), addrs(count));
+        assert_eq!(found(16).exceptions.len(), 16);
+        assert!(found(16).problems.is_empty());
+        let many = found(200);
+        assert_eq!(many.exceptions, found(16).exceptions);
+        let text = many.problems[0].to_string();
+        assert!(
+            text.contains("logs.example") && text.contains("more than 16"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_servers_of_feeds_are_none_of_them() {
+        let text = "[[feed]]\nname = \"a\"\nurl = \"http://192.0.2.7/x\"\n\
+            [[alerts.syslog]]\naddress = \"udp:192.0.2.8:514\"\n";
+        let config: Config = text.parse().unwrap();
+        let servers: Vec<Host> = syslog(&config).map(|server| server.host).collect();
+        assert_eq!(servers, [Host::Addr("192.0.2.8".parse().unwrap())]);
     }
 
     #[tokio::test]

@@ -18,6 +18,8 @@ use crate::{
 pub(super) enum Mark {
     /// Nothing counts here.
     Exception,
+    /// No entry of a feed counts here.
+    Special,
     /// Networks of private space are refused, or only alert.
     Private,
     /// Some entry with a port is for this address.
@@ -35,7 +37,8 @@ pub(super) enum Mark {
 }
 
 /// Marks that are not of a list.
-const SINGLE: usize = 3;
+const SINGLES: [Mark; 4] = [Mark::Exception, Mark::Special, Mark::Private, Mark::Bound];
+const SINGLE: usize = SINGLES.len();
 /// Marks of a feed: two actions, each for hosts and networks.
 const OF_FEED: usize = 4;
 
@@ -53,6 +56,7 @@ struct Feed {
 pub(super) struct Facts {
     pub(super) is_excepted: bool,
     pub(super) has_bound: bool,
+    is_special: bool,
     is_private: bool,
     /// Feeds that list it, and what they do.
     entries: Vec<(usize, Action)>,
@@ -140,8 +144,9 @@ impl<'a> Judge<'a> {
         let sets = SINGLE + self.nets.len();
         let number = match mark {
             Mark::Exception => 0,
-            Mark::Private => 1,
-            Mark::Bound => 2,
+            Mark::Special => 1,
+            Mark::Private => 2,
+            Mark::Bound => 3,
             Mark::Net(number) => SINGLE + number,
             Mark::Set(number) => sets + number,
             Mark::Entry {
@@ -168,9 +173,7 @@ impl<'a> Judge<'a> {
     fn mark(&self, number: u32) -> Option<Mark> {
         let number = usize::try_from(number).ok()?;
         let Some(rest) = number.checked_sub(SINGLE) else {
-            return [Mark::Exception, Mark::Private, Mark::Bound]
-                .get(number)
-                .copied();
+            return SINGLES.get(number).copied();
         };
         let Some(rest) = rest.checked_sub(self.nets.len()) else {
             return Some(Mark::Net(rest));
@@ -193,6 +196,7 @@ impl<'a> Judge<'a> {
         let marks: Vec<Mark> = marks.filter_map(|number| self.mark(number)).collect();
         let mut facts = Facts {
             is_excepted: marks.contains(&Mark::Exception),
+            is_special: marks.contains(&Mark::Special),
             is_private: marks.contains(&Mark::Private),
             has_bound: marks.contains(&Mark::Bound),
             ..Facts::default()
@@ -216,7 +220,8 @@ impl<'a> Judge<'a> {
 
     fn note(&self, facts: &mut Facts, mark: Mark) {
         match mark {
-            Mark::Exception | Mark::Private | Mark::Bound => {}
+            Mark::Exception | Mark::Special | Mark::Private | Mark::Bound => {}
+            Mark::Entry { .. } if facts.is_special => {}
             Mark::Net(number) => facts.nets.push(number),
             Mark::Set(number) => facts.groups.extend(self.sets.get(number)),
             Mark::Entry {
