@@ -118,6 +118,7 @@ impl Fields {
         self.labelled("cs2", "indicator", Some(&indicators(alert)));
         self.source(alert);
         self.text("feedgatePolicy", alert.policy.as_deref());
+        self.text("feedgateException", alert.exception.as_deref());
         self.text("reason", alert.source.cause.as_deref());
         self.text("msg", Some(&message(alert)));
     }

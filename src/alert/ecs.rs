@@ -425,6 +425,7 @@ fn own(alert: &Alert) -> Value {
                 .window
                 .map(|(_, last)| Rfc3339(last).to_string().into()),
         ),
+        ("exception", alert.exception.as_deref().map(Value::from)),
         ("scan", scan(alert)),
         ("held_us", alert.window.is_none().then(|| held.into())),
         ("client", text(&source.client)),

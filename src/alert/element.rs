@@ -24,11 +24,12 @@ const CUT: &str = ",...";
 /// the only ones long enough to matter within 2,048 bytes. The rest of the list is needed only
 /// for a socket that takes less. The keys not named here stay: id, action, direction,
 /// attribution, feed, indicator, src, dst.
-const DROP: [&str; 27] = [
+const DROP: [&str; 28] = [
     "image",
     "client",
     "policy",
     "cause",
+    "exception",
     "user",
     "namespace",
     "iface",
@@ -142,6 +143,7 @@ fn what(params: &mut Params, alert: &Alert) {
     params.add_text("indicator", Some(&indicators(alert)));
     params.add("severity", alert.severity);
     params.add_text("policy", alert.policy.as_deref());
+    params.add_text("exception", alert.exception.as_deref());
 }
 
 fn flow(params: &mut Params, alert: &Alert) {

@@ -154,6 +154,7 @@ fn metadata(alert: &Alert) -> Value {
     add("alert_id", Some(alert.id.hyphenated().to_string()));
     add("signature_severity", Some(alert.severity.to_string()));
     add("policy", alert.policy.as_deref().map(str::to_owned));
+    add("exception", alert.exception.as_deref().map(str::to_owned));
     add("attribution", Some(source.grade.to_string()));
     add("attribution_method", source.method.map(str::to_owned));
     add("attribution_cause", source.cause.clone());

@@ -426,10 +426,11 @@ mod tests {
             let deleted = if s.exe_deleted { " (deleted)" } else { "" };
             let exe = s.exe.as_ref().map(|exe| format!("{exe}{deleted}"));
             let policy = alert.policy.as_deref().map(str::to_owned);
+            let exception = alert.exception.as_deref().map(str::to_owned);
             for (key, want) in [
                 ("exe", &exe), ("comm", &s.comm), ("unit", &s.unit), ("container", &s.container), ("image", &s.image),
                 ("pod", &s.pod), ("namespace", &s.namespace), ("mac", &s.mac), ("client", &s.client), ("user", &s.user),
-                ("cause", &s.cause), ("policy", &policy), ("iface", &alert.iface),
+                ("cause", &s.cause), ("policy", &policy), ("exception", &exception), ("iface", &alert.iface),
             ] {
                 check_text(sd.get(key), want.as_ref(), dropped);
             }

@@ -4,6 +4,7 @@
 
 mod cef;
 mod community;
+pub mod daily;
 pub mod ecs;
 mod element;
 pub mod eve;
@@ -56,6 +57,8 @@ pub struct Alert {
     pub severity: Severity,
     /// The policy that decided, if one did.
     pub policy: Option<Arc<str>>,
+    /// Why the listed address is not denied: an exception that the daemon found, such as `SSH peer`.
+    pub exception: Option<Arc<str>>,
     /// Interface: outgoing for output, incoming for input and forward.
     pub iface: Option<String>,
     /// Who did it.
@@ -119,6 +122,7 @@ pub(crate) mod example {
             scan: None,
             severity: Severity::Medium,
             policy: None,
+            exception: None,
             iface: Some("eth0".into()),
             source: Source {
                 grade: Grade::Exact,
@@ -202,7 +206,7 @@ pub(crate) mod example {
         /// Any alert.
         pub(crate) fn any_alert()(id: u128, secs in -1_000_000_000_000i64..1_000_000_000_000, flow in flow().boxed(), source in source().boxed(),
                        feeds in prop::collection::btree_set("[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}", 1..5),
-                       policy in of(nasty()), iface in of(nasty()), deny: bool, ingress: bool,
+                       policy in of(nasty()), exception in of(nasty()), iface in of(nasty()), deny: bool, ingress: bool,
                        nat in of(any::<(IpAddr, Option<u16>)>()), count: u64, held: u64,
                        severity in prop_oneof![Just(Severity::Low), Just(Severity::Medium), Just(Severity::High), Just(Severity::Critical)],
                        window: bool, scan in of((prop::collection::vec(any::<(IpAddr, Option<u16>)>(), 0..64), any::<bool>()))) -> Alert {
@@ -225,6 +229,7 @@ pub(crate) mod example {
                 feeds: feeds.iter().map(|feed| feed.parse().unwrap()).collect(),
                 severity,
                 policy: policy.map(Into::into),
+                exception: exception.map(Into::into),
                 iface,
                 source,
                 nat_dst: nat,

@@ -274,6 +274,7 @@ fn unmapped(alert: &Alert) -> Value {
         ("attribution", Some(source.grade.as_str().into())),
         ("attribution_method", source.method.map(Value::from)),
         ("attribution_cause", text(&source.cause)),
+        ("exception", alert.exception.as_deref().map(Value::from)),
         ("interface", text(&alert.iface)),
         ("pod", text(&source.pod)),
         ("namespace", text(&source.namespace)),

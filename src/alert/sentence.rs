@@ -32,6 +32,10 @@ pub(crate) fn sentence(alert: &Alert) -> String {
     feeds(&mut out, alert);
     out.push_str(": ");
     who(&mut out, &alert.source);
+    if let Some(why) = &alert.exception {
+        out.push_str(", not denied: exception ");
+        push_word(&mut out, why, WORD);
+    }
     if let Some(scan) = &alert.scan {
         let more = if scan.more { "more than " } else { "" };
         let (known, count) = (alert.indicators().count(), alert.count);

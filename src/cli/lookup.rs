@@ -84,10 +84,11 @@ fn render(answer: &Value) -> String {
         lines.push(format!("in network sets: {}", ask::list(sets)));
     }
     for listing in answer["listings"].as_array().into_iter().flatten() {
-        let why = listing["ignored"]
-            .as_str()
-            .map(|why| format!(", does not count: {why}"))
-            .unwrap_or_default();
+        let why = match (listing["ignored"].as_str(), listing["exception"].as_str()) {
+            (Some(why), _) => format!(", does not count: {why}"),
+            (None, Some(why)) => format!(", not denied: exception: {why}"),
+            (None, None) => String::new(),
+        };
         lines.push(format!(
             "listed by {}: {} ({}{}{why})",
             ask::text(&listing["feed"]),
@@ -119,6 +120,7 @@ fn becomes(verdict: &Value) -> String {
     let what = match (verdict["quiet"] == true, denied) {
         (true, _) => "let pass",
         (_, true) => "denied",
+        _ if verdict["exception"].is_string() => "let pass, with an alert once a day",
         _ => "let pass with an alert",
     };
     let what = match depends(verdict) {

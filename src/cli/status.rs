@@ -216,6 +216,14 @@ fn render_status(status: &Value) -> String {
     out.0.push_str(&spared(&feeds));
     out.0.push_str(&policies(&status["policies"]));
     out.0.push_str(&guarded(&status["exceptions"]));
+    for listed in items(&status["listed_exceptions"]).take(LISTED) {
+        out.add(format!(
+            "  listed   {} {} by {}: not denied",
+            text(&listed["why"]),
+            text(&listed["prefix"]),
+            ask::list(&listed["feeds"])
+        ));
+    }
     let hour = &status["last_hour"];
     out.add(format!(
         "last hour  {} flows denied, {} alerted and passed",
@@ -369,6 +377,9 @@ fn selftest(last: &Value) -> String {
     };
     format!("selftest   {result} {age} ago")
 }
+
+/// Listed exceptions that are shown.
+const LISTED: usize = 10;
 
 /// Who is never denied because of what this host is and does; the host's own addresses go without saying.
 fn guarded(exceptions: &Value) -> String {

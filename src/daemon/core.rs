@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::{Arc, mpsc::SyncSender},
+    sync::{Arc, atomic::Ordering, mpsc::SyncSender},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -230,6 +230,8 @@ impl Core {
             self.files.clear();
         }
         self.config = config;
+        let alert_found = self.config.exceptions.alert_found;
+        self.path.alert_found.store(alert_found, Ordering::Relaxed);
         self.take_feeds();
     }
 
@@ -320,6 +322,7 @@ impl Core {
             private: self.config.exceptions.private_networks,
             deny_at: self.config.consensus.deny_at,
             every_set: self.config.nftables.mode == Mode::Include,
+            alert_found: self.config.exceptions.alert_found,
             network_sets: self.network_sets.clone(),
             regime: Regime::new(
                 Arc::clone(&self.policies),

@@ -25,6 +25,7 @@ use super::{
 use crate::{
     alert::{
         Alert,
+        daily::Daily,
         suppress::{Outcome, Policy, Suppressor, Told},
     },
     alertdb::AlertDb,
@@ -53,6 +54,10 @@ pub(super) struct Path {
     /// Verdicts wait until their alerts are in it.
     pub(super) durable: AtomicBool,
     pub(super) suppressor: Mutex<Suppressor>,
+    /// Listed exceptions that were alerted within the last day.
+    pub(super) found: Mutex<Daily>,
+    /// They are alerted.
+    pub(super) alert_found: AtomicBool,
     pub(super) tally: Mutex<Tally>,
     pub(super) counts: Counts,
     pub(super) meters: Meters,
@@ -82,6 +87,8 @@ pub(super) struct Counts {
     pub(super) own: AtomicU64,
     /// Flows that pass and touch network sets only: nothing is said of them.
     pub(super) quiet: AtomicU64,
+    /// Flows of listed exceptions that pass and were alerted within the day.
+    pub(super) excepted: AtomicU64,
     /// Established flows found to be listed only later.
     pub(super) live: AtomicU64,
     /// Those of them that were cut.
@@ -154,6 +161,8 @@ impl Path {
             db: ArcSwapOption::empty(),
             durable: AtomicBool::new(false),
             suppressor: Mutex::new(Suppressor::new(policy)),
+            found: Mutex::default(),
+            alert_found: AtomicBool::new(true),
             tally: Mutex::default(),
             counts: Counts::default(),
             meters: Meters::default(),
@@ -173,8 +182,10 @@ impl Path {
         if let Some(log) = &*self.flow_log.load() {
             log.observe(alert);
         }
-        let outcome = lock(&self.suppressor).observe(alert, now);
-        if outcome == Outcome::Send {
+        // Once a day for an address and feed: what was sent before is no reason to leave it out.
+        let sends = alert.exception.is_some()
+            || lock(&self.suppressor).observe(alert, now) == Outcome::Send;
+        if sends {
             self.send(alert);
         }
     }
@@ -284,6 +295,11 @@ impl Engine {
             counts.unmatched.fetch_add(1, Ordering::Relaxed);
             return Answer::Pass;
         };
+        // Before the source is looked up: of an exception it is asked for once a day.
+        let Some(first) = first.due(&flow, |decision, far| path.is_due(decision, far)) else {
+            counts.excepted.fetch_add(1, Ordering::Relaxed);
+            return Answer::Allow;
+        };
         let connection = packet
             .connection
             .and_then(Entry::from_attributes)
@@ -326,7 +342,10 @@ impl Engine {
         // socket it is as well: no other user's flow passes for being taken for the daemon's.
         if source.pid == Some(path.own_pid) && is_of_own_user(packet) {
             counts.own.fetch_add(1, Ordering::Relaxed);
-            return Answer::Allow;
+            // A listed log server is told of all the same: nobody else may ever speak to it.
+            if decision.hit.exception.is_none() {
+                return Answer::Allow;
+            }
         }
         let action = decision.action();
         if action == Action::Alert {
@@ -475,6 +494,7 @@ fn alert(
         scan: None,
         severity: decision.hit.severity,
         policy: decision.policy,
+        exception: decision.hit.exception,
         iface: index.and_then(links::name),
         source,
         nat_dst: None,

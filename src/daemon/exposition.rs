@@ -234,6 +234,7 @@ impl Numbers {
             ("malformed", packets.malformed),
             ("own", packets.own),
             ("quiet", packets.quiet),
+            ("excepted", packets.excepted),
             ("folded", packets.folded),
         ];
         out.counters(

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Shared, elements, engine::lock, hostname, include, start};
+use super::{Shared, elements, engine::lock, found, hostname, include, start};
 use crate::{
     config::{self, Config},
     host::{
@@ -65,10 +65,11 @@ pub(super) async fn housekeeping(shared: &Arc<Shared>) {
                 let shared = Arc::clone(shared);
                 let work = move || {
                     let begin = Instant::now();
-                    let found = resolved
+                    let exceptions = resolved
                         .or_else(|| looks.then(|| own_exceptions(&shared, &config.exceptions)));
                     let took = begin.elapsed();
-                    health(&shared, found);
+                    health(&shared, exceptions);
+                    found::look(&shared);
                     hostname::follow(&shared, &config);
                     elements::keep(&shared, false);
                     took

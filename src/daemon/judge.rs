@@ -1,5 +1,7 @@
 //! The verdict on one flow with its source: matched first, then attributed, then decided again.
 
+use std::net::IpAddr;
+
 use crate::{
     attribution::Source,
     config::Hook,
@@ -48,6 +50,28 @@ impl First {
             (Some(out), Some(back)) if back.outranks(out) => Some(back),
             (out, back) => out.as_ref().or(back.as_ref()),
         }
+    }
+
+    /// What is left when each end that leads and is not due is left out; `None` when nothing is.
+    ///
+    /// `is_due` is asked with the listed address.
+    pub(super) fn due(
+        mut self,
+        flow: &Flow,
+        mut is_due: impl FnMut(&Decision, IpAddr) -> bool,
+    ) -> Option<Self> {
+        while let Some(leading) = self.leading() {
+            let direction = leading.direction;
+            let (far, end) = match direction {
+                Direction::Egress => (flow.dst, &mut self.out),
+                Direction::Ingress => (flow.src, &mut self.back),
+            };
+            match end {
+                Some(decision) if !is_due(decision, far) => *end = None,
+                _ => return Some(self),
+            }
+        }
+        None
     }
 
     /// It is denied, for sure or as long as the source is not known.

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use serde::Serialize;
@@ -66,6 +67,9 @@ struct Verdict {
     /// What becomes of it when a feed on trial is armed.
     #[serde(skip_serializing_if = "Option::is_none")]
     trial: Option<String>,
+    /// An exception that the daemon found: it is let pass, with an alert a day.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exception: Option<Arc<str>>,
     /// It is let pass without an alert.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     quiet: bool,
@@ -98,6 +102,9 @@ struct Listed {
     trial: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     ignored: Option<&'static str>,
+    /// Why it is not denied although the feed denies it: an exception that the daemon found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exception: Option<Arc<str>>,
 }
 
 /// What an address is looked up in.
@@ -159,6 +166,7 @@ pub(super) fn lookup(place: &Place<'_>, address: IpAddr, asked: &Asked) -> Resul
     let mut network_sets: Vec<String> = members.map(|member| member.set_name()).collect();
     let mut seen = BTreeSet::new();
     network_sets.retain(|name| seen.insert(name.clone()));
+    let exemption = readings().find_map(|address| index.exemption(address));
     Ok(Answer {
         address,
         ipv4: v4,
@@ -177,6 +185,7 @@ pub(super) fn lookup(place: &Place<'_>, address: IpAddr, asked: &Asked) -> Resul
                 indicator: l.indicator,
                 action: l.action,
                 trial: l.trial,
+                exception: exemption.clone().filter(|_| l.action == Action::Deny),
                 ignored: l.ignored,
             })
             .collect(),
@@ -265,8 +274,10 @@ impl Look<'_> {
         let far_port: Port = port.filter(|_| is_far);
         let hit = self.index.lookup(address, far_port, direction);
         let regime = self.index.regime();
-        if regime.policies.is_empty() {
+        let exempt = hit.as_ref().is_some_and(|hit| hit.exception.is_some());
+        if regime.policies.is_empty() || exempt {
             return hit.map(|hit| Verdict {
+                exception: hit.exception,
                 action: hit.action,
                 class: class(hit.action),
                 indicator: hit.indicator,
@@ -318,6 +329,7 @@ impl Look<'_> {
             indicator: hit.indicator,
             feeds: hit.feeds,
             severity: hit.severity.as_str(),
+            exception: None,
             quiet: certain == Some(Action::Alert) && !listed && !reach.log,
             depends_on,
             by,

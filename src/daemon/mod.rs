@@ -14,6 +14,7 @@ mod engine;
 mod exposition;
 mod flow_log;
 mod flows;
+mod found;
 mod glance;
 mod hand_over;
 mod handler;
@@ -68,6 +69,7 @@ use self::{
     reload::{look_at_recalled, reload},
 };
 use crate::{
+    alert::daily::Daily,
     config::{Config, Mode},
     control,
     feed::FeedName,
@@ -262,6 +264,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<Ended, RunError
         stop,
         failure: Mutex::default(),
     });
+    *lock(&shared.path.found) = Daily::restore(shared.store.alerted());
     let answering = answer_clients(&shared, Arc::clone(&server));
     let config = lock(&shared.core).whole_config();
     serving::restart(&shared, config.metrics.listen);

@@ -18,6 +18,7 @@ use super::{
     core::{Core, FeedState},
     engine::lock,
     flow_log::FlowLogStatus,
+    found,
     glance::{Glance, glance},
     include,
     policing::Policing,
@@ -99,6 +100,8 @@ pub struct Status {
     pub conntrack: Conntrack,
     /// Addresses that are never blocked, with the reason.
     pub exceptions: Vec<crate::snapshot::Exception>,
+    /// Those of them that the daemon found and that feeds list.
+    pub listed_exceptions: Vec<found::Listed>,
 }
 
 /// The table in the kernel.
@@ -189,6 +192,8 @@ pub struct Packets {
     pub own: u64,
     /// Let pass without an alert: they touch network sets only, and no rule logs them.
     pub quiet: u64,
+    /// Let pass without an alert: of listed exceptions that were alerted within the day.
+    pub excepted: u64,
     /// Judged without looking their source up, because the queue filled up.
     pub folded: u64,
     /// Denied by the kernel without the daemon, as reported; also before this daemon's start.
@@ -357,6 +362,7 @@ pub(super) fn status(shared: &Shared) -> Status {
             malformed: counts.malformed.load(Ordering::Relaxed),
             own: counts.own.load(Ordering::Relaxed),
             quiet: counts.quiet.load(Ordering::Relaxed),
+            excepted: counts.excepted.load(Ordering::Relaxed),
             folded: counts.folded.load(Ordering::Relaxed),
             unattributed_denied: counts.unnamed_denied.load(Ordering::Relaxed),
             unattributed_passed: counts.unnamed_passed.load(Ordering::Relaxed),
@@ -371,6 +377,7 @@ pub(super) fn status(shared: &Shared) -> Status {
         store,
         selftest: selftest::shown(shared),
         conntrack,
+        listed_exceptions: found::listed(&glance.snapshot.index, &glance.exceptions),
         exceptions: glance.exceptions.clone(),
     }
 }

@@ -112,6 +112,8 @@ pub struct Options {
     pub deny_at: usize,
     /// The rules are the admin's and ask every set that there can be, also those that hold nothing.
     pub every_set: bool,
+    /// A listed address that the daemon found as an exception alerts; else it is silent.
+    pub alert_found: bool,
     /// Network sets written by hand.
     pub network_sets: Vec<Arc<NetworkSet>>,
     /// The policies in force.
@@ -126,6 +128,7 @@ impl Default for Options {
             private: PrivateNetworks::Refuse,
             deny_at: 1,
             every_set: false,
+            alert_found: true,
             network_sets: Vec::new(),
             regime: Regime::default(),
             transition: Transition::default(),
@@ -139,7 +142,7 @@ pub fn build(inputs: &[Input], exceptions: &[Exception], options: Options) -> Sn
     let inputs = inputs.get(..usize::from(u16::MAX)).unwrap_or(inputs);
     let exceptions = &*options.transition.exceptions(exceptions);
     let rules = Rules {
-        spared: Spared::new(exceptions),
+        spared: Spared::new(exceptions, options.alert_found),
         private: options.private,
         deny_at: options.deny_at,
     };

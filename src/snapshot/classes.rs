@@ -27,6 +27,7 @@ pub(super) fn sets(
     let v4 = Family {
         except: &spared.except.v4,
         special: &spared.special.v4,
+        found: &spared.found.v4,
         reserved: private4(),
         wrap: Content::V4,
         ports: Content::Ports4,
@@ -35,6 +36,7 @@ pub(super) fn sets(
     let v6 = Family {
         except: &spared.except.v6,
         special: &spared.special.v6,
+        found: &spared.found.v6,
         reserved: private6(),
         wrap: Content::V6,
         ports: Content::Ports6,
@@ -78,6 +80,8 @@ pub(super) struct Family<'a, A> {
     pub(super) except: &'a RangeSet<A>,
     /// No entry of a feed counts there.
     pub(super) special: &'a RangeSet<A>,
+    /// What is listed there is watched and never denied.
+    pub(super) found: &'a RangeSet<A>,
     pub(super) reserved: &'a RangeSet<A>,
     wrap: fn(Vec<Range<A>>) -> Content,
     ports: fn(Vec<PortElement<A>>) -> Content,
@@ -88,8 +92,9 @@ impl<A: Address> Family<'_, A> {
     fn add(&self, sets: &mut Sets, inputs: &[Input], index: &Index, rules: &Rules) {
         let mut pools = self.pools(inputs, rules.private);
         if rules.private == PrivateNetworks::AlertOnly {
-            self.move_private_to_watch(&mut pools);
+            self.move_to_watch(&mut pools, self.reserved, false);
         }
+        self.move_to_watch(&mut pools, self.found, true);
         if rules.deny_at > 1 {
             pools = split_by_consensus(pools, &self.boundaries(inputs), index);
         }
@@ -200,7 +205,7 @@ impl<A: Address> Family<'_, A> {
     /// special addresses and private space.
     fn boundaries(&self, inputs: &[Input]) -> Vec<A> {
         let entries = inputs.iter().flat_map(|input| input.data.parsed.prefixes());
-        let spared = [self.except, self.special, self.reserved];
+        let spared = [self.except, self.special, self.found, self.reserved];
         let spared = spared.into_iter().flat_map(RangeSet::ranges);
         let mut cuts = Vec::new();
         for range in entries.filter_map(A::bounds).chain(spared.copied()) {
@@ -212,22 +217,31 @@ impl<A: Address> Family<'_, A> {
         cuts
     }
 
-    fn move_private_to_watch(&self, pools: &mut Pools<A>) {
+    /// Watches what deny pools have of `space`: networks, and with `hosts` single addresses and entries
+    /// with a port too.
+    fn move_to_watch(&self, pools: &mut Pools<A>, space: &RangeSet<A>, hosts: bool) {
+        if space.is_empty() {
+            return;
+        }
         for scope in [Scope::Both, Scope::Out, Scope::In] {
             let Some(deny) = pools.get_mut(&(Class::Deny, scope)) else {
                 continue;
             };
+            let mut watched = Pool::default();
             let nets = RangeSet::new(std::mem::take(&mut deny.nets));
-            let public = nets.subtract(self.reserved);
-            let watched = nets.subtract(&public);
-            deny.nets = public.ranges().to_vec();
-            if !watched.is_empty() {
-                pools
-                    .entry((Class::Watch, scope))
-                    .or_default()
-                    .nets
-                    .extend_from_slice(watched.ranges());
+            let denied = nets.subtract(space);
+            watched.nets = nets.subtract(&denied).ranges().to_vec();
+            deny.nets = denied.ranges().to_vec();
+            if hosts {
+                let is_spared = |host: &mut Range<A>| space.contains(host.first);
+                watched.hosts.extend(deny.hosts.extract_if(.., is_spared));
+                let is_spared = |element: &mut PortElement<A>| space.contains(element.addr);
+                watched.ports.extend(deny.ports.extract_if(.., is_spared));
             }
+            let watch = pools.entry((Class::Watch, scope)).or_default();
+            watch.hosts.append(&mut watched.hosts);
+            watch.nets.append(&mut watched.nets);
+            watch.ports.append(&mut watched.ports);
         }
     }
 }

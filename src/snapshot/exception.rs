@@ -1,6 +1,10 @@
 //! Addresses that are not denied, whatever a feed says: why, and what an exception of each kind does.
 
-use std::{net::IpAddr, sync::LazyLock};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+};
 
 use crate::prefix::{Address, Prefix, Range, RangeSet, SPECIAL};
 
@@ -98,21 +102,54 @@ pub(super) struct Spared {
     pub(super) except: Space,
     /// No entry of a feed counts here.
     pub(super) special: Space,
+    /// What is listed here is watched, not denied.
+    pub(super) found: Space,
+    /// Why, of each address.
+    reasons: HashMap<IpAddr, Arc<str>>,
 }
 
 impl Spared {
-    pub(super) fn new(exceptions: &[Exception]) -> Self {
-        let of = |special: bool| {
-            let exceptions = exceptions.iter();
-            exceptions
-                .filter(move |e| (e.kind == ExceptionKind::Special) == special)
-                .map(|e| &e.prefix)
-        };
+    /// With `alert_found` what the daemon found is watched, else it is as silent as the rest.
+    pub(super) fn new(exceptions: &[Exception], alert_found: bool) -> Self {
+        let (mut except, mut special, mut found) = (Vec::new(), table().to_vec(), Vec::new());
+        for exception in exceptions {
+            match exception.kind {
+                ExceptionKind::Special => special.push(exception.prefix),
+                ExceptionKind::Found if alert_found => found.push(exception),
+                _ => except.push(exception.prefix),
+            }
+        }
         Self {
-            except: Space::of(of(false)),
-            special: Space::of(table().iter().chain(of(true))),
+            except: Space::of(except.iter()),
+            special: Space::of(special.iter()),
+            found: Space::of(found.iter().map(|exception| &exception.prefix)),
+            reasons: reasons(&found),
         }
     }
+
+    /// Why a listed address is not denied.
+    pub(super) fn exemption(&self, addr: IpAddr) -> Option<Arc<str>> {
+        if let Some(why) = self.reasons.get(&addr) {
+            return Some(Arc::clone(why));
+        }
+        // Of a network: the daemon finds none, and a file of the state folder may name one.
+        self.found
+            .contains(addr)
+            .then(|| "found by the daemon".into())
+    }
+}
+
+/// The reasons of each single address, with commas between.
+fn reasons(exceptions: &[&Exception]) -> HashMap<IpAddr, Arc<str>> {
+    let mut all: HashMap<IpAddr, BTreeSet<&str>> = HashMap::new();
+    for exception in exceptions.iter().filter(|e| e.prefix.is_host()) {
+        let whys = all.entry(exception.prefix.addr()).or_default();
+        whys.insert(&exception.why);
+    }
+    let joined = |whys: BTreeSet<&str>| whys.into_iter().collect::<Vec<_>>().join(", ").into();
+    all.into_iter()
+        .map(|(addr, whys)| (addr, joined(whys)))
+        .collect()
 }
 
 /// The networks of [`SPECIAL`].

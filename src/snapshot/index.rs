@@ -5,6 +5,7 @@
 //! match. An IPv4 lookup starts from a table of the first 16 bits.
 
 use std::{
+    cell::LazyCell,
     net::IpAddr,
     sync::{Arc, LazyLock},
 };
@@ -47,6 +48,8 @@ pub struct Hit {
     pub severity: Severity,
     /// It only alerts because these feeds are on trial (`[arm] after`); empty otherwise.
     pub would_deny: Vec<FeedName>,
+    /// Why it only alerts although some feed may deny it: an exception that the daemon found.
+    pub exception: Option<Arc<str>>,
 }
 
 /// One feed's entry that covers an address.
@@ -215,13 +218,17 @@ impl Index {
         let mut severity = Severity::Low;
         let mut origins = Vec::new();
         let (mut feeds, mut would_deny): (Vec<FeedName>, Vec<FeedName>) = (Vec::new(), Vec::new());
+        // Most addresses are in no feed: only those that are pay for this.
+        let exemption = LazyCell::new(|| self.exemption(addr));
         self.visit(addr, |seen| {
             let (meta, action) = (seen.meta, seen.action);
             let counts = seen.ignored.is_none() && seen.is_at(port);
             if !counts || !meta.is_feed || !meta.scope.covers(direction) {
                 return;
             }
-            let action = if meta.trial && action == Action::Deny {
+            let action = if exemption.is_some() {
+                Action::Alert
+            } else if meta.trial && action == Action::Deny {
                 would_deny.push(meta.name.clone());
                 Action::Alert
             } else {
@@ -238,6 +245,7 @@ impl Index {
             }
         });
         let (mut action, indicator) = best?;
+        let exception = exemption.clone();
         if self.rules.deny_at > 1 && distinct(origins) < self.rules.deny_at {
             action = Action::Alert;
             would_deny.clear();
@@ -257,7 +265,13 @@ impl Index {
             feeds,
             severity,
             would_deny,
+            exception,
         })
+    }
+
+    /// Why a listed `addr` is not denied at the far end of a flow: an exception that the daemon found.
+    pub fn exemption(&self, addr: IpAddr) -> Option<Arc<str>> {
+        self.rules.spared.exemption(addr)
     }
 
     /// Every entry that covers `addr`, also those for one port and those that do not count.
@@ -306,7 +320,10 @@ impl Index {
                 action,
                 ignored,
                 indicator: Indicator { span, port },
-                is_member: meta.labels.is_some() && ignored.is_none() && !only_alerts,
+                is_member: meta.labels.is_some()
+                    && ignored.is_none()
+                    && !only_alerts
+                    && !place.found,
             });
         };
         match addr {
@@ -337,6 +354,7 @@ impl Index {
         Place {
             excepted: spared.except.contains(addr),
             special: spared.special.contains(addr),
+            found: spared.found.contains(addr),
             private: match addr {
                 IpAddr::V4(addr) => private4().contains(addr.into()),
                 IpAddr::V6(addr) => private6().contains(addr.into()),
@@ -350,6 +368,7 @@ impl Index {
 struct Place {
     excepted: bool,
     special: bool,
+    found: bool,
     private: bool,
 }
 

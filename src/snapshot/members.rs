@@ -118,5 +118,6 @@ pub(crate) fn hit_of(members: &[Member<'_>]) -> Option<Hit> {
         feeds,
         severity: members.iter().map(|member| member.severity).max()?,
         would_deny: Vec::new(),
+        exception: None,
     })
 }

@@ -250,6 +250,7 @@ fn case() -> impl Strategy<Value = Case> {
                     private,
                     deny_at,
                     every_set: true,
+                    alert_found: true,
                     network_sets,
                     regime: Regime::new(Arc::new(policies), &host, on_down),
                     transition: Transition::default(),
@@ -270,6 +271,9 @@ fn naive(index: &Index, flow: &Flow, direction: Direction) -> Option<Action> {
     let built_in = index.lookup(far, port, direction).map(|hit| hit.action);
     if members.is_empty() && built_in.is_none() {
         return None;
+    }
+    if index.exemption(far).is_some() {
+        return built_in;
     }
     let far_sets: Vec<&Labels> = members.iter().map(|member| member.labels).collect();
     let regime = index.regime();

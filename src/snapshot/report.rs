@@ -90,7 +90,7 @@ fn feed_report(
                 report.special_examples.push(format!("{prefix}: {what}"));
             }
         }
-        if rules.spared.except.meets(prefix) {
+        if rules.spared.except.meets(prefix) || rules.spared.found.meets(prefix) {
             report.excepted += 1;
             if report.excepted_examples.len() < EXAMPLES {
                 report

@@ -134,6 +134,7 @@ fn items<A: Address>(
     let spared = [
         (family.except, Mark::Exception),
         (family.special, Mark::Special),
+        (family.found, Mark::Found),
         (family.reserved, Mark::Private),
     ];
     for (ranges, mark) in spared {

@@ -10,6 +10,7 @@
 //! STATE/manifests-lastgood/      last good texts of the manifests folder, see there too
 //! STATE/exceptions               the host's own addresses, gateways, servers, as known last
 //! STATE/nat64                    NAT64 prefixes, as the resolver said last
+//! STATE/alerted                  listed exceptions, and when each was alerted
 //! STATE/arming.json              deny feeds on trial, and what `feedgate deny` armed
 //! ```
 //!
@@ -31,9 +32,10 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, BufReader, Read},
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use nix::fcntl::Flock;
@@ -50,8 +52,9 @@ pub use reading::TOO_OFTEN;
 const FEEDS: &str = "feeds";
 const ELEMENTS: &str = "sets.nft";
 const EXCEPTIONS: &str = "exceptions";
+const ALERTED: &str = "alerted";
 /// More than a host has; bounds what a damaged file can cost.
-const EXCEPTIONS_MAX: u64 = 4 << 20;
+const LINES_MAX: u64 = 4 << 20;
 const NAT64: &str = "nat64";
 /// Bounds what a damaged file can cost.
 const NAT64_MAX: u64 = 4 << 10;
@@ -127,7 +130,7 @@ impl Store {
         }
         file::remove_unfinished(&feeds, |_| true)?;
         file::remove_unfinished(state_dir, |name| {
-            [ELEMENTS, EXCEPTIONS, ARMING, NAT64]
+            [ELEMENTS, EXCEPTIONS, ALERTED, ARMING, NAT64]
                 .iter()
                 .any(|own| name == own.as_bytes())
         })?;
@@ -256,6 +259,32 @@ impl Store {
         (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
     }
 
+    /// Stores when listed exceptions were alerted, a line each, as [`Self::alerted`] gives it back.
+    pub fn save_alerted(
+        &self,
+        alerted: &[(IpAddr, FeedName, SystemTime)],
+    ) -> Result<(), StoreError> {
+        let lines = alerted.iter().map(|(addr, feed, at)| {
+            let at = at.duration_since(SystemTime::UNIX_EPOCH);
+            format!("{addr} {feed} {}\n", at.unwrap_or_default().as_secs())
+        });
+        let text: String = lines.collect();
+        let _turn = self.turn();
+        file::replace(&self.state, ALERTED, &[text.as_bytes()])
+    }
+
+    /// What [`Self::save_alerted`] stored; lines that are none are left out.
+    pub fn alerted(&self) -> Vec<(IpAddr, FeedName, SystemTime)> {
+        let line = |line: &str| {
+            let mut words = line.split(' ');
+            let (addr, feed) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+            let since = Duration::from_secs(words.next()?.parse().ok()?);
+            Some((addr, feed, SystemTime::UNIX_EPOCH.checked_add(since)?))
+        };
+        let text = read_some(&self.state.join(ALERTED), LINES_MAX).unwrap_or_default();
+        text.lines().filter_map(line).collect()
+    }
+
     /// Stores what is known of trials, as [`Self::arming`] gives it back.
     pub fn save_arming(&self, text: &[u8]) -> Result<(), StoreError> {
         self.put(&self.state, ARMING, &[text])
@@ -314,7 +343,7 @@ impl Store {
             let (prefix, why) = line.split_once(' ')?;
             Some(Exception::known(prefix.parse().ok()?, why.to_owned()))
         };
-        read_some(&self.state.join(EXCEPTIONS), EXCEPTIONS_MAX)
+        read_some(&self.state.join(EXCEPTIONS), LINES_MAX)
             .unwrap_or_default()
             .lines()
             .filter_map(line)

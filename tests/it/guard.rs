@@ -5,7 +5,7 @@ use std::{
     process::{Child, Stdio},
 };
 
-use crate::support::{Conf, Daemon, Lab, connect, dropped, eventually, ping, program, web};
+use crate::support::{Alerts, Conf, Daemon, Lab, connect, dropped, eventually, ping, program, web};
 
 /// Stands for sshd: it listens on a port as root, takes one connection, and then calls itself what it reads
 /// on its standard input, as sshd shows its state.
@@ -71,9 +71,11 @@ fn whoever_is_logged_in_by_ssh_is_not_locked_out() {
     let _web = web(&lab.server);
     // The admin comes from 198.51.100.2, over the network.
     let (listed, web) = ("198.51.100.2", "198.51.100.2:80");
+    let alerts = Alerts::listen(&lab);
     let conf = Conf::new(&lab)
         .feed("list", "deny", &[listed])
-        .key("directions = [\"egress\"]");
+        .key("directions = [\"egress\"]")
+        .alerts(&alerts);
     let daemon = Daemon::start(&lab, &lab.host, &conf);
     assert!(dropped(&lab.host, web));
     let mut sshd = Sshd::start(&lab);
@@ -89,13 +91,31 @@ fn whoever_is_logged_in_by_ssh_is_not_locked_out() {
     assert!(!excepted() && dropped(&lab.host, web));
     sshd.is_called("sshd: admin@pts/0");
     eventually("the peer is excepted", || excepted().then_some(()));
+    // The login came in where this feed does not ask, so that no packet told of it.
+    let login = alerts.wait(&[("exception", "SSH peer"), ("method", "look")]);
+    login.assert(&[
+        ("action", "alert"),
+        ("src", listed),
+        ("dst", "192.0.2.2"),
+        ("feed", "list"),
+    ]);
     connect(&lab.host, web).unwrap();
     let lookup = daemon.ok(&["lookup", listed]);
-    assert!(lookup.contains("left alone"), "{lookup}");
-    assert!(lookup.contains("does not count: exception"), "{lookup}");
+    assert!(
+        lookup.contains("let pass, with an alert once a day"),
+        "{lookup}"
+    );
+    assert!(
+        lookup.contains("(deny, not denied: exception: SSH peer)"),
+        "{lookup}"
+    );
     let status = daemon.ok(&["status"]);
     assert!(
         status.contains("guarded    SSH peer 198.51.100.2"),
+        "{status}"
+    );
+    assert!(
+        status.contains("listed   SSH peer 198.51.100.2 by list: not denied"),
         "{status}"
     );
     assert!(

@@ -27,6 +27,7 @@ mod flood;
 mod flow_log;
 mod formats;
 mod forward;
+mod found;
 mod guard;
 mod heal;
 mod heal_large;

@@ -344,11 +344,15 @@ impl Search {
                 if !first.denies() && self.has_just_passed(&found, pass.current) {
                     return Ok(()); // its first packet came after the change
                 }
+                let is_due = |decision: &Decision, far| self.path.is_due(decision, far);
+                let Some(first) = first.clone().due(&found.filtered, is_due) else {
+                    return Ok(());
+                };
                 let until = (done.alerted >= ALWAYS).then_some(pass.name_until);
                 let index = &pass.current.index;
                 let attribute = |direction| self.finder.attribute(&found, direction, until);
                 // Who decided, and whether it is logged, may hang on the source all the same.
-                match judge(index, &found.filtered, first, attribute) {
+                match judge(index, &found.filtered, &first, attribute) {
                     Some(judged) if !judged.decision.is_quiet => {
                         self.carry_out(table, &found, judged, pass, done)
                     }
@@ -467,6 +471,7 @@ fn alert(found: &Found, decision: Decision, source: Source) -> Alert {
         scan: None,
         severity: decision.hit.severity,
         policy: decision.policy,
+        exception: decision.hit.exception,
         iface: None,
         source,
         nat_dst: found.meant,

@@ -20,6 +20,8 @@ pub(super) enum Mark {
     Exception,
     /// No entry of a feed counts here.
     Special,
+    /// What is listed here is watched, whatever policies say.
+    Found,
     /// Networks of private space are refused, or only alert.
     Private,
     /// Some entry with a port is for this address.
@@ -37,7 +39,13 @@ pub(super) enum Mark {
 }
 
 /// Marks that are not of a list.
-const SINGLES: [Mark; 4] = [Mark::Exception, Mark::Special, Mark::Private, Mark::Bound];
+const SINGLES: [Mark; 5] = [
+    Mark::Exception,
+    Mark::Special,
+    Mark::Found,
+    Mark::Private,
+    Mark::Bound,
+];
 const SINGLE: usize = SINGLES.len();
 /// Marks of a feed: two actions, each for hosts and networks.
 const OF_FEED: usize = 4;
@@ -57,6 +65,7 @@ pub(super) struct Facts {
     pub(super) is_excepted: bool,
     pub(super) has_bound: bool,
     is_special: bool,
+    is_found: bool,
     is_private: bool,
     /// Feeds that list it, and what they do.
     entries: Vec<(usize, Action)>,
@@ -145,8 +154,9 @@ impl<'a> Judge<'a> {
         let number = match mark {
             Mark::Exception => 0,
             Mark::Special => 1,
-            Mark::Private => 2,
-            Mark::Bound => 3,
+            Mark::Found => 2,
+            Mark::Private => 3,
+            Mark::Bound => 4,
             Mark::Net(number) => SINGLE + number,
             Mark::Set(number) => sets + number,
             Mark::Entry {
@@ -197,6 +207,7 @@ impl<'a> Judge<'a> {
         let mut facts = Facts {
             is_excepted: marks.contains(&Mark::Exception),
             is_special: marks.contains(&Mark::Special),
+            is_found: marks.contains(&Mark::Found),
             is_private: marks.contains(&Mark::Private),
             has_bound: marks.contains(&Mark::Bound),
             ..Facts::default()
@@ -220,7 +231,7 @@ impl<'a> Judge<'a> {
 
     fn note(&self, facts: &mut Facts, mark: Mark) {
         match mark {
-            Mark::Exception | Mark::Special | Mark::Private | Mark::Bound => {}
+            Mark::Exception | Mark::Special | Mark::Found | Mark::Private | Mark::Bound => {}
             Mark::Entry { .. } if facts.is_special => {}
             Mark::Net(number) => facts.nets.push(number),
             Mark::Set(number) => facts.groups.extend(self.sets.get(number)),
@@ -254,6 +265,9 @@ impl<'a> Judge<'a> {
         let built_in = self.built_in(facts, direction);
         if facts.is_excepted || (built_in.is_none() && facts.groups.is_empty()) {
             return vec![None; count];
+        }
+        if facts.is_found {
+            return vec![built_in.map(|_| Class::Watch); count];
         }
         let when_unknown = self.when_unknown();
         let reach = self.reach(facts, far, direction);
