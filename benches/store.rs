@@ -151,6 +151,7 @@ fn alert(n: u32) -> Alert {
             unit: Some("bench.service".into()),
             ..Source::default()
         },
+        exception: None,
         nat_dst: None,
         count: 1,
         window: None,

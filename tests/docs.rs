@@ -294,6 +294,7 @@ fn single() -> Alert {
         scan: None,
         severity: Severity::Medium,
         policy: text("policy").map(Into::into),
+        exception: text("SSH peer").map(Into::into),
         iface: text("eth0"),
         source: Source {
             labels: Default::default(),

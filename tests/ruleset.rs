@@ -21,8 +21,8 @@ use feedgate::{
     prefix::{Family, Range},
     ruleset::{self, Options, Shape, TableFamily},
     snapshot::{
-        self, Class, Content, Delta, FlowElement, Input, Kind, PortBox, SetName, Sets, Snapshot,
-        build,
+        self, Class, Content, Delta, FlowElement, Input, Kind, PortBox, PortElement, SetName, Sets,
+        Snapshot, build,
     },
 };
 
@@ -163,7 +163,18 @@ fn with_flows(sets: &Sets) -> Sets {
             flows(Class::Deny, Scope::In, Family::V6),
             Content::Flows6(list6),
         ),
+        resolver(Family::V4, Content::Ports4(vec![at_53(0xc000_0235)])),
+        resolver(Family::V6, Content::Ports6(vec![at_53(0x53)])),
     ]))
+}
+
+fn resolver(family: Family, content: Content) -> (SetName, Content) {
+    (SetName::Resolvers { family }, content)
+}
+
+fn at_53<A>(addr: A) -> PortElement<A> {
+    let (proto, port) = (17, 53);
+    PortElement { addr, proto, port }
 }
 
 fn kernel() -> Kernel {

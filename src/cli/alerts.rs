@@ -325,6 +325,9 @@ fn decided(alert: &Value) -> String {
         true => "denied",
         false => "let pass",
     };
+    if let Some(why) = alert["feedgate"]["exception"].as_str() {
+        return format!("{verdict} whatever feeds and policies deny: exception {why}");
+    }
     match alert["rule"]["name"].as_str() {
         Some(policy) => format!("{verdict} by policy {policy}"),
         None => format!("{verdict} by the feeds' own action"),

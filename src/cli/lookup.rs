@@ -102,8 +102,12 @@ fn render(answer: &Value) -> String {
         ));
     }
     for exception in answer["exceptions"].as_array().into_iter().flatten() {
+        let at = match exception["kind"] == "resolver" {
+            true => " at ports 53 and 853",
+            false => "",
+        };
         lines.push(format!(
-            "excepted: {} ({})",
+            "excepted{at}: {} ({})",
             ask::text(&exception["why"]),
             ask::text(&exception["prefix"])
         ));

@@ -118,6 +118,7 @@ fn present(config: &Config) -> BTreeSet<SetName> {
                     family,
                 });
                 present.insert(SetName::Coarse { kind, family });
+                present.insert(SetName::Resolvers { family });
             }
         }
     }

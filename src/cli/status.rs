@@ -216,6 +216,9 @@ fn render_status(status: &Value) -> String {
     out.0.push_str(&spared(&feeds));
     out.0.push_str(&policies(&status["policies"]));
     out.0.push_str(&guarded(&status["exceptions"]));
+    for notice in items(&status["notices"]) {
+        out.add(format!("new        {}", text(notice)));
+    }
     for listed in items(&status["listed_exceptions"]).take(LISTED) {
         out.add(format!(
             "  listed   {} {} by {}: not denied",

@@ -190,7 +190,7 @@ pub struct Exceptions {
     pub prefixes: Vec<Prefix>,
     /// Files of prefixes, one a line.
     pub files: Vec<PathBuf>,
-    /// Own addresses, gateways, resolvers, feed and syslog servers.
+    /// Own addresses, gateways, resolvers, SSH peers, syslog servers, the Kubernetes API.
     pub own_addresses: bool,
     /// A listed address among those that the daemon found alerts once a day.
     pub alert_found: bool,

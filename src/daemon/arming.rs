@@ -526,6 +526,7 @@ mod tests {
             feeds: vec!["f".parse().unwrap()],
             severity: crate::feed::Severity::Low,
             would_deny: Vec::new(),
+            exception: None,
         };
         let source = Source::default();
         let end = (Direction::Egress, "192.0.2.1".parse().unwrap());

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    arming, engine::Path, glance::Desk, heal::Pace, intake::Quarantined, rails::Weighed,
+    arming, engine::Path, glance::Desk, heal::Pace, include, intake::Quarantined, rails::Weighed,
     resources::ManifestFeed, status, transition::InUse,
 };
 use crate::{
@@ -323,6 +323,7 @@ impl Core {
             deny_at: self.config.consensus.deny_at,
             every_set: self.config.nftables.mode == Mode::Include,
             alert_found: self.config.exceptions.alert_found,
+            by_port: include::has_resolver_rule(&self.kernel),
             network_sets: self.network_sets.clone(),
             regime: Regime::new(
                 Arc::clone(&self.policies),

@@ -89,7 +89,8 @@ impl Path {
 pub(super) fn look(shared: &Shared) {
     let now = SystemTime::now();
     if shared.path.alert_found.load(Ordering::Relaxed) {
-        for alert in alerts(&lock(&shared.core), now) {
+        let due = alerts(&lock(&shared.core), now);
+        for alert in due {
             tell(&alert);
             shared.path.send(&alert);
         }
@@ -138,7 +139,8 @@ fn alerts(core: &Core, now: SystemTime) -> Vec<Alert> {
 /// True for a listing that no packet to or from the address would be alerted for.
 fn is_unseen(exception: &Exception, listing: &Listing) -> bool {
     match exception.kind {
-        ExceptionKind::Own => true,
+        // The kernel lets pass what goes to a resolver, and what comes from it is an ordinary flow.
+        ExceptionKind::Own | ExceptionKind::Resolver => true,
         // The login itself was an ingress flow.
         ExceptionKind::Found if exception.why.starts_with(SSH_PEER) => {
             !listing.scope.covers(Direction::Ingress)
@@ -151,15 +153,19 @@ fn is_unseen(exception: &Exception, listing: &Listing) -> bool {
 fn alert(exception: &Exception, feeds: Vec<FeedName>, now: SystemTime) -> Alert {
     let addr = exception.prefix.addr();
     let own = local_toward(addr).unwrap_or(addr);
+    let (direction, proto, src, dst) = match exception.kind {
+        ExceptionKind::Resolver => (Direction::Egress, Protocol::UDP, own, addr),
+        _ => (Direction::Ingress, Protocol::TCP, addr, own),
+    };
     Alert {
         id: uuid::Uuid::now_v7(),
         time: now,
         action: Action::Alert,
-        direction: Direction::Ingress,
+        direction,
         flow: Flow {
-            src: addr,
-            dst: own,
-            proto: Protocol::TCP,
+            src,
+            dst,
+            proto,
             transport: Transport::None,
             fragment: false,
         },

@@ -1,7 +1,12 @@
 //! Mode include: the admin's table is filled, watched, and told about; never made or mended.
 
 use super::{core::Core, start};
-use crate::nft::{Included, NftError};
+use crate::{
+    nft::{Included, Kernel, NftError},
+    prefix::Family,
+    ruleset::TableFamily,
+    snapshot::SetName,
+};
 
 /// The turn of the health timer in mode include; `None` in mode own. `changed`: exceptions differ.
 pub(super) fn health(core: &mut Core, changed: bool) -> Option<Result<(), NftError>> {
@@ -52,6 +57,20 @@ pub(super) fn problems(core: &Core) -> Vec<String> {
         ));
     }
     all
+}
+
+/// True when the rules let resolvers pass at their ports: in an admin's table, where the files that it
+/// includes have the sets for that.
+pub(super) fn has_resolver_rule(kernel: &Kernel) -> bool {
+    let Some(seen) = kernel.included() else {
+        return true;
+    };
+    let table = kernel.options().include.unwrap_or(TableFamily::Inet);
+    let mut families = [Family::V4, Family::V6].into_iter();
+    families.all(|family| {
+        let name = SetName::Resolvers { family };
+        !table.sees(family) || seen.sets.contains_key(&name)
+    })
 }
 
 /// What a log and status say of the sets.

@@ -62,13 +62,16 @@ impl First {
     ) -> Option<Self> {
         while let Some(leading) = self.leading() {
             let direction = leading.direction;
-            let (far, end) = match direction {
-                Direction::Egress => (flow.dst, &mut self.out),
-                Direction::Ingress => (flow.src, &mut self.back),
+            let far = match direction {
+                Direction::Egress => flow.dst,
+                Direction::Ingress => flow.src,
             };
-            match end {
-                Some(decision) if !is_due(decision, far) => *end = None,
-                _ => return Some(self),
+            if is_due(leading, far) {
+                return Some(self);
+            }
+            match direction {
+                Direction::Egress => self.out = None,
+                Direction::Ingress => self.back = None,
             }
         }
         None

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
 };
 
 use serde::Serialize;
@@ -69,7 +68,7 @@ struct Verdict {
     trial: Option<String>,
     /// An exception that the daemon found: it is let pass, with an alert a day.
     #[serde(skip_serializing_if = "Option::is_none")]
-    exception: Option<Arc<str>>,
+    exception: Option<String>,
     /// It is let pass without an alert.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     quiet: bool,
@@ -104,7 +103,7 @@ struct Listed {
     ignored: Option<&'static str>,
     /// Why it is not denied although the feed denies it: an exception that the daemon found.
     #[serde(skip_serializing_if = "Option::is_none")]
-    exception: Option<Arc<str>>,
+    exception: Option<String>,
 }
 
 /// What an address is looked up in.
@@ -166,7 +165,9 @@ pub(super) fn lookup(place: &Place<'_>, address: IpAddr, asked: &Asked) -> Resul
     let mut network_sets: Vec<String> = members.map(|member| member.set_name()).collect();
     let mut seen = BTreeSet::new();
     network_sets.retain(|name| seen.insert(name.clone()));
-    let exemption = readings().find_map(|address| index.exemption(address));
+    let exemption = readings()
+        .find_map(|address| index.exemption(address, port, Direction::Egress))
+        .map(|why| why.to_string());
     Ok(Answer {
         address,
         ipv4: v4,
@@ -277,7 +278,7 @@ impl Look<'_> {
         let exempt = hit.as_ref().is_some_and(|hit| hit.exception.is_some());
         if regime.policies.is_empty() || exempt {
             return hit.map(|hit| Verdict {
-                exception: hit.exception,
+                exception: hit.exception.as_deref().map(str::to_owned),
                 action: hit.action,
                 class: class(hit.action),
                 indicator: hit.indicator,

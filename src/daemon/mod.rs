@@ -28,6 +28,7 @@ mod lastgood;
 mod live;
 mod lookup;
 mod meters;
+mod notices;
 #[cfg(test)]
 mod policed;
 mod policing;
@@ -175,6 +176,8 @@ struct Shared {
     suspects: Arc<tokio::sync::Mutex<()>>,
     /// The self-test.
     selftest: Mutex<selftest::Place>,
+    /// What means something else since an upgrade, told by this run.
+    notices: Vec<&'static str>,
     /// What was said to be wrong with the addresses of servers.
     lifelines_told: Mutex<Vec<String>>,
     /// The same of the host itself.
@@ -217,6 +220,7 @@ pub fn run(config_file: &FilePath) -> Result<Ended, RunError> {
 async fn serve(config: Config, config_file: &FilePath) -> Result<Ended, RunError> {
     let signals = Signals::new()?;
     let store = Store::open(&config.daemon.state_dir)?;
+    let notices = notices::due(&store);
     let resources = resources::Resources::open(&config)?;
     let (mut kernel, queues) = start::open_kernel(&config)?;
     let abilities = abilities::Abilities::find(&kernel, &queues);
@@ -256,6 +260,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<Ended, RunError
         pulls: Mutex::default(),
         suspects: Arc::default(),
         selftest: Mutex::default(),
+        notices,
         lifelines_told: Mutex::default(),
         own_lifelines_told: Mutex::default(),
         ssh: Mutex::default(),
@@ -264,6 +269,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<Ended, RunError
         stop,
         failure: Mutex::default(),
     });
+    notices::tell(&shared);
     *lock(&shared.path.found) = Daily::restore(shared.store.alerted());
     let answering = answer_clients(&shared, Arc::clone(&server));
     let config = lock(&shared.core).whole_config();

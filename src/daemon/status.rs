@@ -65,6 +65,9 @@ pub struct Status {
     pub protected: bool,
     /// Why not, each in words.
     pub problems: Vec<String>,
+    /// What means something else since an upgrade; of the first run after it only.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub notices: Vec<&'static str>,
     /// Milliseconds since a change is being loaded. All else here is as of before it, except packets,
     /// queue, sinks and conntrack.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -344,6 +347,7 @@ pub(super) fn status(shared: &Shared) -> Status {
     let suppressed = Suppressed(lock(&shared.path.suppressor).counts());
     Status {
         version: env!("CARGO_PKG_VERSION"),
+        notices: shared.notices.clone(),
         pid: std::process::id(),
         started: rfc3339(Some(shared.started)),
         started_unix: unix(shared.started),

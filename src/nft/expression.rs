@@ -33,6 +33,7 @@ const CT_PROTOCOL: u32 = 10;
 const ORIGINAL: u8 = 0;
 const STATE_ESTABLISHED: u32 = 2;
 const STATE_RELATED: u32 = 4;
+const STATE_UNTRACKED: u32 = 64;
 const CMP_EQ: u32 = 0;
 const CMP_NEQ: u32 = 1;
 const NETWORK_HEADER: u32 = 1;
@@ -53,6 +54,7 @@ const VERDICT_DROP: u32 = 0;
 const VERDICT_ACCEPT: u32 = 1;
 const VERDICT_JUMP: i32 = -3;
 const VERDICT_GOTO: i32 = -4;
+const VERDICT_RETURN: i32 = -5;
 /// Interface index of `lo` in every network namespace.
 const LOOPBACK: u32 = 1;
 
@@ -164,6 +166,7 @@ pub(super) fn compile(statement: &Statement, queue: QueueKind) -> Vec<Expr> {
         }
         Statement::Established => ct_state(STATE_ESTABLISHED),
         Statement::Related => ct_state(STATE_RELATED),
+        Statement::Untracked => ct_state(STATE_UNTRACKED),
         Statement::L4(proto) => vec![meta(META_L4PROTO, REG), cmp(CMP_EQ, &[proto.0])],
         Statement::IsSyn => vec![
             meta(META_L4PROTO, REG),
@@ -234,6 +237,7 @@ pub(super) fn compile(statement: &Statement, queue: QueueKind) -> Vec<Expr> {
         ],
         Statement::Queue { first, count } => ask(*first, *count, queue),
         Statement::Accept => vec![verdict(VERDICT_ACCEPT)],
+        Statement::Return => vec![verdict(u32::from_ne_bytes(VERDICT_RETURN.to_ne_bytes()))],
         Statement::Drop => vec![verdict(VERDICT_DROP)],
         Statement::RejectTcp => vec![reject(REJECT_TCP_RST, 0)],
         Statement::RejectIcmp => vec![reject(REJECT_ICMPX, ICMPX_ADMIN_PROHIBITED)],

@@ -184,7 +184,7 @@ fn is_same(a: &Included, b: &Included) -> bool {
 /// The two sets of a prefilter open and close together.
 fn with_its_pair(name: SetName) -> Vec<SetName> {
     match name {
-        SetName::Class { .. } => vec![name],
+        SetName::Class { .. } | SetName::Resolvers { .. } => vec![name],
         SetName::Coarse { family, .. } => pair(family),
     }
 }

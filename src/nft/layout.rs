@@ -90,6 +90,8 @@ impl Included {
                 )),
                 // No prefilter at all is a choice, and costs only time.
                 SetName::Coarse { .. } => {}
+                // Without it the snapshot is built as if the rule were not there.
+                SetName::Resolvers { .. } => {}
             }
         }
         if blind > 0 {

@@ -110,7 +110,7 @@ fn decide_at(
     let hit = index.lookup(far, port, direction);
     let regime = index.regime();
     // What the daemon found is never denied, by no policy either.
-    if regime.policies.is_empty() || index.exemption(far).is_some() {
+    if regime.policies.is_empty() || index.exemption(far, port, direction).is_some() {
         return hit.map(|hit| by_feeds(direction, hit));
     }
     let members = index.members(far, port);

@@ -251,7 +251,7 @@ impl Builder<'_> {
 
     /// `inspect_egress4`: asks the daemon about a listed address; `guard_egress4`: judges it.
     fn matches(&self, stage: &str, direction: Direction, family: Ip) -> Chain {
-        let mut rules = Vec::new();
+        let mut rules = self.resolvers(direction, family);
         if family == Ip::V6 && self.asks_flows6(direction) {
             rules.push(vec![IsExtended, Goto(extended_name(stage, direction))]);
         }
@@ -263,6 +263,22 @@ impl Builder<'_> {
             name: matches_name(stage, direction, family),
             base: None,
             rules,
+        }
+    }
+
+    /// This host's resolvers at their ports leave before any class is asked, so that names are resolved
+    /// whatever the daemon does. No accept: the other address of a forwarded packet may be denied.
+    ///
+    /// Answers are of established flows, but where they are not tracked.
+    fn resolvers(&self, direction: Direction, family: Ip) -> Vec<Vec<Statement>> {
+        let name = SetName::Resolvers { family };
+        if !self.present.contains(&name) {
+            return Vec::new();
+        }
+        let at = address(name, family, direction);
+        match direction {
+            Direction::Egress => vec![vec![at, Return]],
+            Direction::Ingress => vec![vec![Untracked, at, Return]],
         }
     }
 

@@ -88,7 +88,7 @@ fn write(
     for name in by_weight(there) {
         let content = open_prefilter(sets, name);
         let most = match name {
-            SetName::Coarse { .. } => content.len(),
+            SetName::Coarse { .. } | SetName::Resolvers { .. } => content.len(),
             SetName::Class { .. } => left.min(content.len()),
         };
         if most < content.len() {

@@ -56,7 +56,7 @@ impl fmt::Display for Shape {
     }
 }
 
-/// Every set of addresses there can be: both classes, all scopes, both kinds, the prefilter.
+/// Every set of addresses there can be: both classes, all scopes, both kinds, the prefilter, resolvers.
 pub fn full() -> BTreeSet<SetName> {
     let mut names = BTreeSet::new();
     for family in [Family::V4, Family::V6] {
@@ -68,6 +68,7 @@ pub fn full() -> BTreeSet<SetName> {
             kind: Kind::Nets,
             family,
         });
+        names.insert(SetName::Resolvers { family });
         for kind in [Kind::Hosts, Kind::Nets, Kind::Ports, Kind::Flows] {
             // The receiver's ports are of one direction.
             let scopes: &[Scope] = match kind {

@@ -60,6 +60,8 @@ pub enum Statement {
     Established,
     /// `ct state related`
     Related,
+    /// `ct state untracked`: an admin's rule keeps the packet from connection tracking.
+    Untracked,
     /// `meta l4proto PROTO`
     L4(Protocol),
     /// `tcp flags & (syn | ack) == syn`: the first packet of a TCP connection.
@@ -126,6 +128,8 @@ pub enum Statement {
     },
     /// Ends this hook's chain; later base chains go on.
     Accept,
+    /// Ends this chain; the one that jumped here goes on.
+    Return,
     /// Ends the packet.
     Drop,
     /// TCP reset.
@@ -166,6 +170,7 @@ impl fmt::Display for Statement {
             Self::CtMark(mask) => write!(f, "ct mark & {mask:#010x} == {mask:#010x}"),
             Self::Established => f.write_str("ct state established"),
             Self::Related => f.write_str("ct state related"),
+            Self::Untracked => f.write_str("ct state untracked"),
             Self::L4(Protocol::ICMPV6) => f.write_str("meta l4proto ipv6-icmp"),
             Self::L4(proto) => write!(f, "meta l4proto {proto}"),
             Self::IsSyn => f.write_str("tcp flags & (syn | ack) == syn"),
@@ -243,6 +248,7 @@ impl fmt::Display for Statement {
                 write!(f, "queue num {first}-{last} bypass,fanout")
             }
             Self::Accept => f.write_str("accept"),
+            Self::Return => f.write_str("return"),
             Self::Drop => f.write_str("drop"),
             Self::RejectTcp => f.write_str("reject with tcp reset"),
             Self::RejectIcmp => f.write_str("reject with icmpx admin-prohibited"),

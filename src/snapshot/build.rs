@@ -16,7 +16,7 @@ use crate::{
     config::PrivateNetworks,
     feed::{Action, Cover, FeedData, FeedName, Item, Scope, Severity, Share, Span, bound_size},
     policy::{Labels, NetworkSet},
-    prefix::{Prefix, RangeSet},
+    prefix::{Family, Prefix, RangeSet},
 };
 
 /// One feed with its good data.
@@ -114,6 +114,8 @@ pub struct Options {
     pub every_set: bool,
     /// A listed address that the daemon found as an exception alerts; else it is silent.
     pub alert_found: bool,
+    /// The rules let resolvers pass at their ports; else resolvers are exceptions at all ports.
+    pub by_port: bool,
     /// Network sets written by hand.
     pub network_sets: Vec<Arc<NetworkSet>>,
     /// The policies in force.
@@ -129,6 +131,7 @@ impl Default for Options {
             deny_at: 1,
             every_set: false,
             alert_found: true,
+            by_port: true,
             network_sets: Vec::new(),
             regime: Regime::default(),
             transition: Transition::default(),
@@ -142,7 +145,7 @@ pub fn build(inputs: &[Input], exceptions: &[Exception], options: Options) -> Sn
     let inputs = inputs.get(..usize::from(u16::MAX)).unwrap_or(inputs);
     let exceptions = &*options.transition.exceptions(exceptions);
     let rules = Rules {
-        spared: Spared::new(exceptions, options.alert_found),
+        spared: Spared::new(exceptions, options.alert_found, options.by_port),
         private: options.private,
         deny_at: options.deny_at,
     };
@@ -159,10 +162,12 @@ pub fn build(inputs: &[Input], exceptions: &[Exception], options: Options) -> Sn
     };
     let in_use = &options.transition.in_use;
     let spared = &rules.spared;
-    let spared = union(&spared.except.v6, &spared.special.v6);
-    transition::add(&mut sets, in_use, &spared);
+    let silent = union(&spared.except.v6, &spared.special.v6);
+    transition::add(&mut sets, in_use, &union(&silent, &spared.found.v6));
     let has_nat64 = in_use.iter().any(|form| !form.is_six_to_four());
     coarse::add(&mut sets, options.every_set, has_nat64);
+    // Behind the prefilter: what is not listed never gets so far.
+    add_resolvers(&mut sets, &rules.spared);
     Snapshot {
         sets,
         index,
@@ -191,6 +196,26 @@ fn denied(sets: &Sets) -> Share {
         }
     }
     Cover::of_ranges(&RangeSet::new(v4), &RangeSet::new(v6)).share()
+}
+
+/// The resolvers of each family that has anything to be let pass from.
+fn add_resolvers(sets: &mut Sets, spared: &Spared) {
+    let asks = |family| sets.names().any(|name| name.family() == family);
+    let (v4, v6) = (asks(Family::V4), asks(Family::V6));
+    if v4 {
+        let family = Family::V4;
+        sets.put(
+            SetName::Resolvers { family },
+            Content::Ports4(spared.resolvers()),
+        );
+    }
+    if v6 {
+        let family = Family::V6;
+        sets.put(
+            SetName::Resolvers { family },
+            Content::Ports6(spared.resolvers()),
+        );
+    }
 }
 
 fn index(inputs: &[Input], options: &Options, rules: Rules) -> Index {

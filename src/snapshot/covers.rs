@@ -74,7 +74,7 @@ fn cover_of(name: SetName) -> SetName {
             },
             family,
         },
-        coarse @ SetName::Coarse { .. } => coarse,
+        other @ (SetName::Coarse { .. } | SetName::Resolvers { .. }) => other,
     }
 }
 

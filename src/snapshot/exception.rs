@@ -6,7 +6,12 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use crate::prefix::{Address, Prefix, Range, RangeSet, SPECIAL};
+use super::{Port, PortElement};
+use crate::{
+    feed::Direction,
+    packet::Protocol,
+    prefix::{Address, Prefix, Range, RangeSet, SPECIAL},
+};
 
 /// An address that is never denied, and why.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -40,11 +45,17 @@ impl Exception {
             why if why.starts_with("server of feed ") => return None,
             why if why.starts_with("own address") => ExceptionKind::Own,
             why if why.starts_with("broadcast address") => ExceptionKind::Special,
+            why if why == RESOLVER => ExceptionKind::Resolver,
             _ => ExceptionKind::Found,
         };
         Some(Self { prefix, why, kind })
     }
 }
+
+/// Why a resolver is an exception.
+pub const RESOLVER: &str = "resolver";
+/// Where a resolver is asked: DNS (RFC 1035), DNS over TLS (RFC 7858) and over QUIC (RFC 9250).
+pub const RESOLVER_PORTS: [u16; 2] = [53, 853];
 
 /// What an exception does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -54,8 +65,11 @@ pub enum ExceptionKind {
     Configured,
     /// An address of this host, which is at no far end.
     Own,
-    /// Found by the daemon.
+    /// Found by the daemon: never denied, and alerted when a feed lists it.
     Found,
+    /// A resolver of this host: the same at the ports of [`RESOLVER_PORTS`], and an ordinary address at all
+    /// others.
+    Resolver,
     /// A broadcast address of one of the host's networks; no entry of a feed counts there.
     Special,
 }
@@ -106,15 +120,24 @@ pub(super) struct Spared {
     pub(super) found: Space,
     /// Why, of each address.
     reasons: HashMap<IpAddr, Arc<str>>,
+    /// Resolvers, which the kernel lets pass at their ports.
+    resolvers: BTreeSet<IpAddr>,
 }
 
 impl Spared {
-    /// With `alert_found` what the daemon found is watched, else it is as silent as the rest.
-    pub(super) fn new(exceptions: &[Exception], alert_found: bool) -> Self {
+    /// With `alert_found` what the daemon found is watched, else it is as silent as the rest. Without
+    /// `by_port` the kernel has no rule for resolvers: they are exceptions at all ports.
+    pub(super) fn new(exceptions: &[Exception], alert_found: bool, by_port: bool) -> Self {
         let (mut except, mut special, mut found) = (Vec::new(), table().to_vec(), Vec::new());
+        let mut resolvers = BTreeSet::new();
         for exception in exceptions {
             match exception.kind {
                 ExceptionKind::Special => special.push(exception.prefix),
+                // A host of 6to4 is a network, for which there are no elements with ports.
+                ExceptionKind::Resolver if by_port && exception.prefix.is_host() => {
+                    resolvers.insert(exception.prefix.addr());
+                }
+                ExceptionKind::Resolver if alert_found => found.push(exception),
                 ExceptionKind::Found if alert_found => found.push(exception),
                 _ => except.push(exception.prefix),
             }
@@ -124,11 +147,39 @@ impl Spared {
             special: Space::of(special.iter()),
             found: Space::of(found.iter().map(|exception| &exception.prefix)),
             reasons: reasons(&found),
+            resolvers,
         }
     }
 
+    /// The resolvers of a family at their ports, as a set holds them.
+    pub(super) fn resolvers<A: Address>(&self) -> Vec<PortElement<A>> {
+        let special = |addr: &&IpAddr| !self.special.contains(**addr);
+        let hosts = self.resolvers.iter().filter(special);
+        let hosts = hosts.filter_map(|addr| Some(A::bounds(&Prefix::host(*addr))?.first));
+        let protos = [Protocol::TCP, Protocol::UDP];
+        let at = |addr| {
+            let ports = move |proto: Protocol| {
+                RESOLVER_PORTS.map(|port| PortElement {
+                    addr,
+                    proto: proto.0,
+                    port,
+                })
+            };
+            protos.into_iter().flat_map(ports)
+        };
+        hosts.flat_map(at).collect()
+    }
+
     /// Why a listed address is not denied.
-    pub(super) fn exemption(&self, addr: IpAddr) -> Option<Arc<str>> {
+    pub(super) fn exemption(
+        &self,
+        addr: IpAddr,
+        port: Port,
+        direction: Direction,
+    ) -> Option<Arc<str>> {
+        if self.resolves(addr, port, direction) {
+            return Some(RESOLVER.into());
+        }
         if let Some(why) = self.reasons.get(&addr) {
             return Some(Arc::clone(why));
         }
@@ -136,6 +187,19 @@ impl Spared {
         self.found
             .contains(addr)
             .then(|| "found by the daemon".into())
+    }
+}
+
+impl Spared {
+    /// True for a question to a resolver.
+    fn resolves(&self, addr: IpAddr, port: Port, direction: Direction) -> bool {
+        let Some((proto, port)) = port else {
+            return false;
+        };
+        direction == Direction::Egress
+            && RESOLVER_PORTS.contains(&port)
+            && [Protocol::TCP, Protocol::UDP].contains(&proto)
+            && self.resolvers.contains(&addr)
     }
 }
 

@@ -199,7 +199,8 @@ impl Index {
     /// address, and for one that is an exception as it is written.
     pub fn ipv4(&self, addr: IpAddr) -> Option<IpAddr> {
         let v4 = self.forms.ipv4(addr)?;
-        (!self.place(addr).excepted).then_some(v4.into())
+        let place = self.place(addr);
+        (!place.excepted && !place.found).then_some(v4.into())
     }
 
     /// The feeds and network sets.
@@ -219,7 +220,7 @@ impl Index {
         let mut origins = Vec::new();
         let (mut feeds, mut would_deny): (Vec<FeedName>, Vec<FeedName>) = (Vec::new(), Vec::new());
         // Most addresses are in no feed: only those that are pay for this.
-        let exemption = LazyCell::new(|| self.exemption(addr));
+        let exemption = LazyCell::new(|| self.exemption(addr, port, direction));
         self.visit(addr, |seen| {
             let (meta, action) = (seen.meta, seen.action);
             let counts = seen.ignored.is_none() && seen.is_at(port);
@@ -269,9 +270,10 @@ impl Index {
         })
     }
 
-    /// Why a listed `addr` is not denied at the far end of a flow: an exception that the daemon found.
-    pub fn exemption(&self, addr: IpAddr) -> Option<Arc<str>> {
-        self.rules.spared.exemption(addr)
+    /// Why a listed `addr`, with `port` there, is not denied as the far end of a flow in `direction`: an
+    /// exception that the daemon found.
+    pub fn exemption(&self, addr: IpAddr, port: Port, direction: Direction) -> Option<Arc<str>> {
+        self.rules.spared.exemption(addr, port, direction)
     }
 
     /// Every entry that covers `addr`, also those for one port and those that do not count.

@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 pub use build::{Input, Options, build};
 pub use coarse::{BLOCK4, BLOCK6};
 pub use delta::{Delta, Elements, SetDelta};
-pub use exception::{Exception, ExceptionKind};
+pub use exception::{Exception, ExceptionKind, RESOLVER, RESOLVER_PORTS};
 pub use index::{Hit, Index, Listing, Port};
 pub(crate) use members::hit_of;
 pub use members::{Member, Regime};

@@ -251,6 +251,7 @@ fn case() -> impl Strategy<Value = Case> {
                     deny_at,
                     every_set: true,
                     alert_found: true,
+                    by_port: true,
                     network_sets,
                     regime: Regime::new(Arc::new(policies), &host, on_down),
                     transition: Transition::default(),
@@ -272,7 +273,7 @@ fn naive(index: &Index, flow: &Flow, direction: Direction) -> Option<Action> {
     if members.is_empty() && built_in.is_none() {
         return None;
     }
-    if index.exemption(far).is_some() {
+    if index.exemption(far, port, direction).is_some() {
         return built_in;
     }
     let far_sets: Vec<&Labels> = members.iter().map(|member| member.labels).collect();

@@ -76,13 +76,20 @@ pub enum SetName {
         /// IP version.
         family: Family,
     },
+    /// This host's resolvers at their ports, which are let pass before any class is asked.
+    Resolvers {
+        /// IP version.
+        family: Family,
+    },
 }
 
 impl SetName {
     /// IP version of the elements.
     pub fn family(self) -> Family {
         match self {
-            Self::Class { family, .. } | Self::Coarse { family, .. } => family,
+            Self::Class { family, .. }
+            | Self::Coarse { family, .. }
+            | Self::Resolvers { family } => family,
         }
     }
 
@@ -90,11 +97,12 @@ impl SetName {
     pub fn kind(self) -> Kind {
         match self {
             Self::Class { kind, .. } | Self::Coarse { kind, .. } => kind,
+            Self::Resolvers { .. } => Kind::Ports,
         }
     }
 }
 
-/// `deny_out_nets4`, `watch_hosts6`, `coarse4`, `coarse_nets6`.
+/// `deny_out_nets4`, `watch_hosts6`, `coarse4`, `coarse_nets6`, `resolvers4`.
 impl fmt::Display for SetName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let family = match self.family() {
@@ -129,6 +137,7 @@ impl fmt::Display for SetName {
                 kind: Kind::Nets, ..
             } => write!(f, "coarse_nets{family}"),
             Self::Coarse { .. } => write!(f, "coarse{family}"),
+            Self::Resolvers { .. } => write!(f, "resolvers{family}"),
         }
     }
 }
@@ -240,7 +249,8 @@ impl Sets {
             .any(|kind| self.0.contains_key(&SetName::Coarse { kind, family }))
     }
 
-    /// The sets that deny, without the prefilter: what must be in force first.
+    /// The sets that deny, and what is let pass before them, without the prefilter: what must be in force
+    /// first.
     pub fn denied(&self) -> Self {
         let is_denied = |name: &SetName| {
             matches!(
@@ -248,7 +258,7 @@ impl Sets {
                 SetName::Class {
                     class: Class::Deny,
                     ..
-                }
+                } | SetName::Resolvers { .. }
             )
         };
         let sets = self.0.iter().filter(|(name, _)| is_denied(name));
@@ -293,11 +303,11 @@ impl Sets {
 
     /// The same sets without the prefilter.
     pub fn without_prefilter(&self) -> Self {
-        let is_class = |name: &SetName| matches!(name, SetName::Class { .. });
+        let is_coarse = |name: &SetName| matches!(name, SetName::Coarse { .. });
         Self(
             self.0
                 .iter()
-                .filter(|(name, _)| is_class(name))
+                .filter(|(name, _)| !is_coarse(name))
                 .map(|(n, c)| (*n, c.clone()))
                 .collect(),
         )

@@ -79,7 +79,7 @@ fn plain_covers(delta: &Delta, old: &Sets, new: &Sets) -> Sets {
                 SetName::Class {
                     class: of, scope, ..
                 } => (of == class && scope.covers(direction)).then_some(()),
-                SetName::Coarse { .. } => None,
+                SetName::Coarse { .. } | SetName::Resolvers { .. } => None,
             };
             moves(delta, old, new, of)
         });

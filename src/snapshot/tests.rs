@@ -96,6 +96,7 @@ pub(crate) fn kernel(
         _ => false,
     };
     let (mut filtered, mut passes, mut action) = (false, false, None);
+    let mut resolves = false;
     for (name, content) in sets
         .iter()
         .filter(|(n, _)| (n.family() == Family::V4) == addr.is_ipv4())
@@ -118,7 +119,14 @@ pub(crate) fn kernel(
                 action = action.max(Some(this));
             }
             SetName::Class { .. } => {}
+            // The port at the far end, which in egress is the receiver's.
+            SetName::Resolvers { .. } => {
+                resolves |= direction == Direction::Egress && inside(content)
+            }
         }
+    }
+    if resolves {
+        return None;
     }
     action.filter(|_| passes || !filtered)
 }
@@ -354,6 +362,98 @@ fn special_addresses_count_nowhere_whatever_lists_them() {
         assert_eq!(report.special_examples[4], "0.0.0.0: unspecified");
         assert_eq!(report.excepted, 0);
     }
+}
+
+fn with_kind(prefix: &str, kind: ExceptionKind, why: &str) -> Exception {
+    Exception {
+        kind,
+        why: why.into(),
+        ..except(prefix)
+    }
+}
+
+#[test]
+fn a_resolver_is_let_pass_at_its_ports_only() {
+    let listed = ["203.0.113.0/24", "2001:db8::/32"];
+    let inputs = [input("f", Action::Deny, Scope::Both, &listed)];
+    let exceptions = ["203.0.113.53", "2001:db8::53", "fe80::53"]
+        .map(|addr| with_kind(addr, ExceptionKind::Resolver, RESOLVER));
+    let by_port = build(&inputs, &exceptions, Options::default());
+    let family = Family::V4;
+    let set = by_port.sets.get(SetName::Resolvers { family });
+    assert_eq!(set.map(Content::len), Some(4));
+    let family = Family::V6;
+    let set = by_port.sets.get(SetName::Resolvers { family });
+    assert_eq!(
+        set.map(Content::len),
+        Some(4),
+        "a link-local one needs no rule"
+    );
+    for addr in ["203.0.113.53", "2001:db8::53"] {
+        let addr: IpAddr = addr.parse().unwrap();
+        let seen = |proto, port, direction| {
+            let sets = kernel(&by_port.sets, addr, proto, (port, port), direction);
+            let hit = by_port.index.lookup(addr, Some((proto, port)), direction);
+            (
+                sets,
+                hit.map(|hit| (hit.action, hit.exception.as_deref().map(str::to_owned))),
+            )
+        };
+        for (proto, port) in [(Protocol::UDP, 53), (Protocol::TCP, 853)] {
+            let (sets, hit) = seen(proto, port, Direction::Egress);
+            assert_eq!(sets, None);
+            assert_eq!(hit, Some((Action::Alert, Some(RESOLVER.to_owned()))));
+        }
+        let denied = (Some(Action::Deny), Some((Action::Deny, None)));
+        for (proto, port, direction) in [
+            (Protocol::TCP, 443, Direction::Egress),
+            (Protocol::SCTP, 53, Direction::Egress),
+            (Protocol::UDP, 53, Direction::Ingress),
+        ] {
+            assert_eq!(
+                seen(proto, port, direction),
+                denied,
+                "{proto} {port} {direction}"
+            );
+        }
+    }
+    // Rules that know no resolvers: never denied, as anything else that was found.
+    let options = Options {
+        by_port: false,
+        ..Options::default()
+    };
+    let at_all = build(&inputs, &exceptions, options);
+    let hit = seen(&at_all, "203.0.113.53", Direction::Egress);
+    assert_eq!(hit.map(|(action, _)| action), Some(Action::Alert));
+    assert!(
+        at_all
+            .sets
+            .names()
+            .all(|name| !matches!(name, SetName::Resolvers { .. }))
+    );
+}
+
+#[test]
+fn what_was_found_alerts_and_says_why_or_is_silent() {
+    let inputs = [input("f", Action::Deny, Scope::Both, &["203.0.113.0/24"])];
+    let exceptions = [
+        with_kind("203.0.113.1", ExceptionKind::Found, "SSH peer"),
+        with_kind("203.0.113.1", ExceptionKind::Found, "syslog server"),
+        with_kind("203.0.113.2", ExceptionKind::Own, "own address on eth0"),
+    ];
+    let lookup = |options, addr: &str| {
+        let index = build(&inputs, &exceptions, options).index;
+        index.lookup(addr.parse().unwrap(), None, Direction::Ingress)
+    };
+    let hit = lookup(Options::default(), "203.0.113.1").unwrap();
+    assert_eq!(hit.action, Action::Alert);
+    assert_eq!(hit.exception.as_deref(), Some("SSH peer, syslog server"));
+    assert_eq!(lookup(Options::default(), "203.0.113.2"), None);
+    let silent = Options {
+        alert_found: false,
+        ..Options::default()
+    };
+    assert_eq!(lookup(silent, "203.0.113.1"), None);
 }
 
 #[test]

@@ -11,6 +11,7 @@
 //! STATE/exceptions               the host's own addresses, gateways, servers, as known last
 //! STATE/nat64                    NAT64 prefixes, as the resolver said last
 //! STATE/alerted                  listed exceptions, and when each was alerted
+//! STATE/notices                  what an upgrade said once
 //! STATE/arming.json              deny feeds on trial, and what `feedgate deny` armed
 //! ```
 //!
@@ -29,7 +30,7 @@ mod reading;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, BufReader, Read},
     net::IpAddr,
@@ -53,6 +54,7 @@ const FEEDS: &str = "feeds";
 const ELEMENTS: &str = "sets.nft";
 const EXCEPTIONS: &str = "exceptions";
 const ALERTED: &str = "alerted";
+const NOTICES: &str = "notices";
 /// More than a host has; bounds what a damaged file can cost.
 const LINES_MAX: u64 = 4 << 20;
 const NAT64: &str = "nat64";
@@ -101,6 +103,7 @@ pub struct Store {
     /// What could not be saved, by file, and why; the key of the folder itself is empty.
     unsaved: Mutex<BTreeMap<String, String>>,
     marks: Marks,
+    is_of_before: bool,
     _lock: Option<Flock<File>>,
 }
 
@@ -113,6 +116,8 @@ impl Store {
     /// again, and [`Self::unsaved`] says why it fails.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let feeds = state_dir.join(FEEDS);
+        let traces = [FEEDS, ELEMENTS, EXCEPTIONS, REPORTED, ARMING];
+        let is_of_before = traces.iter().any(|name| state_dir.join(name).exists());
         let mut unsaved = BTreeMap::new();
         let mut go_on = |done: Result<(), StoreError>| {
             let Err(e) = done else { return Ok(()) };
@@ -130,7 +135,7 @@ impl Store {
         }
         file::remove_unfinished(&feeds, |_| true)?;
         file::remove_unfinished(state_dir, |name| {
-            [ELEMENTS, EXCEPTIONS, ALERTED, ARMING, NAT64]
+            [ELEMENTS, EXCEPTIONS, ALERTED, NOTICES, ARMING, NAT64]
                 .iter()
                 .any(|own| name == own.as_bytes())
         })?;
@@ -140,6 +145,7 @@ impl Store {
             turn: Mutex::new(()),
             unsaved: Mutex::new(unsaved),
             marks: Marks::default(),
+            is_of_before,
             _lock: lock,
         })
     }
@@ -269,8 +275,7 @@ impl Store {
             format!("{addr} {feed} {}\n", at.unwrap_or_default().as_secs())
         });
         let text: String = lines.collect();
-        let _turn = self.turn();
-        file::replace(&self.state, ALERTED, &[text.as_bytes()])
+        self.put(&self.state, ALERTED, &[text.as_bytes()])
     }
 
     /// What [`Self::save_alerted`] stored; lines that are none are left out.
@@ -283,6 +288,23 @@ impl Store {
         };
         let text = read_some(&self.state.join(ALERTED), LINES_MAX).unwrap_or_default();
         text.lines().filter_map(line).collect()
+    }
+
+    /// Stores which notices were told.
+    pub fn save_notices(&self, told: &BTreeSet<String>) -> Result<(), StoreError> {
+        let text: String = told.iter().map(|id| format!("{id}\n")).collect();
+        self.put(&self.state, NOTICES, &[text.as_bytes()])
+    }
+
+    /// What [`Self::save_notices`] stored.
+    pub fn notices(&self) -> BTreeSet<String> {
+        let text = read_some(&self.state.join(NOTICES), LINES_MAX).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// True when a daemon has used the folder before this one opened it.
+    pub fn is_of_before(&self) -> bool {
+        self.is_of_before
     }
 
     /// Stores what is known of trials, as [`Self::arming`] gives it back.

@@ -57,6 +57,7 @@ mod pull;
 mod push;
 mod rails;
 mod reopen;
+mod resolvers;
 mod resources;
 mod secrets;
 mod selftest;

@@ -317,29 +317,6 @@ fn the_name_of_a_feeds_server_excepts_nobody() {
 }
 
 #[test]
-fn the_resolver_is_an_exception() {
-    let Some(lab) = Lab::new() else { return };
-    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let resolver = text.lines().find_map(|line| {
-        let address = line.strip_prefix("nameserver")?.trim();
-        address.parse::<std::net::Ipv4Addr>().ok()
-    });
-    let Some(resolver) = resolver else {
-        eprintln!("skipped: no IPv4 resolver in /etc/resolv.conf");
-        return;
-    };
-    let conf = Conf::new(&lab).feed("block", "deny", &[&resolver.to_string(), "203.0.113.1"]);
-    let daemon = Daemon::start(&lab, &lab.host, &conf);
-    assert!(
-        !kernel(&lab).contains(&format!("{resolver} ")),
-        "{}",
-        kernel(&lab)
-    );
-    let examples = daemon.row("block")["excepted_examples"].to_string();
-    assert!(examples.contains("resolver"), "{examples}");
-}
-
-#[test]
 fn a_slip_in_an_exception_file_blocks_nobody() {
     let Some(lab) = Lab::new() else { return };
     let _web = web(&lab.server);

@@ -31,7 +31,7 @@ pub use ssh::{LINGER, SSH_PEER, SshPeers};
 use crate::{
     lacks,
     prefix::Prefix,
-    snapshot::{Exception, ExceptionKind},
+    snapshot::{Exception, ExceptionKind, RESOLVER},
 };
 
 /// Largest host file that is read, in bytes.
@@ -270,7 +270,7 @@ fn resolvers(file: PathBuf) -> Result<Vec<Exception>, LifelineError> {
         addr.parse().ok()
     });
     Ok(addrs
-        .map(|addr| host(addr, "resolver".to_owned()))
+        .map(|addr| exception(addr, RESOLVER.to_owned(), ExceptionKind::Resolver))
         .collect())
 }
 
@@ -324,7 +324,7 @@ mod tests {
             ("198.51.100.53", "resolver"),
         ] {
             let kind = match why {
-                "resolver" => ExceptionKind::Found,
+                "resolver" => ExceptionKind::Resolver,
                 "own address on lo" => ExceptionKind::Own,
                 _ => ExceptionKind::Special,
             };

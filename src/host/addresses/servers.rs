@@ -195,7 +195,7 @@ mod tests {
     fn the_servers_of_feeds_are_none_of_them() {
         let text = "[[feed]]\nname = \"a\"\nurl = \"http://192.0.2.7/x\"\n\
             [[alerts.syslog]]\naddress = \"udp:192.0.2.8:514\"\n";
-        let config: Config = text.parse().unwrap();
+        let config = crate::config::parse(text, "test").config.unwrap();
         let servers: Vec<Host> = syslog(&config).map(|server| server.host).collect();
         assert_eq!(servers, [Host::Addr("192.0.2.8".parse().unwrap())]);
     }

@@ -19,7 +19,8 @@ use feedgate::{
     prefix::{Family, Range},
     ruleset::Options,
     snapshot::{
-        self, Class, Content, FlowElement, Input, Kind, PortBox, SetName, Sets, Snapshot, build,
+        self, Class, Content, FlowElement, Input, Kind, PortBox, PortElement, SetName, Sets,
+        Snapshot, build,
     },
 };
 
@@ -105,13 +106,26 @@ pub(super) fn everything() -> Snapshot {
     all
 }
 
-/// Every set of addresses with protocols and ports, as policies fill them.
+/// Resolvers at port 53 of UDP.
+fn resolvers() -> Vec<(SetName, Content)> {
+    fn at<A>(addr: A) -> Vec<PortElement<A>> {
+        let (proto, port) = (17, 53);
+        vec![PortElement { addr, proto, port }]
+    }
+    let name = |family| SetName::Resolvers { family };
+    vec![
+        (name(Family::V4), Content::Ports4(at(0xc000_0235))),
+        (name(Family::V6), Content::Ports6(at(0x53))),
+    ]
+}
+
+/// Every set of addresses with protocols and ports, as policies fill them, and resolvers.
 fn flows() -> Sets {
     let at = PortBox {
         protos: (6, 6),
         ports: (25, 30),
     };
-    let mut sets = Vec::new();
+    let mut sets = resolvers();
     for class in [Class::Deny, Class::Watch] {
         for scope in [Scope::Out, Scope::In] {
             let name = |family| SetName::Class {

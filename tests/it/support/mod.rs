@@ -25,7 +25,7 @@ pub(crate) use self::{
     rsyslog::{Parser, Record, Rsyslog},
     stream::{Pace, Stream},
     traffic::{
-        FeedServer, connect, curl, curl_times_out, dropped, echo, exchange, ping, ping_from,
+        Echo, FeedServer, connect, curl, curl_times_out, dropped, echo, exchange, ping, ping_from,
         ping_from_lost, ping_lost, reached, unanswered, web,
     },
     wire::{Meter, RawSender, counter, counter_in},
