@@ -11,7 +11,9 @@
 //! Pure modules know no operating system: [`prefix`], [`feed`], [`arm`], [`snapshot`], [`ruleset`],
 //! [`packet`], [`policy`], [`alert`], [`flowlog`], [`config`], [`import`], [`manifest`], [`netlink`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
 //! [`conntrack`], [`attribution`], [`sink`], [`alertdb`], [`store`], [`resources`], [`host`], [`control`], [`metrics`]. Only [`daemon`] wires edges together.
-//! `netlink_socket` and `route` are sockets that several of them use, `background` lowers a thread's priority, [`helper`] does what may block, `lacks` says what this process lacks. `tests/structure.rs` holds this.
+//! `netlink_socket` and `route` are sockets that several of them use, `background` lowers a thread's priority, [`helper`] does
+//! what may block, [`pulse`] says whether a loop is at work, `lacks` says what this process lacks. `tests/structure.rs` holds
+//! this.
 
 pub mod alert;
 pub mod alertdb;
@@ -41,6 +43,7 @@ pub mod nft;
 pub mod packet;
 pub mod policy;
 pub mod prefix;
+pub mod pulse;
 pub mod queue;
 pub mod resources;
 mod route;

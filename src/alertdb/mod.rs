@@ -40,6 +40,7 @@ use serde_json::Value;
 use crate::{
     alert::{Alert, ecs::Observer, filter::Filter},
     config::AlertStore,
+    pulse::Pulse,
 };
 
 pub use book::Person;
@@ -270,6 +271,11 @@ impl AlertDb {
     /// Takes another name of this host, for the alerts that come.
     pub fn set_observer(&self, observer: Observer) {
         let _ = self.queue.command(Command::Observer(observer));
+    }
+
+    /// The pulse of its thread.
+    pub fn pulse(&self) -> Arc<Pulse> {
+        Arc::clone(&self.queue.pulse)
     }
 
     /// Counters and state.

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     alert::{Alert, ecs::Observer},
     config::AlertStore,
+    pulse::Pulse,
 };
 
 /// Alerts of one transaction.
@@ -36,6 +37,8 @@ pub(super) struct Queue {
     work: Condvar,
     /// Who waits for the disk, or for the end, waits on it.
     done: Condvar,
+    /// Of the writer, at work while the disk may block it.
+    pub(super) pulse: Arc<Pulse>,
 }
 
 #[derive(Debug, Default)]
@@ -112,6 +115,7 @@ impl Queue {
             state: Mutex::default(),
             work: Condvar::new(),
             done: Condvar::new(),
+            pulse: Arc::default(),
         }
     }
 

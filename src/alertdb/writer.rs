@@ -66,19 +66,25 @@ impl Writer<'_> {
     /// False when it is time to end.
     fn step(&mut self) -> bool {
         if self.book.is_none() {
-            match self.open() {
+            let work = self.queue.pulse.work();
+            let opened = self.open();
+            drop(work);
+            match opened {
                 Ok(book) => self.book = Some(book),
                 Err(error) => return self.failed(error),
             }
         }
         let task = self.queue.next();
+        let work = self.queue.pulse.work();
         let result = match task {
             Task::Stop => return false,
             Task::Turn => Ok(()),
             Task::Batch(alerts, lost) => self.store_batch(&alerts, lost),
             Task::Command(command) => self.command(command),
         };
-        match result.and_then(|()| self.delete_old()) {
+        let result = result.and_then(|()| self.delete_old());
+        drop(work);
+        match result {
             Ok(()) => {
                 self.failures = 0;
                 self.tell();

@@ -135,17 +135,28 @@ pub(super) fn feeds(config: &Path, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Protected or not, and what is wrong with the daemon itself.
+fn word(status: &Value) -> String {
+    let protected = status["protected"] == true;
+    let mut unwell = items(&status["unwell"]).map(text);
+    let word = match (protected, unwell.next()) {
+        (true, None) => return "PROTECTED".into(),
+        (false, None) => return "NOT PROTECTED".into(),
+        (true, Some(first)) => format!("UNWELL  {first}"),
+        (false, Some(first)) => format!("NOT PROTECTED  {first}"),
+    };
+    match unwell.count() {
+        0 => format!("{word};"),
+        more => format!("{word}, and {more} more;"),
+    }
+}
+
 /// About ten lines: protected or not and why, feeds, the last hour, alerts.
 fn render_status(status: &Value) -> String {
     let mut out = Lines::default();
-    let protected = status["protected"] == true;
     out.add(format!(
         "{}  table {} {} {}, {} elements{}",
-        if protected {
-            "PROTECTED"
-        } else {
-            "NOT PROTECTED"
-        },
+        word(status),
         text(&status["table"]["family"]),
         text(&status["table"]["name"]),
         text(&status["table"]["state"]),
@@ -160,7 +171,8 @@ fn render_status(status: &Value) -> String {
             _ => " without a prefilter",
         },
     ));
-    for problem in items(&status["problems"]) {
+    let said = items(&status["unwell"]).next();
+    for problem in items(&status["problems"]).filter(|problem| Some(*problem) != said) {
         out.add(format!("  ! {}", text(problem)));
     }
     if let Some(ms) = status["loading_ms"].as_u64() {

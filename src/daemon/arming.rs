@@ -231,6 +231,7 @@ pub(super) fn recall(store: &Store) -> Book {
 /// The timer, for ever.
 pub(super) async fn run(shared: &Arc<Shared>) {
     loop {
+        shared.lasting.arming.beat(Instant::now());
         tokio::time::sleep(TURN).await;
         let shared = Arc::clone(shared);
         // Away from the asynchronous threads: a long load may hold the state.

@@ -22,6 +22,7 @@ use crate::{
     },
     nft::{Applied, Kernel, NftError},
     policy::{NetworkSet, Policies},
+    pulse::Pulse,
     ruleset::Counter,
     snapshot::{
         Delta, Exception, FlowReport, Input, Options, Regime, Report, Sets, Snapshot, build, steps,
@@ -60,6 +61,8 @@ pub(super) struct FeedState {
     pub(super) stream_gap: bool,
     /// One pull at a time: two would each apply only their own delta of a stream.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
+    /// Of its pulls.
+    pub(super) pulse: Arc<Pulse>,
     /// An update that waits for `feedgate feeds accept`.
     pub(super) quarantine: Option<Quarantined>,
     /// What lint says of the data in force; `None`: not looked at yet.
@@ -88,6 +91,7 @@ impl FeedState {
             stream: CrowdsecState::default(),
             stream_gap: false,
             turn: Arc::default(),
+            pulse: Arc::default(),
             quarantine: None,
             findings: None,
             weighed: None,

@@ -20,7 +20,6 @@ use super::{
     selftest::{Canary, Seen},
     tally::Tally,
     view::View,
-    watchdog::Pulse,
 };
 use crate::{
     alert::{
@@ -36,6 +35,7 @@ use crate::{
     host::{links, wires::Wires},
     packet::{Flow, decode},
     policy::Decision,
+    pulse::Pulse,
     queue::{Answer, Held, Judge},
     sink::Sinks,
     snapshot::Snapshot,

@@ -3,7 +3,11 @@
 //! Names and meanings are in docs/metrics.md; a test compares. Labels have few values: feeds and
 //! sinks are configured, all else is a fixed list. Nothing here is on the packet path.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -17,10 +21,11 @@ use prometheus_client::{
 use super::{
     Shared,
     engine::lock,
-    glance::glance,
+    glance::{glance, glance_within},
     meters::{ACTIONS, DIRECTIONS, Flows, Seen},
     selftest::Report,
     status::{self, FeedStatus, Status},
+    watchdog::Late,
 };
 use crate::{
     alert::suppress,
@@ -32,16 +37,40 @@ use crate::{
 /// The content type that prometheus-client names for its OpenMetrics text.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// How long a probe waits for the daemon's state.
+const READINESS: Duration = Duration::from_secs(1);
+
 /// Answers one request.
 pub(super) fn page(shared: &Shared, asked: &Asked) -> Page {
     match asked.path.as_str() {
         "/metrics" => metrics(shared, &asked.accept),
         "/healthz" => health(&status::status(shared)),
-        _ => Page::text(404, "there is /metrics and /healthz\n"),
+        "/readyz" => readiness(shared),
+        _ => Page::text(404, "there is /metrics, /healthz, /readyz and /livez\n"),
     }
 }
 
-/// 503 with the reasons while protection is off or a feed is stale.
+/// 503 while only a restart helps, with the loops that do not answer. Feeds have no part in it.
+pub(super) fn alive(late: &[Late]) -> Page {
+    let lines: String = late.iter().map(|late| format!("{late}\n")).collect();
+    match late.iter().any(|late| late.restart) {
+        true => Page::text(503, lines),
+        false => Page::text(200, format!("ok\n{lines}")),
+    }
+}
+
+/// 503 until the table is in the kernel, with the last good data, and the first pulls have ended, good or not.
+fn readiness(shared: &Shared) -> Page {
+    let is_ready = shared.ready.load(Ordering::Relaxed);
+    match glance_within(shared, READINESS) {
+        _ if !is_ready => Page::text(503, "the first pulls go on\n"),
+        None => Page::text(503, "the daemon's state is busy\n"),
+        Some(glance) if glance.table.state == "present" => Page::text(200, "ok\n"),
+        Some(glance) => Page::text(503, format!("the table is {}\n", glance.table.state)),
+    }
+}
+
+/// 503 with the reasons while protection is off, the daemon is unwell or a feed is stale.
 fn health(status: &Status) -> Page {
     let stale = |feed: &&FeedStatus| feed.enabled && feed.stale;
     let mut reasons = Vec::new();
@@ -51,7 +80,8 @@ fn health(status: &Status) -> Page {
         reasons.extend(status.problems.iter().cloned());
     }
     let stale = status.feeds.iter().filter(stale);
-    for reason in stale.filter_map(status::feed_problem) {
+    let stale = stale.filter_map(status::feed_problem);
+    for reason in status.unwell.iter().cloned().chain(stale) {
         if !reasons.contains(&reason) {
             reasons.push(reason);
         }
@@ -95,6 +125,8 @@ struct Numbers {
     sync: Seen,
     windows: usize,
     selftest: Option<Report>,
+    /// The daemon's loops, and whether each of them answers.
+    loops: Vec<(String, bool)>,
 }
 
 impl Numbers {
@@ -121,9 +153,21 @@ impl Numbers {
             sync: meters.sync.seen(),
             windows,
             selftest,
+            loops: loops(shared),
             status: status::status(shared),
         }
     }
+}
+
+fn loops(shared: &Shared) -> Vec<(String, bool)> {
+    let late = shared.pulses.late_now();
+    let mut names = shared.pulses.names();
+    names.extend(late.iter().map(|late| late.name.clone()));
+    names.sort();
+    names.dedup();
+    let is_late = |name: &String| late.iter().any(|late| late.name == *name);
+    let rows = names.into_iter();
+    rows.map(|name| (name.clone(), is_late(&name))).collect()
 }
 
 fn by_verdict(flows: &Flows) -> impl Iterator<Item = (&'static str, &'static str, u64)> + '_ {
@@ -168,6 +212,10 @@ impl Numbers {
         out.gauge("protected", help, u64::from(status.protected))?;
         let help = "Problems that status shows";
         out.gauge("problems", help, count(status.problems.len()))?;
+        let help = "1 for a loop of the daemon that does not answer";
+        let rows = self.loops.iter();
+        let rows = rows.map(|(name, late)| ([("loop", name.as_str())], u64::from(*late)));
+        out.gauges("loop_stuck", help, rows)?;
         let help = "How long a change has been loading; 0 while none is";
         let loading = status.loading_ms.unwrap_or_default();
         let loading = u64::try_from(loading / 1_000).unwrap_or(u64::MAX);

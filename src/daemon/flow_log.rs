@@ -22,6 +22,7 @@ use crate::{
     config,
     conntrack::{Conntrack, ConntrackError, Events, count_traffic},
     flowlog::{Aggregator, Book, Ended, lost},
+    pulse::Pulse,
     sink::{FlowLogFile, FlowLogStats},
 };
 
@@ -86,6 +87,8 @@ struct Shared {
     open: AtomicU64,
     overflow: AtomicU64,
     lost_ends: AtomicU64,
+    /// Of the thread, which turns five times a second.
+    pulse: Arc<Pulse>,
 }
 
 enum Message {
@@ -113,6 +116,7 @@ impl FlowLog {
             open: AtomicU64::default(),
             overflow: AtomicU64::default(),
             lost_ends: AtomicU64::default(),
+            pulse: Arc::new(Pulse::new(Instant::now())),
         });
         let (sender, messages) = sync_channel(WAITING);
         let logger = Logger {
@@ -147,6 +151,14 @@ impl FlowLog {
         if self.sender.try_send(message).is_err() {
             self.shared.overflow.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// The pulses of its threads.
+    pub(super) fn pulses(&self) -> [(String, Arc<Pulse>); 2] {
+        [
+            ("the flow log".into(), Arc::clone(&self.shared.pulse)),
+            ("the flow log's file".into(), self.shared.file.pulse()),
+        ]
     }
 
     /// True when it is the log of this configuration.
@@ -220,6 +232,7 @@ impl Logger {
         let mut flush_at = Instant::now() + INTERVAL;
         let mut intervals = 0u32;
         loop {
+            self.shared.pulse.beat(Instant::now());
             let ends = self.wait();
             let (flush, stop) = self.take_flows();
             for end in ends {
@@ -342,5 +355,6 @@ impl Logger {
         let over = self.book.drain(SystemTime::now());
         self.log(over);
         self.flush();
+        self.shared.pulse.rest();
     }
 }

@@ -134,16 +134,29 @@ impl Core {
 /// The state now; never waits for a long load.
 pub(super) fn glance(shared: &Shared) -> Arc<Glance> {
     loop {
+        if let Some(glance) = glance_within(shared, Duration::MAX) {
+            return glance;
+        }
+    }
+}
+
+/// The same; `None` when somebody keeps the state for longer than `limit` without a copy.
+pub(super) fn glance_within(shared: &Shared, limit: Duration) -> Option<Arc<Glance>> {
+    let start = Instant::now();
+    while start.elapsed() < limit {
         match shared.core.try_lock() {
-            Ok(core) => return Arc::new(Glance::of(&core)),
-            Err(TryLockError::Poisoned(core)) => return Arc::new(Glance::of(&core.into_inner())),
+            Ok(core) => return Some(Arc::new(Glance::of(&core))),
+            Err(TryLockError::Poisoned(core)) => {
+                return Some(Arc::new(Glance::of(&core.into_inner())));
+            }
             Err(TryLockError::WouldBlock) => {}
         }
         if let Some(glance) = &*lock(&shared.desk.0) {
-            return Arc::clone(glance);
+            return Some(Arc::clone(glance));
         }
         std::thread::sleep(MOMENT);
     }
+    None
 }
 
 /// Takes a lock, or does something else that blocks, in asynchronous code: other tasks go on meanwhile.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{Shared, core::Core, engine::lock};
+use super::{Shared, core::Core, engine::lock, watchdog::Terms};
 use crate::{
     nft::{Applied, Change, NftError, Notice, Watch},
     snapshot::{Delta, Sets},
@@ -25,7 +25,9 @@ const LONGEST: Duration = Duration::from_secs(30);
 
 /// Repairs what the listener sees, until `stop`.
 pub(super) fn run(shared: &Shared, mut watch: Watch, stop: &AtomicBool) {
+    let pulse = shared.pulses.begin("the watch of nf_tables", Terms::HEAL);
     while !stop.load(Ordering::Relaxed) {
+        pulse.beat(Instant::now());
         let notices = match watch.next(TURN) {
             Ok(notices) => notices,
             Err(e) => {
@@ -33,6 +35,8 @@ pub(super) fn run(shared: &Shared, mut watch: Watch, stop: &AtomicBool) {
                 return;
             }
         };
+        // Its repairs hold the state, and that has a pulse of its own.
+        pulse.rest();
         for notice in notices {
             if !react(shared, &notice, stop) {
                 return;

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Shared, elements, engine::lock, found, hostname, include, start};
+use super::{Shared, elements, engine::lock, found, hostname, include, start, watchdog::Terms};
 use crate::{
     config::{self, Config},
     host::{
@@ -32,6 +32,12 @@ const MOST_SERVERS: usize = 256;
 
 /// What a look at the host's addresses may take at each turn.
 const LOOK: Duration = Duration::from_millis(200);
+/// How long a turn waits for it; what comes later is taken by a later turn.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a reload waits for it.
+pub(super) const LONGEST_LOOK: Duration = Duration::from_secs(10);
+/// And the start, which knows nothing of the host without it.
+pub(super) const FIRST_LOOK: Duration = Duration::from_secs(60);
 /// What takes longer, as with a million routes, gets a part of the time only: one by this.
 const SHARE: u32 = 50;
 
@@ -44,10 +50,11 @@ pub(super) async fn housekeeping(shared: &Arc<Shared>) {
     }
     let mut ticks = 0u32;
     let mut next_look = Instant::now();
+    let mut look = None;
     loop {
         tokio::select! {
             _ = summaries.tick() => {
-                shared.main.beat(Instant::now());
+                shared.lasting.housekeeping.beat(Instant::now());
                 shared.path.summaries(Instant::now());
             }
             _ = tick.tick() => {
@@ -60,35 +67,64 @@ pub(super) async fn housekeeping(shared: &Arc<Shared>) {
                 };
                 let Ok((config, unresolved)) = tokio::task::spawn_blocking(ask).await else { continue };
                 let resolve = ticks.is_multiple_of(RESOLVE_TICKS) || unresolved;
-                let resolved = if resolve { Some(find_exceptions(shared, &config).await) } else { None };
-                let looks = Instant::now() >= next_look;
+                // One that hangs is no reason for another, and the rest goes on without it.
+                if look.is_none() && (resolve || Instant::now() >= next_look) {
+                    let config = config.clone();
+                    look = Some(tokio::spawn(look_for_exceptions(Arc::clone(shared), config, resolve)));
+                }
+                let found = match &mut look {
+                    Some(task) => tokio::time::timeout(PATIENCE, task).await.ok(),
+                    None => None,
+                };
+                if let Some(found) = &found {
+                    look = None;
+                    let took = found.as_ref().map_or(Duration::ZERO, |(_, took)| *took);
+                    next_look = Instant::now() + took.saturating_sub(LOOK) * SHARE;
+                }
+                let exceptions = found.and_then(Result::ok).and_then(|(found, _)| found);
                 let shared = Arc::clone(shared);
                 let work = move || {
-                    let begin = Instant::now();
-                    let exceptions = resolved
-                        .or_else(|| looks.then(|| own_exceptions(&shared, &config.exceptions)));
-                    let took = begin.elapsed();
                     health(&shared, exceptions);
                     found::look(&shared);
                     hostname::follow(&shared, &config);
                     elements::keep(&shared, false);
-                    took
                 };
-                if let (Ok(took), true) = (tokio::task::spawn_blocking(work).await, looks) {
-                    next_look = Instant::now() + took.saturating_sub(LOOK) * SHARE;
-                }
+                let _ = tokio::task::spawn_blocking(work).await;
             }
         }
     }
 }
 
+/// Looks for what is never blocked, and how long the host's own part of that took.
+async fn look_for_exceptions(
+    shared: Arc<Shared>,
+    config: Config,
+    resolve: bool,
+) -> (Option<Found>, Duration) {
+    if resolve {
+        let found = ask_for_exceptions(&shared, &config).await;
+        return (found.map(|found| (config, found)), Duration::ZERO);
+    }
+    let work = move || {
+        let begin = Instant::now();
+        let found = own_exceptions(&shared, &config.exceptions);
+        (Some((config, found)), begin.elapsed())
+    };
+    tokio::task::spawn_blocking(work).await.unwrap_or_default()
+}
+
+/// Exceptions, and the configuration that they are of.
+type Found = (Config, Vec<Exception>);
+
 /// Puts the table back if it is gone, and takes new host addresses into account.
-fn health(shared: &Shared, exceptions: Option<Vec<Exception>>) {
+fn health(shared: &Shared, found: Option<Found>) {
     let mut core = lock(&shared.core);
     if shared.down.load(Ordering::Relaxed) {
         return;
     }
-    let moved = exceptions.is_some_and(|exceptions| core.take_exceptions(exceptions));
+    // A look may have begun before a reload.
+    let found = found.filter(|(config, _)| *config == core.whole_config());
+    let moved = found.is_some_and(|(_, exceptions)| core.take_exceptions(exceptions));
     let changed = core.expire_feeds(SystemTime::now()) || moved;
     if let Some(result) = include::health(&mut core, changed) {
         if let Err(e) = result {
@@ -118,8 +154,34 @@ fn health(shared: &Shared, exceptions: Option<Vec<Exception>>) {
     core.count_unattributed(&shared.store);
 }
 
-/// Everything that is never blocked: configuration, files, host, servers.
-pub(super) async fn find_exceptions(shared: &Arc<Shared>, config: &Config) -> Vec<Exception> {
+/// Everything that is never blocked: configuration, files, host, servers. `None` when the host does not
+/// say within `limit`: then what is known goes on.
+pub(super) async fn find_exceptions(
+    shared: &Arc<Shared>,
+    config: &Config,
+    limit: Duration,
+) -> Option<Vec<Exception>> {
+    let found = tokio::time::timeout(limit, ask_for_exceptions(shared, config)).await;
+    found.unwrap_or_else(|_| {
+        tracing::warn!(
+            "the look for addresses that are never blocked takes longer than {} s: those known stay \
+             excepted, new ones are not yet",
+            limit.as_secs()
+        );
+        None
+    })
+}
+
+/// What is known without a look at the host.
+pub(super) fn known_exceptions(shared: &Shared, config: &Config) -> Vec<Exception> {
+    let configured = config.exceptions.prefixes.iter();
+    let configured = configured.map(|prefix| start::configured(*prefix));
+    let own = config.exceptions.own_addresses;
+    let known = own.then(|| shared.store.exceptions()).unwrap_or_default();
+    configured.chain(known).collect()
+}
+
+async fn ask_for_exceptions(shared: &Arc<Shared>, config: &Config) -> Option<Vec<Exception>> {
     let mut servers = Vec::new();
     let mut problems = false;
     if config.exceptions.own_addresses {
@@ -145,16 +207,20 @@ pub(super) async fn find_exceptions(shared: &Arc<Shared>, config: &Config) -> Ve
         }
         own_exceptions(&shared, &exceptions)
     };
-    tokio::task::spawn_blocking(work).await.unwrap_or_default()
+    tokio::task::spawn_blocking(work).await.ok()
 }
 
 /// The same with the servers' addresses as they were resolved last.
 fn own_exceptions(shared: &Shared, config: &config::Exceptions) -> Vec<Exception> {
+    let pulse = shared.pulses.begin("the look for exceptions", Terms::LOOK);
     let found = addresses::files(&config.files);
+    // The state has a pulse of its own.
+    pulse.rest();
     let (files, servers) = {
         let mut core = lock(&shared.core);
         (core.take_files(found), core.servers.clone())
     };
+    pulse.beat(Instant::now());
     let guarded = if config.own_addresses {
         let mut ssh = lock(&shared.ssh);
         if let Err(problem) = ssh.look("/proc".as_ref(), Uptime::now(), &shared.helpers.look) {

@@ -23,6 +23,7 @@ mod hostname;
 mod housekeeping;
 mod include;
 mod intake;
+mod journal;
 mod judge;
 mod lastgood;
 mod live;
@@ -49,6 +50,7 @@ mod view;
 mod watchdog;
 
 use std::{
+    ops::Range,
     path::{Path as FilePath, PathBuf},
     sync::{
         Arc, Mutex,
@@ -62,21 +64,22 @@ use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, mpsc},
+    time::{MissedTickBehavior, interval},
 };
 
 use self::{
     core::Core,
-    housekeeping::{find_exceptions, housekeeping},
+    housekeeping::{FIRST_LOOK, find_exceptions, housekeeping, known_exceptions},
     reload::{look_at_recalled, reload},
 };
 use crate::{
     alert::daily::Daily,
-    config::{Config, Mode},
+    config::{self, Config, Mode},
     control,
     feed::FeedName,
     fetch,
     helper::Helpers,
-    host::addresses,
+    host::{self, addresses},
     nft::NftError,
     queue::QueueError,
     sink::{SinkError, Sinks},
@@ -167,8 +170,15 @@ struct Shared {
     abilities: abilities::Abilities,
     /// Threads for what another process may hold up.
     helpers: Helpers,
-    /// When the main loop was last seen at work.
-    main: Arc<watchdog::Pulse>,
+    /// Which loops answer.
+    pulses: watchdog::Pulses,
+    lasting: watchdog::Lasting,
+    /// What journald keeps of the alerts.
+    journal: Mutex<journal::Journal>,
+    /// Numbers of the packet queues.
+    queues: Range<u32>,
+    /// The first pulls have ended, good or not.
+    ready: AtomicBool,
     /// A first pull has ended.
     progress: Notify,
     pulls: Mutex<pulls::Tasks>,
@@ -191,6 +201,30 @@ struct Shared {
     stop: mpsc::Sender<()>,
     /// Why the daemon cannot go on.
     failure: Mutex<Option<String>>,
+}
+
+impl Shared {
+    /// Watches over the threads that do what another process may hold up.
+    fn watch_helpers(&self) {
+        for helper in self.helpers.all() {
+            let (name, helper) = (format!("helper {}", helper.name()), helper.clone());
+            let since = move || helper.stuck_since();
+            self.pulses.ask(name, watchdog::Terms::HELPER, since);
+        }
+    }
+
+    /// Watches over the threads of sinks, store and flow log that are in force now, and over journald.
+    fn watch_targets(&self, alerts: &config::Alerts) {
+        *lock(&self.journal) = journal::Journal::of(alerts, &host::journal::Roots::default());
+        let path = &self.path;
+        let sinks = path.sinks.load().pulses().into_iter();
+        let store = path.db.load().as_ref().map(|db| db.pulse());
+        let store = store.map(|pulse| ("the alert store".to_owned(), pulse));
+        let log = path.flow_log.load().as_ref().map(|log| log.pulses());
+        for (name, pulse) in sinks.chain(store).chain(log.into_iter().flatten()) {
+            self.pulses.watch(name, &pulse, watchdog::Terms::TARGET);
+        }
+    }
 }
 
 /// Runs the daemon with the configuration in `config_file` until SIGTERM, SIGINT or `down`.
@@ -242,9 +276,9 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<Ended, RunError
     let (stop, stopped) = mpsc::channel(1);
     let mut core = Core::new(config, kernel, Arc::clone(&path));
     core.take_resources(resources.resolve(&core.config));
+    let pulses = watchdog::Pulses::new(Instant::now());
     let shared = Arc::new(Shared {
         desk: Arc::clone(&core.desk),
-        core: Mutex::new(core),
         path,
         client: ArcSwap::from_pointee(client),
         store,
@@ -255,7 +289,11 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<Ended, RunError
         hostname,
         abilities,
         helpers: Helpers::default().with_host(addresses::file_helper()),
-        main: Arc::new(watchdog::Pulse::new(Instant::now())),
+        lasting: watchdog::Lasting::new(&pulses),
+        pulses,
+        journal: Mutex::default(),
+        queues: status::numbers(core.kernel.options()),
+        ready: AtomicBool::new(false),
         progress: Notify::new(),
         pulls: Mutex::default(),
         suspects: Arc::default(),
@@ -268,13 +306,19 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<Ended, RunError
         down: AtomicBool::new(false),
         stop,
         failure: Mutex::default(),
+        core: Mutex::new(core),
     });
     notices::tell(&shared);
     *lock(&shared.path.found) = Daily::restore(shared.store.alerted());
+    let watch_loops = watchdog::Watch::start(&shared)?;
+    tokio::spawn(watchdog::turn(Arc::clone(&shared.lasting.runtime)));
+    shared.watch_helpers();
+    shared.watch_targets(&lock(&shared.core).config.alerts);
     let answering = answer_clients(&shared, Arc::clone(&server));
     let config = lock(&shared.core).whole_config();
     serving::restart(&shared, config.metrics.listen);
-    let exceptions = find_exceptions(&shared, &config).await;
+    let exceptions = find_exceptions(&shared, &config, FIRST_LOOK).await;
+    let exceptions = exceptions.unwrap_or_else(|| known_exceptions(&shared, &config));
     {
         let mut core = lock(&shared.core);
         let _busy = core.busy();
@@ -298,9 +342,6 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<Ended, RunError
     threads.add_live(&shared)?;
     threads.add_manifests(&shared)?;
     pulls::restart(&shared);
-    // A task of its own: a reload that waits for a long load must not look like a daemon that hangs.
-    let pulses = std::mem::take(&mut threads.pulses);
-    let feeding = tokio::spawn(watchdog::feed(Arc::clone(&shared), pulses));
     tokio::select! {
         () = housekeeping(&shared) => {}
         () = arming::run(&shared) => {}
@@ -308,7 +349,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<Ended, RunError
         result = main_loop(&shared, signals, stopped) => result?,
     }
     answering.abort();
-    feeding.abort();
+    watch_loops.stop();
     shut_down(&shared, threads);
     match lock(&shared.failure).take() {
         Some(why) => Err(RunError::Stopped(why)),
@@ -336,10 +377,15 @@ async fn main_loop(
 ) -> Result<(), RunError> {
     let mut ready = std::pin::pin!(first_pulls(shared));
     let mut is_ready = false;
+    let mut turn = interval(Duration::from_secs(1));
+    turn.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
+        shared.lasting.main.beat(Instant::now());
         tokio::select! {
+            _ = turn.tick() => {}
             () = ready.as_mut(), if !is_ready => {
                 is_ready = true;
+                shared.ready.store(true, Ordering::Relaxed);
                 let line = one_line(shared);
                 tracing::info!("ready: {line}");
                 notify(&[NotifyState::Ready, NotifyState::Status(&line)]);

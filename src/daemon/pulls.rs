@@ -18,12 +18,14 @@ use super::{
     lastgood,
     reading::{self, Asked, Reading},
     resources::Turnover,
+    watchdog::Terms,
 };
 use crate::{
     config::{self, Format},
     feed::{FeedName, Known},
     fetch::{FetchError, Pulled, Validators},
     host::clock::Uptime,
+    pulse::Pulse,
 };
 
 /// First wait after a failed pull; it doubles up to the feed's period.
@@ -187,11 +189,14 @@ pub(super) async fn pull(
     name: &FeedName,
     asked: Asked,
 ) -> Result<Outcome, String> {
-    let turn = blocking(|| lock(&shared.core))
-        .feeds
-        .get(name)
-        .map(|state| Arc::clone(&state.turn));
-    let turn = turn.ok_or_else(|| format!("feed {name} is gone: it was taken out meanwhile"))?;
+    let (found, total) = {
+        let core = blocking(|| lock(&shared.core));
+        let state = core.feeds.get(name);
+        let found = state.map(|state| (Arc::clone(&state.turn), Arc::clone(&state.pulse)));
+        (found, core.config.pull.total_timeout)
+    };
+    let (turn, pulse) =
+        found.ok_or_else(|| format!("feed {name} is gone: it was taken out meanwhile"))?;
     let _turn = turn.lock().await;
     let (feed, validators, startup, deaths) = {
         let mut core = blocking(|| lock(&shared.core));
@@ -225,7 +230,11 @@ pub(super) async fn pull(
     }
     let mut reading = Reading::new(shared, &feed, deaths).await;
     let start = Instant::now();
-    let result = match fetch(shared, &feed, validators.as_ref(), startup).await {
+    let what = format!("the pull of feed {name}");
+    shared.pulses.watch(what, &pulse, Terms::pull(total));
+    let got = fetch(shared, &feed, validators.as_ref(), startup, &pulse).await;
+    let _work = pulse.work();
+    let result = match got {
         Err(e) => Err(Failed {
             retry_after: e.retry_after(),
             kind: Some(e.kind()),
@@ -280,7 +289,8 @@ pub(super) async fn preview(
     };
     let body = match held {
         Some(body) => body,
-        None => fetch(shared, &feed, None, true)
+        // A person waits for it, and sees whether it ends.
+        None => fetch(shared, &feed, None, true, &Pulse::default())
             .await
             .map_err(|e| in_short(name, &e))?
             .ok_or("the server sent nothing, although nothing was known of the feed")?,
@@ -298,11 +308,13 @@ async fn fetch(
     feed: &config::Feed,
     validators: Option<&Validators>,
     startup: bool,
+    pulse: &Pulse,
 ) -> Result<Option<Body>, FetchError> {
     // The server's own place first: who waits for it must not take one of all.
     let [server, all] = lock(&shared.pulls).places(feed.url.as_ref());
     let _at_server = server.acquire().await;
     let _place = all.acquire().await;
+    let _work = pulse.work();
     let mut feed = feed.clone();
     if feed.format == Format::Crowdsec
         && let Some(url) = &mut feed.url

@@ -8,8 +8,8 @@ use std::{
 use sd_notify::NotifyState;
 
 use super::{
-    FLUSH, FlowLog, RunError, Shared, engine::lock, glance, housekeeping::find_exceptions, intake,
-    notify, pulls, resources, serving, start,
+    FLUSH, FlowLog, RunError, Shared, engine::lock, glance, housekeeping, intake, notify, pulls,
+    resources, serving, start,
 };
 use crate::{
     config::{self, Config},
@@ -66,10 +66,12 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
     if let Some(log) = flow_log {
         change_flow_log(shared, log);
     }
+    shared.watch_targets(&new.alerts);
     shared.client.store(Arc::new(client));
     serving::restart(shared, new.metrics.listen);
     let rules_change = old.nftables != new.nftables;
-    let exceptions = find_exceptions(shared, &whole).await;
+    let limit = housekeeping::LONGEST_LOOK;
+    let exceptions = housekeeping::find_exceptions(shared, &whole, limit).await;
     let blocking = Arc::clone(shared);
     let synced = tokio::task::spawn_blocking(move || {
         let mut core = lock(&blocking.core);
@@ -79,7 +81,9 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
             .set_options(crate::ruleset::Options::new(&new.nftables));
         let gone = resources::take_config(&mut core, &blocking.resources, new);
         start::recall(&mut core, &blocking.store);
-        core.take_exceptions(exceptions);
+        if let Some(exceptions) = exceptions {
+            core.take_exceptions(exceptions);
+        }
         core.look_at_transition();
         let done = if rules_change {
             // The counters of the table that goes.

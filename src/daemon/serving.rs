@@ -3,13 +3,17 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::task::JoinHandle;
+use tokio::{sync::Semaphore, task::JoinHandle};
 
-use super::{Shared, engine::lock, exposition};
+use super::{Shared, engine::lock, exposition, watchdog::Terms};
 use crate::metrics::{Asked, Page, Server};
 
 /// Until an address that could not be listened on is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// Pages that are made at the same time: those of metrics, and those about the daemon's health. More wait,
+/// each kind for its own.
+const AT_ONCE: usize = 2;
 
 /// Where metrics are served.
 #[derive(Debug, Default)]
@@ -47,15 +51,30 @@ async fn serve(shared: Arc<Shared>, address: SocketAddr) {
     };
     tell(&shared, address, None);
     tracing::info!("metrics are served on http://{address}/metrics");
+    let pulse = shared.pulses.begin("the metrics server", Terms::METRICS);
+    let places = [(); 2].map(|()| Arc::new(Semaphore::new(AT_ONCE)));
     let answer = move |asked: Asked| {
-        let shared = Arc::clone(&shared);
-        async move {
-            let page = move || exposition::page(&shared, &asked);
-            let page = tokio::task::spawn_blocking(page).await;
-            page.unwrap_or_else(|e| Page::text(500, format!("{e}\n")))
-        }
+        let [health, all] = &places;
+        let is_probe = ["/readyz", "/healthz"].contains(&asked.path.as_str());
+        let places = Arc::clone(if is_probe { health } else { all });
+        page(Arc::clone(&shared), asked, places)
     };
-    server.serve(answer).await;
+    server.serve(&pulse, answer).await;
+}
+
+/// Makes a page. The one for liveness takes no lock and waits for nobody.
+async fn page(shared: Arc<Shared>, asked: Asked, places: Arc<Semaphore>) -> Page {
+    if asked.path == "/livez" {
+        return exposition::alive(&shared.pulses.late());
+    }
+    let place = places.acquire_owned().await;
+    let work = move || {
+        // Also when the client is gone by then: the work goes on.
+        let _place = place;
+        exposition::page(&shared, &asked)
+    };
+    let page = tokio::task::spawn_blocking(work).await;
+    page.unwrap_or_else(|e| Page::text(500, format!("{e}\n")))
 }
 
 /// Keeps the problem for status; the log has it once.

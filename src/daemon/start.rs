@@ -15,7 +15,7 @@ use caps::{CapSet, Capability};
 
 use super::{
     RunError, Shared, core::Core, engine::Engine, lastgood, live, pressure::Pressure, resources,
-    status, watchdog::Pulse,
+    status, watchdog::Terms,
 };
 use crate::{
     alert::{ecs::Observer, line::Identity, suppress::Policy},
@@ -26,6 +26,8 @@ use crate::{
     host::{addresses, modes},
     logging,
     nft::{Kernel, NftError, QueueKind, TableState, Watch},
+    prefix::Prefix,
+    pulse::Pulse,
     queue::{MarkBits, Queue, QueueError},
     ruleset::Options,
     snapshot::{Exception, ExceptionKind},
@@ -228,12 +230,7 @@ pub(super) fn exceptions(
     servers: Vec<Exception>,
     told: &mut Vec<String>,
 ) -> Vec<Exception> {
-    let configured = |prefix: &crate::prefix::Prefix| Exception {
-        kind: ExceptionKind::Configured,
-        prefix: *prefix,
-        why: CONFIGURED.into(),
-    };
-    let mut all: Vec<Exception> = config.prefixes.iter().map(configured).collect();
+    let mut all: Vec<Exception> = config.prefixes.iter().copied().map(configured).collect();
     all.extend(files);
     if config.own_addresses {
         let own = addresses::own(&addresses::Roots::default());
@@ -244,6 +241,15 @@ pub(super) fn exceptions(
     all.sort();
     all.dedup();
     all
+}
+
+/// An exception of the configuration.
+pub(super) fn configured(prefix: Prefix) -> Exception {
+    Exception {
+        kind: ExceptionKind::Configured,
+        prefix,
+        why: CONFIGURED.into(),
+    }
 }
 
 /// Warns of what was not `told` at the last look.
@@ -341,8 +347,6 @@ pub(super) fn alert_db(config: &Config) -> Result<Option<Arc<AlertDb>>, RunError
 pub(super) struct Threads {
     stop: Arc<AtomicBool>,
     handles: Vec<JoinHandle<()>>,
-    /// When each of them was at work last.
-    pub(super) pulses: Vec<(String, Arc<Pulse>)>,
 }
 
 impl Threads {
@@ -361,7 +365,7 @@ impl Threads {
             deny: options.deny_bit(),
         };
         let stop = Arc::new(AtomicBool::new(false));
-        let (mut handles, mut pulses) = (Vec::new(), Vec::new());
+        let mut handles = Vec::new();
         for queue in queues {
             let number = queue.number();
             let (roots, timeout) = (Roots::default(), attribution.timeout);
@@ -370,7 +374,10 @@ impl Threads {
             let pressure = Pressure::new(status::QUEUES.into(), number, max_len);
             let pulse = Arc::new(Pulse::new(Instant::now()));
             if queue.turns() {
-                pulses.push((format!("queue {number}"), Arc::clone(&pulse)));
+                let terms = Terms::queue(attribution.timeout);
+                shared
+                    .pulses
+                    .watch(format!("queue {number}"), &pulse, terms);
             }
             let engine = Engine::new(Arc::clone(&shared.path), attributor, pressure, pulse);
             let (stop, quit, failed) = (Arc::clone(&stop), shared.stop.clone(), Arc::clone(shared));
@@ -389,11 +396,7 @@ impl Threads {
                 source,
             })?);
         }
-        Ok(Self {
-            stop,
-            handles,
-            pulses,
-        })
+        Ok(Self { stop, handles })
     }
 
     /// Starts one more thread; it looks at its argument now and then and ends when that says so.

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    ops::Range,
     path::Path,
     sync::atomic::Ordering,
     time::{Instant, SystemTime},
@@ -26,6 +27,7 @@ use super::{
     selftest,
     tally::LastHour,
     transition,
+    watchdog::Late,
 };
 use crate::{
     alert::suppress,
@@ -68,6 +70,12 @@ pub struct Status {
     /// What means something else since an upgrade; of the first run after it only.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub notices: Vec<&'static str>,
+    /// Those of them that say that the daemon itself is unwell.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unwell: Vec<String>,
+    /// Loops of the daemon that do not answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stuck: Vec<Late>,
     /// Milliseconds since a change is being loaded. All else here is as of before it, except packets,
     /// queue, sinks and conntrack.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -330,7 +338,10 @@ pub(super) fn status(shared: &Shared) -> Status {
     let flow_log = shared.path.flow_log.load();
     let flow_log = flow_log.as_ref().map(|log| log.status());
     let store = shared.path.db.load().as_ref().map(|db| db.status());
-    let mut problems = problems(&glance, &queue, &conntrack, &sinks);
+    let stuck = shared.pulses.late_now();
+    let unwell = unwell(shared, &stuck);
+    let mut problems = unwell.clone();
+    problems.extend(self::problems(&glance, &queue, &conntrack, &sinks));
     problems.extend(flow_log.as_ref().and_then(FlowLogStatus::problem));
     problems.extend(store.iter().flat_map(store_problems));
     let unsaved = shared.store.unsaved();
@@ -341,7 +352,8 @@ pub(super) fn status(shared: &Shared) -> Status {
         && !glance.nothing_known
         && glance.table.state == "present"
         && glance.queue_kind != QueueKind::Missing
-        && glance.include_problems.is_empty();
+        && glance.include_problems.is_empty()
+        && !stuck.iter().any(|late| late.attributes);
     let counts = &shared.path.counts;
     let causes = shared.path.meters.causes();
     let suppressed = Suppressed(lock(&shared.path.suppressor).counts());
@@ -354,6 +366,8 @@ pub(super) fn status(shared: &Shared) -> Status {
         kernel: shared.abilities.clone(),
         protected,
         problems,
+        unwell,
+        stuck: stuck.to_vec(),
         loading_ms: glance.busy_since.map(|since| since.elapsed().as_millis()),
         table: glance.table.clone(),
         queue,
@@ -384,6 +398,12 @@ pub(super) fn status(shared: &Shared) -> Status {
         listed_exceptions: found::listed(&glance.snapshot.index, &glance.exceptions),
         exceptions: glance.exceptions.clone(),
     }
+}
+
+/// What is wrong with the daemon itself.
+fn unwell(shared: &Shared, stuck: &[Late]) -> Vec<String> {
+    let over = shared.pulses.over().map(|over| over.to_string());
+    stuck.iter().map(Late::to_string).chain(over).collect()
 }
 
 pub(super) fn feeds(core: &Core) -> Vec<FeedStatus> {
@@ -504,10 +524,23 @@ fn queue(glance: &Glance) -> Queue {
 }
 
 fn own_queues(options: &Options) -> impl Iterator<Item = State> {
+    states_of(numbers(options))
+}
+
+/// The numbers of the queues.
+pub(super) fn numbers(options: &Options) -> Range<u32> {
     let first = u32::from(options.queue_first);
-    let mine = first..first + u32::from(options.queue_count);
+    first..first + u32::from(options.queue_count)
+}
+
+fn states_of(mine: Range<u32>) -> impl Iterator<Item = State> {
     let all = states(Path::new(QUEUES)).into_iter();
     all.filter(move |state| mine.contains(&u32::from(state.number)))
+}
+
+/// Packets that wait in these queues.
+pub(super) fn waiting(queues: &Range<u32>) -> u64 {
+    states_of(queues.clone()).map(|state| state.waiting).sum()
 }
 
 /// Packets that the kernel dropped because a queue was full.

@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod clock;
+pub mod journal;
 pub mod links;
 pub mod modes;
 pub mod transition;

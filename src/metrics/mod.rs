@@ -4,6 +4,7 @@
 //! hyper does the protocol: it is in the tree by reqwest, fuzzed and kept, and has limits of its own
 //! for heads and for slow ones. What it has not is a limit on connections and on a whole answer.
 
+mod seats;
 mod server;
 
 pub use server::{Asked, MetricsError, Page, Server};

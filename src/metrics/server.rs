@@ -1,6 +1,13 @@
 //! The HTTP server.
 
-use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http_body_util::Full;
 use hyper::{
@@ -13,13 +20,17 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     task::JoinSet,
     time::{sleep, timeout},
 };
 
-/// Connections at the same time; more wait in the kernel.
-const CONNECTIONS: usize = 16;
+use super::seats::{Seat, Seats};
+use crate::pulse::Pulse;
+
+/// Connections at the same time. A new one always gets its place; the longest idle one goes for it.
+const CONNECTIONS: usize = 64;
+/// How often a server without anything to do says that it is there.
+const TURN: Duration = Duration::from_secs(1);
 /// Longest head of a request, in bytes, and most lines in it.
 const HEAD: usize = 8192;
 const HEADER_LINES: usize = 64;
@@ -89,26 +100,31 @@ impl Server {
         Ok(Self { listener })
     }
 
-    /// Answers for ever; connections end when the future is dropped.
-    pub async fn serve<F, R>(self, answer: F)
+    /// Answers for ever; connections end when the future is dropped. `pulse` beats once a second.
+    pub async fn serve<F, R>(self, pulse: &Pulse, answer: F)
     where
         F: Fn(Asked) -> R + Send + Sync + 'static,
         R: Future<Output = Page> + Send + 'static,
     {
         let answer = Arc::new(answer);
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let seats = Seats::new(CONNECTIONS);
         let mut connections = JoinSet::new();
         loop {
+            pulse.beat(Instant::now());
             while connections.try_join_next().is_some() {}
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-                return;
+            let Ok(accepted) = timeout(TURN, self.listener.accept()).await else {
+                continue;
             };
-            match self.listener.accept().await {
+            match accepted {
                 Ok((stream, _)) => {
                     let answer = Arc::clone(&answer);
+                    let (seat, goes) = seats.take();
                     connections.spawn(async move {
-                        let _place = place;
-                        let _ = timeout(WHOLE_TIME, talk(stream, answer)).await;
+                        let talk = timeout(WHOLE_TIME, talk(stream, &seat, answer));
+                        tokio::select! {
+                            _ = talk => {}
+                            _ = goes => tracing::debug!("metrics: an idle connection made room"),
+                        }
                     });
                 }
                 Err(e) => {
@@ -120,12 +136,13 @@ impl Server {
     }
 }
 
-async fn talk<F, R>(stream: TcpStream, answer: Arc<F>)
+async fn talk<F, R>(stream: TcpStream, seat: &Seat, answer: Arc<F>)
 where
     F: Fn(Asked) -> R,
     R: Future<Output = Page>,
 {
     let service = service_fn(|request| {
+        seat.has_asked();
         let answer = Arc::clone(&answer);
         async move { Ok::<_, Infallible>(respond(&request, &*answer).await) }
     });
@@ -179,6 +196,16 @@ mod tests {
 
     use super::*;
 
+    async fn serve(server: Server) {
+        let answer = |asked: Asked| async move {
+            match asked.path.as_str() {
+                "/metrics" => Page::text(200, format!("accept {}\n", asked.accept)),
+                _ => Page::text(404, "no\n"),
+            }
+        };
+        server.serve(&Pulse::default(), answer).await;
+    }
+
     /// What a server answers to these bytes, until it closes the connection.
     fn ask(bytes: &[u8]) -> String {
         tokio::runtime::Builder::new_current_thread()
@@ -188,12 +215,7 @@ mod tests {
             .block_on(async {
                 let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
                 let address = server.listener.local_addr().unwrap();
-                tokio::spawn(server.serve(|asked| async move {
-                    match asked.path.as_str() {
-                        "/metrics" => Page::text(200, format!("accept {}\n", asked.accept)),
-                        _ => Page::text(404, "no\n"),
-                    }
-                }));
+                tokio::spawn(serve(server));
                 let mut stream = TcpStream::connect(address).await.unwrap();
                 let _ = stream.write_all(bytes).await;
                 let mut text = Vec::new();
@@ -230,6 +252,45 @@ mod tests {
         let lines = ask(lines.as_bytes());
         assert!(lines.starts_with("HTTP/1.1 431 "), "{lines}");
         assert!(!ask(b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n").contains(" 200 "));
+    }
+
+    /// Finding a place does not depend on how many hold one without asking, whoever they are.
+    #[test]
+    fn who_asks_is_answered_among_hundreds_that_do_not() {
+        const IDLE: usize = 300;
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(async {
+                let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+                let address = server.listener.local_addr().unwrap();
+                tokio::spawn(serve(server));
+                let mut idle = Vec::new();
+                for i in 0..IDLE {
+                    let mut stream = TcpStream::connect(address).await.unwrap();
+                    // Some have said a word.
+                    if i % 2 == 0 {
+                        stream.write_all(b"GET /met").await.unwrap();
+                    }
+                    idle.push(stream);
+                }
+                let start = Instant::now();
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                let asked = b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n";
+                stream.write_all(asked).await.unwrap();
+                let mut text = String::new();
+                stream.read_to_string(&mut text).await.unwrap();
+                assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+                assert!(start.elapsed() < HEAD_TIME, "{:?}", start.elapsed());
+                let mut open = 0;
+                for stream in &mut idle {
+                    let mut byte = [0];
+                    let read = timeout(Duration::from_millis(1), stream.read(&mut byte)).await;
+                    open += usize::from(read.is_err());
+                }
+                assert!((1..=CONNECTIONS).contains(&open), "{open}");
+            });
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::{NICE, SinkError, lines::LineFile};
 use crate::{
     background,
     flowlog::{Line, lost},
+    pulse::Pulse,
 };
 
 /// Lines that wait at most.
@@ -47,6 +48,8 @@ struct Queue {
     capacity: usize,
     state: Mutex<State>,
     changed: Condvar,
+    /// Of the thread, at work while the file may block it.
+    pulse: Arc<Pulse>,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +78,7 @@ impl FlowLogFile {
             capacity,
             state: Mutex::default(),
             changed: Condvar::new(),
+            pulse: Arc::default(),
         });
         let worker = Arc::clone(&queue);
         thread::Builder::new()
@@ -108,6 +112,11 @@ impl FlowLogFile {
     pub fn reopen(&self) {
         self.queue.lock().reopen = true;
         self.queue.changed.notify_all();
+    }
+
+    /// The pulse of the thread.
+    pub fn pulse(&self) -> Arc<Pulse> {
+        Arc::clone(&self.queue.pulse)
     }
 
     /// The counters.
@@ -154,6 +163,7 @@ impl Queue {
     fn run(&self, mut file: LineFile) {
         let mut failures = 0;
         while let Some(task) = self.next() {
+            let work = self.pulse.work();
             let done = match &task {
                 Task::Write(line) => append(&mut file, line),
                 Task::Lost(flows) => {
@@ -162,6 +172,7 @@ impl Queue {
                 }
                 Task::Reopen => file.reopen(),
             };
+            drop(work);
             match done {
                 Ok(()) => failures = 0,
                 Err(_) => failures += 1,

@@ -58,6 +58,7 @@ use crate::{
     },
     background,
     config::{self, SyslogAddress, SyslogFormat},
+    pulse::Pulse,
 };
 
 pub use crate::alert::line::Identity;
@@ -217,6 +218,19 @@ impl Sinks {
     /// Counters of each sink: the JSON file first, then syslog targets in the configuration's order.
     pub fn stats(&self) -> Vec<SinkStats> {
         self.list.iter().map(|sink| sink.queue.stats()).collect()
+    }
+
+    /// The pulses of the threads of each sink, with what they do: `sink udp:host:514`.
+    pub fn pulses(&self) -> Vec<(String, Arc<Pulse>)> {
+        let mut all = Vec::new();
+        for sink in &self.list {
+            let name = sink.queue.name();
+            all.push((format!("sink {name}"), Arc::clone(&sink.queue.pulse)));
+            let outbox = sink.outbox.as_ref().filter(|outbox| outbox.has_spool());
+            let keeper = outbox.map(|outbox| Arc::clone(&outbox.keeper));
+            all.extend(keeper.map(|pulse| (format!("the spool of {name}"), pulse)));
+        }
+        all
     }
 
     /// Opens the JSON file again, after a log rotation renamed it (SIGHUP). If that fails, the error is

@@ -23,9 +23,12 @@ use super::{
     spool::{Position, Read, Record, Spool},
     worker::{SendError, pause},
 };
-use crate::alert::{
-    Alert,
-    line::{Event, Loss, MAX_LINE},
+use crate::{
+    alert::{
+        Alert,
+        line::{Event, Loss, MAX_LINE},
+    },
+    pulse::Pulse,
 };
 
 /// How often sent lines are looked after while there is nothing else to do: at first, and later.
@@ -67,6 +70,8 @@ pub(super) struct Outbox {
     /// Longest line that the socket takes.
     limit: AtomicUsize,
     backlog: Mutex<Backlog>,
+    /// Of the thread that moves alerts to disk.
+    pub(super) keeper: Arc<Pulse>,
 }
 
 /// Locked before the queue, never the other way around.
@@ -127,6 +132,7 @@ impl Outbox {
             queue,
             formatter,
             limit: AtomicUsize::new(MAX_LINE),
+            keeper: Arc::default(),
             backlog: Mutex::new(Backlog {
                 held: VecDeque::new(),
                 flying: 0,
@@ -482,6 +488,7 @@ pub(super) fn run(outbox: &Outbox, mut wire: impl Wire) {
     let mut attempts = 0;
     let mut look = LOOK.0;
     loop {
+        queue.pulse.beat(Instant::now());
         if outbox.confirm(wire.unconfirmed()) {
             attempts = 0;
             if queue.works() {
@@ -495,15 +502,19 @@ pub(super) fn run(outbox: &Outbox, mut wire: impl Wire) {
                 wire.send(&line).map(|()| outbox.sent())
             }
             Next::Wait => {
+                queue.pulse.rest();
                 queue.wait(None);
                 Ok(())
             }
             Next::Locked => {
+                queue.pulse.rest();
                 thread::sleep(LOCKED);
                 Ok(())
             }
             Next::Look => {
+                queue.pulse.rest();
                 queue.wait(Some(look));
+                queue.pulse.beat(Instant::now());
                 look = (look * 2).min(LOOK.1);
                 wire.check()
             }
@@ -516,6 +527,7 @@ pub(super) fn run(outbox: &Outbox, mut wire: impl Wire) {
             }
             Err(SendError::Busy(error)) => {
                 let error = SendError::Busy(error);
+                queue.pulse.rest();
                 queue.pause_while_open(pause(queue, &error, attempts));
             }
             Err(error) => {
@@ -523,6 +535,7 @@ pub(super) fn run(outbox: &Outbox, mut wire: impl Wire) {
                 wire.disconnect();
                 outbox.confirm(open);
                 outbox.broke();
+                queue.pulse.rest();
                 // A receiver that restarts closes; the next attempt tells whether it is back.
                 if attempts > 0 || !matches!(error, SendError::Closed(_)) {
                     queue.pause_while_open(pause(queue, &error, attempts));
@@ -535,6 +548,7 @@ pub(super) fn run(outbox: &Outbox, mut wire: impl Wire) {
     wire.disconnect();
     outbox.confirm(open);
     outbox.finish();
+    queue.pulse.rest();
     queue.finished();
 }
 
@@ -542,6 +556,7 @@ pub(super) fn run(outbox: &Outbox, mut wire: impl Wire) {
 pub(super) fn keep(outbox: &Outbox) {
     let mut full = false;
     while outbox.queue.wait_pressed(full) {
+        let _work = outbox.keeper.work();
         full = !outbox.store();
     }
 }

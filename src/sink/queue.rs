@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::SinkStats;
-use crate::alert::{Alert, line::LossKind};
+use crate::{
+    alert::{Alert, line::LossKind},
+    pulse::Pulse,
+};
 
 /// Texts of different reports that wait at most.
 const REPORTS: usize = 64;
@@ -32,6 +35,8 @@ pub(super) struct Queue {
     changed: Condvar,
     /// For the one that moves alerts to disk.
     pressed: Condvar,
+    /// Of its thread, at work while a target may block it.
+    pub(super) pulse: Arc<Pulse>,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +87,7 @@ impl Queue {
             state: Mutex::default(),
             changed: Condvar::new(),
             pressed: Condvar::new(),
+            pulse: Arc::default(),
         }
     }
 

@@ -55,6 +55,7 @@ pub(super) fn run(queue: &Queue, mut transport: impl Transport) {
     let mut again = None;
     loop {
         let task = queue.next(again.clone());
+        let work = queue.pulse.work();
         let result = match &task {
             Task::Stop => break,
             Task::Reopen => {
@@ -69,6 +70,7 @@ pub(super) fn run(queue: &Queue, mut transport: impl Transport) {
                 transport.send(Event::Lost(&Loss::of(queue, *kind, *count, what.clone())))
             }
         };
+        drop(work);
         match result {
             Ok(()) => {
                 if queue.delivered(&task) {

@@ -71,4 +71,5 @@ mod support;
 mod syslog;
 mod transition;
 mod unroot;
+mod unwell;
 mod verdicts;

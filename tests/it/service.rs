@@ -1,12 +1,9 @@
 //! What the daemon tells its service manager, and the table of a boot before it runs.
-#![allow(unsafe_code)] // ptrace(2), to stop one thread of a daemon whose others go on
 
 use std::{fs, process::Output, time::Duration};
 
+use crate::support::{Conf, Daemon, Halted, Lab, dropped, eventually, feedgate, nft, reached, web};
 use feedgate::demo::Netns;
-use nix::errno::Errno;
-
-use crate::support::{Conf, Daemon, Lab, dropped, eventually, feedgate, nft, reached, web};
 
 /// The watchdog's time, in microseconds as systemd says it.
 const WATCHDOG: (&str, &str) = ("WATCHDOG_USEC", "2000000");
@@ -25,11 +22,11 @@ fn a_queue_thread_that_hangs_silences_the_watchdog() {
     for _ in 0..2 {
         eventually("a sign of life", told);
     }
-    let thread = Halted::new(thread(daemon.pid(), "queue-4470"));
+    let thread = Halted::of(daemon.pid(), "queue-4470");
     eventually("the daemon sees that it hangs", || {
         let output = daemon.output();
         output
-            .contains("queue 4470 has not answered for")
+            .contains("the watchdog gets no sign of life because of queue 4470")
             .then_some(())
     });
     // The rest of the daemon is as lively as ever, and that is not enough.
@@ -217,42 +214,4 @@ fn load(netns: &Netns, lab: &Lab) -> Output {
 fn said(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     text(&output.stdout) + &text(&output.stderr)
-}
-
-/// The thread of a process with this name.
-fn thread(pid: u32, name: &str) -> i32 {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let named = |task: &fs::DirEntry| {
-        fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
-    };
-    let task = tasks.flatten().find(named).expect("such a thread");
-    task.file_name().to_str().unwrap().parse().unwrap()
-}
-
-/// One thread that stands still; it goes on when this is dropped.
-struct Halted(i32);
-
-impl Halted {
-    fn new(thread: i32) -> Self {
-        request(libc::PTRACE_SEIZE, thread);
-        request(libc::PTRACE_INTERRUPT, thread);
-        let mut status = 0;
-        // SAFETY: waitpid(2) writes one integer.
-        let stopped = unsafe { libc::waitpid(thread, &raw mut status, libc::__WALL) };
-        assert_eq!(stopped, thread);
-        Self(thread)
-    }
-}
-
-impl Drop for Halted {
-    fn drop(&mut self) {
-        request(libc::PTRACE_DETACH, self.0);
-    }
-}
-
-fn request(what: libc::c_uint, thread: i32) {
-    let none = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: none of these requests reads or writes memory of this process.
-    let done = unsafe { libc::ptrace(what, thread, none, none) };
-    Errno::result(done).expect("ptrace");
 }

@@ -27,6 +27,7 @@ use super::{
     Shared,
     engine::{Path, lock},
     judge::{First, Judged, judge},
+    watchdog::Terms,
 };
 use crate::{
     alert::Alert,
@@ -38,6 +39,7 @@ use crate::{
     host::addresses,
     packet::Flow,
     policy::Decision,
+    pulse::Pulse,
     snapshot::Snapshot,
 };
 
@@ -75,6 +77,9 @@ pub(super) fn run(
     stop: &AtomicBool,
 ) {
     background::give_way(NICE);
+    let pulse = shared
+        .pulses
+        .begin("the search for live flows", Terms::SEARCH);
     let mut search = Search {
         path: Arc::clone(&shared.path),
         known: Arc::default(),
@@ -83,10 +88,12 @@ pub(super) fn run(
         turn: 0,
         finder: Finder::new(attributor),
         silent: false,
+        pulse: Arc::clone(&pulse),
     };
     search.catch_up(shared, stop);
     let mut again = None;
     while !stop.load(Ordering::Relaxed) {
+        pulse.beat(Instant::now());
         match changed.recv_timeout(TURN) {
             Ok(()) => {
                 search.catch_up(shared, stop);
@@ -127,6 +134,7 @@ struct Search {
     finder: Finder,
     /// An error was told already.
     silent: bool,
+    pulse: Arc<Pulse>,
 }
 
 /// A flow to act on.
@@ -210,8 +218,11 @@ impl Search {
 
     /// Searches until nothing is left over; false when it could not be finished.
     fn passes(&mut self, shared: &Shared, current: &Arc<Snapshot>, stop: &AtomicBool) -> bool {
+        // The state has a pulse of its own.
+        self.pulse.rest();
         let options = lock(&shared.core).kernel.options().clone();
         for _ in 0..PASSES {
+            self.pulse.beat(Instant::now());
             if stop.load(Ordering::Relaxed) {
                 return false;
             }

@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sha2::{Digest, Sha256};
@@ -20,8 +20,9 @@ use super::{
     enforce,
 };
 use crate::{
-    daemon::glance::blocking,
+    daemon::{glance::blocking, watchdog::Terms},
     manifest::{self, Level, Parsed},
+    pulse::Pulse,
     resources::{self, LastGoodTexts, ManifestFile, Watch},
 };
 
@@ -33,7 +34,11 @@ const SHOWN: usize = 10;
 /// Watches the folder until `stop`.
 pub(in crate::daemon) fn run(shared: &Arc<Shared>, runtime: &Handle, stop: &AtomicBool) {
     let mut watch = Watch::default();
+    let pulse = shared
+        .pulses
+        .begin("the watch of manifests", Terms::MANIFESTS);
     while !stop.load(Ordering::Relaxed) {
+        pulse.beat(Instant::now());
         let Some(dir) = shared.resources.dir() else {
             thread::sleep(TURN);
             continue;
@@ -43,16 +48,21 @@ pub(in crate::daemon) fn run(shared: &Arc<Shared>, runtime: &Handle, stop: &Atom
         }
         let seen = super::lock(&shared.resources.catalog).seen.clone();
         if resources::seen(&dir) != seen {
-            runtime.block_on(look(shared));
+            pulse.rest();
+            runtime.block_on(look(shared, &pulse));
         }
     }
 }
 
 /// Reads the folder, and brings what changed into force.
-async fn look(shared: &Arc<Shared>) {
+async fn look(shared: &Arc<Shared>, pulse: &Pulse) {
     let _turn = shared.resources.turn.lock().await;
     let dir = shared.resources.dir();
-    if !blocking(|| shared.resources.read_folder(dir.as_deref())) {
+    let read = || {
+        let _work = pulse.work();
+        shared.resources.read_folder(dir.as_deref())
+    };
+    if !blocking(read) {
         return;
     }
     match enforce(shared).await {

@@ -20,7 +20,8 @@ use std::{
 };
 
 use super::{
-    Shared, core::Core, engine::lock, find_exceptions, glance::blocking, intake, pulls, start,
+    Shared, core::Core, engine::lock, find_exceptions, glance::blocking,
+    housekeeping::LONGEST_LOOK, intake, pulls, start,
 };
 use crate::{
     config::Config,
@@ -183,7 +184,7 @@ async fn enforce(shared: &Arc<Shared>) -> Result<(), String> {
     });
     // The server of a new feed is never blocked, whatever the feed says.
     let exceptions = match &whole {
-        Some(config) => Some(find_exceptions(shared, config).await),
+        Some(config) => find_exceptions(shared, config, LONGEST_LOOK).await,
         None => None,
     };
     let own = Arc::clone(shared);

@@ -3,6 +3,7 @@
 mod alerts;
 mod conf;
 mod daemon;
+mod halted;
 mod http;
 mod lab;
 mod leaver;
@@ -19,6 +20,7 @@ pub(crate) use self::{
     alerts::{Alert, Alerts},
     conf::Conf,
     daemon::{Daemon, feedgate, install, load, load_with, nft, program},
+    halted::Halted,
     http::{Reply, Site, Tls},
     lab::{HOST_MAC, Lab},
     leaver::{End, Leaver, Phase},
