@@ -107,7 +107,7 @@ impl Terms {
     /// Of threads that do what another process may hold up.
     pub(super) const HELPER: Self = Self::problem(
         Duration::from_secs(10),
-        "something of the host does not answer, and goes without; nobody waits for it",
+        "what it was to read of processes, files or names is left out; nobody waits for it",
     );
 
     const fn fatal(limit: Duration, restart: Duration, effect: &'static str) -> Self {
