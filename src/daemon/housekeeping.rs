@@ -176,8 +176,11 @@ pub(super) async fn find_exceptions(
 pub(super) fn known_exceptions(shared: &Shared, config: &Config) -> Vec<Exception> {
     let configured = config.exceptions.prefixes.iter();
     let configured = configured.map(|prefix| start::configured(*prefix));
-    let own = config.exceptions.own_addresses;
-    let known = own.then(|| shared.store.exceptions()).unwrap_or_default();
+    let known = if config.exceptions.own_addresses {
+        shared.store.exceptions()
+    } else {
+        Vec::new()
+    };
     configured.chain(known).collect()
 }
 

