@@ -134,6 +134,7 @@ fn alert(n: u32) -> Alert {
         feeds: vec!["bench".parse().unwrap()],
         indicator: Prefix::host(far).into(),
         scan: None,
+        flood: None,
         severity: Severity::Medium,
         policy: None,
         iface: Some("eth0".into()),

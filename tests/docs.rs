@@ -10,7 +10,7 @@ use std::{
 };
 
 use feedgate::{
-    alert::{Alert, Scan, ecs, eve, line, ocsf},
+    alert::{Alert, Flood, Scan, ecs, eve, line, ocsf},
     attribution::{Capabilities, Grade, Source},
     config,
     feed::{Action, Direction, Severity},
@@ -164,7 +164,7 @@ fn pair(line: &str) -> Option<(&str, &str)> {
 #[test]
 fn every_key_of_the_alert_line_is_explained_and_no_other() {
     let mut written = BTreeSet::new();
-    for alert in [single(), summary()] {
+    for alert in all_kinds() {
         let data = line::structured_data(&alert);
         let pairs = data.trim_end_matches(']').split("\" ");
         written.extend(pairs.map(|pair| {
@@ -232,7 +232,22 @@ fn all_kinds() -> Vec<Alert> {
         further: vec!["203.0.113.8".parse().unwrap()],
         more: false,
     });
-    vec![single(), summary(), several, network, echo, named, scan]
+    let mut flood = summary();
+    flood.flood = Some(Flood {
+        sources: 2,
+        is_exact: true,
+        further: vec!["203.0.113.8".parse().unwrap()],
+    });
+    vec![
+        single(),
+        summary(),
+        several,
+        network,
+        echo,
+        named,
+        scan,
+        flood,
+    ]
 }
 
 /// Paths of all values that are no objects; those in lists of objects end in `[]`.
@@ -292,6 +307,7 @@ fn single() -> Alert {
         feeds: vec!["blocklist".parse().unwrap()],
         indicator: "203.0.113.7".parse().unwrap(),
         scan: None,
+        flood: None,
         severity: Severity::Medium,
         policy: text("policy").map(Into::into),
         exception: text("SSH peer").map(Into::into),
@@ -384,6 +400,20 @@ fn flow_fields(level: u8) -> BTreeSet<String> {
                 };
                 lines.extend(sums.add(ended));
             }
+        }
+        // A flood of more indicators than are summed up apart.
+        for n in 0..5_000u32 {
+            let mut alert = unknown.clone();
+            alert.direction = Direction::Ingress;
+            alert.flow.src = std::net::Ipv4Addr::from(n).into();
+            alert.indicator = alert.flow.src.to_string().parse().unwrap();
+            let ended = flowlog::Ended {
+                alert: Box::new(alert),
+                end: SystemTime::UNIX_EPOCH,
+                traffic: None,
+                reason: flowlog::Reason::Denied,
+            };
+            lines.extend(sums.add(ended));
         }
         lines.extend(sums.flush());
     }

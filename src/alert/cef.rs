@@ -117,6 +117,7 @@ impl Fields {
         self.labelled("cs1", "feed", Some(&Feeds(alert).to_string()));
         self.labelled("cs2", "indicator", Some(&indicators(alert)));
         self.source(alert);
+        self.some("feedgateSources", alert.flood.as_ref().map(|f| f.sources));
         self.text("feedgatePolicy", alert.policy.as_deref());
         self.text("feedgateException", alert.exception.as_deref());
         self.text("reason", alert.source.cause.as_deref());
@@ -370,7 +371,7 @@ mod tests {
                 let base = key.strip_suffix("Label").unwrap_or(key);
                 let known = ["rt", "dvchost", "externalId", "act", "cat", "deviceDirection", "cnt", "start", "end", "proto",
                     "src", "spt", "dst", "dpt", "c6a2", "c6a3", "destinationTranslatedAddress", "destinationTranslatedPort",
-                    "smac", "cs1", "cs2", "cs6", "feedgateMethod", "suid", "duid", "spid", "dpid"];
+                    "smac", "cs1", "cs2", "cs6", "feedgateMethod", "feedgateSources", "suid", "duid", "spid", "dpid"];
                 prop_assert!(known.contains(&base) || DROP.contains(&base), "{key}");
             }
             let (process, user) = match alert.direction {

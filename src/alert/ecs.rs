@@ -316,6 +316,7 @@ fn related(alert: &Alert) -> Vec<String> {
         .into_iter()
         .flatten()
         .chain(further.map(|span| span.first()))
+        .chain(alert.flood.iter().flat_map(|flood| flood.further.clone()))
     {
         let addr = addr.to_string();
         if !list.contains(&addr) {
@@ -427,6 +428,7 @@ fn own(alert: &Alert) -> Value {
         ),
         ("exception", alert.exception.as_deref().map(Value::from)),
         ("scan", scan(alert)),
+        ("flood", flood(alert)),
         ("held_us", alert.window.is_none().then(|| held.into())),
         ("client", text(&source.client)),
         ("process_start_ticks", source.start.map(Value::from)),
@@ -444,6 +446,11 @@ fn own(alert: &Alert) -> Value {
 fn scan(alert: &Alert) -> Option<Value> {
     let scan = alert.scan.as_ref()?;
     Some(json!({ "indicators": alert.indicators().count(), "more": scan.more }))
+}
+
+fn flood(alert: &Alert) -> Option<Value> {
+    let flood = alert.flood.as_ref()?;
+    Some(json!({ "sources": flood.sources, "estimated": !flood.is_exact }))
 }
 
 fn session_user(source: &Source) -> Option<Value> {

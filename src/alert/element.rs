@@ -45,6 +45,7 @@ const DROP: [&str; 28] = [
     "natdst",
     "first",
     "last",
+    "sources",
     "community_id",
     "method",
     "severity",
@@ -187,6 +188,7 @@ fn rest(params: &mut Params, alert: &Alert) {
     params.add_some("natdpt", alert.nat_dst.and_then(|(_, port)| port));
     params.add_some("community_id", community_id(&alert.flow));
     params.add("count", alert.count);
+    params.add_some("sources", alert.flood.as_ref().map(|flood| flood.sources));
     params.add_some("first", alert.window.map(|(first, _)| Rfc3339(first)));
     params.add_some("last", alert.window.map(|(_, last)| Rfc3339(last)));
     if alert.window.is_none() {

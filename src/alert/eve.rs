@@ -182,6 +182,8 @@ fn metadata(alert: &Alert) -> Value {
     let port = alert.nat_dst.and_then(|(_, port)| port);
     add("nat_dest_port", port.map(|port| port.to_string()));
     add("count", Some(alert.count.to_string()));
+    let flood = alert.flood.as_ref();
+    add("sources", flood.map(|flood| flood.sources.to_string()));
     add("first", window(|window| window.0));
     add("last", window(|window| window.1));
     let mut indicators: Vec<String> = alert.indicators().map(ToString::to_string).collect();

@@ -10,6 +10,7 @@ mod element;
 pub mod eve;
 pub mod filter;
 mod journal;
+pub(crate) mod kept;
 pub mod line;
 pub mod ocsf;
 #[cfg(test)]
@@ -53,6 +54,8 @@ pub struct Alert {
     pub indicator: Indicator,
     /// Set when this is the summary of a scan.
     pub scan: Option<Scan>,
+    /// Set when this is the summary of a flood.
+    pub flood: Option<Flood>,
     /// Highest severity of the feeds.
     pub severity: Severity,
     /// The policy that decided, if one did.
@@ -81,6 +84,17 @@ pub struct Scan {
     pub further: Vec<Indicator>,
     /// There were more of them.
     pub more: bool,
+}
+
+/// Who came by one indicator besides the source of the alert.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flood {
+    /// Different source addresses, that of the alert included.
+    pub sources: u64,
+    /// False when that is an estimate, within a few percent.
+    pub is_exact: bool,
+    /// Further sources, in the order in which they came; at most [`suppress::LISTED`] less one.
+    pub further: Vec<IpAddr>,
 }
 
 impl Alert {
@@ -120,6 +134,7 @@ pub(crate) mod example {
             feeds: vec!["ipsum".parse().unwrap()],
             indicator: "10.48.255.194".parse().unwrap(),
             scan: None,
+            flood: None,
             severity: Severity::Medium,
             policy: None,
             exception: None,
@@ -209,7 +224,8 @@ pub(crate) mod example {
                        policy in of(nasty()), exception in of(nasty()), iface in of(nasty()), deny: bool, ingress: bool,
                        nat in of(any::<(IpAddr, Option<u16>)>()), count: u64, held: u64,
                        severity in prop_oneof![Just(Severity::Low), Just(Severity::Medium), Just(Severity::High), Just(Severity::Critical)],
-                       window: bool, scan in of((prop::collection::vec(any::<(IpAddr, Option<u16>)>(), 0..64), any::<bool>()))) -> Alert {
+                       window: bool, scan in of((prop::collection::vec(any::<(IpAddr, Option<u16>)>(), 0..64), any::<bool>())),
+                       flood in of((any::<u64>(), any::<bool>(), prop::collection::vec(any::<IpAddr>(), 0..64)))) -> Alert {
             let gap = Duration::from_secs(secs.unsigned_abs());
             let time = if secs < 0 { SystemTime::UNIX_EPOCH - gap } else { SystemTime::UNIX_EPOCH + gap };
             Alert {
@@ -225,6 +241,7 @@ pub(crate) mod example {
                     }).collect(),
                     more,
                 }),
+                flood: flood.map(|(sources, is_exact, further)| Flood { sources, is_exact, further }),
                 flow,
                 feeds: feeds.iter().map(|feed| feed.parse().unwrap()).collect(),
                 severity,

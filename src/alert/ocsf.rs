@@ -279,6 +279,7 @@ fn unmapped(alert: &Alert) -> Value {
         ("pod", text(&source.pod)),
         ("namespace", text(&source.namespace)),
         ("nat_dst_endpoint", nat),
+        ("sources", alert.flood.as_ref().map(|f| f.sources.into())),
         ("held_us", alert.window.is_none().then(|| held.into())),
     ])
     .unwrap_or_default()

@@ -43,6 +43,13 @@ pub(crate) fn sentence(alert: &Alert) -> String {
             out,
             ", scan of {more}{known} further indicators, {count} flows"
         );
+    } else if let Some(flood) = &alert.flood {
+        let about = if flood.is_exact { "" } else { "about " };
+        let (sources, count) = (flood.sources, alert.count);
+        let _ = write!(
+            out,
+            ", flood from {about}{sources} further sources, {count} flows"
+        );
     } else if alert.window.is_some() {
         let _ = write!(out, ", repeated {} times", alert.count);
     }
@@ -159,7 +166,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::alert::{Scan, example};
+    use crate::alert::{Flood, Scan, example};
 
     #[test]
     fn plain() {
@@ -206,6 +213,23 @@ mod tests {
         );
         alert.scan.as_mut().unwrap().more = true;
         assert!(sentence(&alert).contains("more than 3 further"));
+    }
+
+    #[test]
+    fn a_flood() {
+        let mut alert = example::alert();
+        alert.window = Some((alert.time, alert.time));
+        alert.count = 900;
+        alert.flood = Some(Flood {
+            sources: 800,
+            is_exact: true,
+            further: Vec::new(),
+        });
+        let text = sentence(&alert);
+        let end = ", flood from 800 further sources, 900 flows";
+        assert!(text.ends_with(end), "{text}");
+        alert.flood.as_mut().unwrap().is_exact = false;
+        assert!(sentence(&alert).contains("from about 800 further"));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rusqlite::{
 use serde_json::{Value, json};
 
 use super::{
-    Dismissed, Which,
+    Dismissed, Which, evict,
     head::{Head, HeadFile},
     open::{self, Paths},
     read,
@@ -149,6 +149,10 @@ pub(super) struct Book {
     head: Link,
     /// The last record that was deleted for its age or for room.
     checkpoint: Link,
+    /// Records above it that were evicted; `None` while there was never one.
+    evicted: Option<i64>,
+    /// No alert of what comes in is left up to this one.
+    searched: i64,
     bounds: Bounds,
 }
 
@@ -205,6 +209,8 @@ impl Book {
         let mut book = Self {
             head: read::head(&db)?,
             checkpoint: read::checkpoint(&db)?,
+            evicted: open::gaps(&db)?,
+            searched: 0,
             bounds: Bounds::new(store),
             paths: paths.clone(),
             head_file,
@@ -261,12 +267,21 @@ impl Book {
                 seq + 1
             )));
         }
-        let there = read::hash_of(&self.db, seq)?;
         let told =
             format!("record {seq} is another than the one that was written under this number");
-        let same = seq <= self.checkpoint.seq
-            || there.is_some_and(|hash| hash == noted.link.hash.as_slice());
+        let same = seq <= self.checkpoint.seq || self.is_there(noted.link)?;
         Ok((!same).then_some(told))
+    }
+
+    /// True when the record is there, or was evicted.
+    fn is_there(&self, link: Link) -> Result<bool, BookError> {
+        if let Some(hash) = read::hash_of(&self.db, link.seq)? {
+            return Ok(hash == link.hash.as_slice());
+        }
+        let run = evict::Runs::above(link.seq).peek(&self.db, link.seq - 1)?;
+        // Of the others in a run no hash is kept.
+        let fits = |run: evict::Run| run.last > link.seq || run.hash == link.hash;
+        Ok(run.is_some_and(|run| run.first <= link.seq && fits(run)))
     }
 
     /// Appends all of them, or none; on disk when this returns.
@@ -281,8 +296,7 @@ impl Book {
                 Err(error) if error.is_constraint() => self.step_over()?,
                 // Not the disk: more room was needed than was thought.
                 Err(error) if error.is_full() && self.pages("page_count")? >= self.bounds.pages => {
-                    let now = read::newest_time(&self.db)?;
-                    self.delete_oldest(i64::MAX, NO_ROOM, now)?;
+                    self.free_some(NO_ROOM)?;
                 }
                 other => return other,
             }
@@ -439,36 +453,89 @@ impl Book {
         let tx = self
             .db
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
-        tx.execute("DELETE FROM record WHERE seq <= ?1", [through])?;
+        let there = tx.execute("DELETE FROM record WHERE seq <= ?1", [through])?;
         tx.execute("DELETE FROM alert WHERE seq <= ?1", [through])?;
         tx.execute(
             "UPDATE checkpoint SET seq = ?1, hash = ?2",
             params![through, hash],
         )?;
+        // What was evicted below is deleted with the rest.
+        let all = through.saturating_sub(self.checkpoint.seq);
+        let gone = all.saturating_sub(i64::try_from(there).unwrap_or(all));
+        let evicted = self.evicted.map(|evicted| (evicted - gone).max(0));
+        if let Some(evicted) = evicted {
+            tx.execute("UPDATE checkpoint SET evicted = ?1", [evicted])?;
+        }
         let link = Writer::new(&tx)?.add(self.head, &entry)?;
         tx.commit()?;
         self.checkpoint = Link {
             seq: through,
             hash: hash.try_into().unwrap_or_default(),
         };
+        self.evicted = evicted;
         self.advance(link);
         Ok(true)
     }
 
-    /// Deletes the oldest records until `bytes` more fit.
+    /// Makes some room: by alerts of what comes in, whose sources can be made up, while there are any;
+    /// then by the oldest records. False when there is nothing to delete.
+    fn free_some(&mut self, why: &str) -> Result<bool, BookError> {
+        let now = read::newest_time(&self.db)?;
+        Ok(self.evict(why, now)? || self.delete_oldest(i64::MAX, why, now)?)
+    }
+
+    /// Deletes one chunk of the oldest alerts of what comes in; false when there are none.
+    fn evict(&mut self, why: &str, now: i64) -> Result<bool, BookError> {
+        let most = usize::try_from(self.bounds.chunk).unwrap_or(1);
+        let found = loop {
+            let found = evict::find(&self.db, self.searched, most)?;
+            let Some(through) = found.through else {
+                return Ok(false);
+            };
+            if !found.ingress.is_empty() {
+                break found;
+            }
+            self.searched = through;
+        };
+        // Records here and there free few pages, so that this is done often.
+        self.check_log()?;
+        let runs = evict::runs(&self.db, &found.ingress)?;
+        let entry = Entry::new(Kind::Evicted, now, &evict::body(&runs, why));
+        let tx = self
+            .db
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if self.evicted.is_none() {
+            open::allow_gaps(&tx)?;
+        }
+        let evicted = self.evicted.unwrap_or(0) + evict::delete(&tx, &runs)?;
+        tx.execute("UPDATE checkpoint SET evicted = ?1", [evicted])?;
+        let link = Writer::new(&tx)?.add(self.head, &entry)?;
+        tx.commit()?;
+        self.evicted = Some(evicted);
+        self.searched = found.through.unwrap_or(self.searched);
+        self.advance(link);
+        Ok(true)
+    }
+
+    /// Deletes records until `bytes` more fit.
     fn make_room(&mut self, bytes: u64) -> Result<(), BookError> {
+        self.check_log()?;
+        // Rows do not fill their pages.
+        let need = (bytes + bytes / 4) / PAGE + OVERHEAD;
+        while self.free()? < need {
+            if !self.free_some(NO_ROOM)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Empties SQLite's log when it is too long.
+    fn check_log(&self) -> Result<(), BookError> {
         if self.paths.log_size() > self.bounds.log {
             self.empty_log()?;
             if self.paths.log_size() > self.bounds.log {
                 return Err(BookError::Held);
-            }
-        }
-        // Rows do not fill their pages.
-        let need = (bytes + bytes / 4) / PAGE + OVERHEAD;
-        while self.free()? < need {
-            let now = read::newest_time(&self.db)?;
-            if !self.delete_oldest(i64::MAX, NO_ROOM, now)? {
-                break;
             }
         }
         Ok(())
@@ -488,11 +555,9 @@ impl Book {
     /// Brings a file that is larger than allowed below its bound, and sets the bound.
     fn fit(&mut self) -> Result<(), BookError> {
         while self.pages("page_count")? > self.bounds.pages {
-            if self.pages("freelist_count")? == 0 {
-                let now = read::newest_time(&self.db)?;
-                if !self.delete_oldest(i64::MAX, "store-max-size is smaller than before", now)? {
-                    break;
-                }
+            let full = self.pages("freelist_count")? == 0;
+            if full && !self.free_some("store-max-size is smaller than before")? {
+                break;
             }
             open::vacuum(&self.db, self.bounds.chunk)?;
             self.empty_log()?;
@@ -551,8 +616,10 @@ impl Book {
         self.head
     }
 
-    pub(super) fn checkpoint(&self) -> Link {
-        self.checkpoint
+    /// Records in it.
+    pub(super) fn records(&self) -> u64 {
+        let above = self.head.seq.saturating_sub(self.checkpoint.seq);
+        u64::try_from(above - self.evicted.unwrap_or(0)).unwrap_or_default()
     }
 
     /// Bytes on disk, all files together.
@@ -632,7 +699,7 @@ impl<'t> Writer<'t> {
 }
 
 /// `[1, 2, 3, 7]` as `[[1, 3], [7, 7]]`.
-fn ranges(sorted: &[i64]) -> Vec<[i64; 2]> {
+pub(super) fn ranges(sorted: &[i64]) -> Vec<[i64; 2]> {
     let mut ranges: Vec<[i64; 2]> = Vec::new();
     for &seq in sorted {
         match ranges.last_mut() {

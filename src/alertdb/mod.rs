@@ -16,6 +16,7 @@
 //! daemon writes, and an operator can open it with a tool that is on every host. Both survive a kill.
 
 mod book;
+mod evict;
 mod head;
 mod open;
 mod queue;
@@ -38,7 +39,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    alert::{Alert, ecs::Observer, filter::Filter},
+    alert::{Alert, ecs::Observer, filter::Filter, suppress::ByAction},
     config::AlertStore,
     pulse::Pulse,
 };
@@ -158,6 +159,15 @@ pub struct Dismissed {
     pub dismissed: usize,
 }
 
+/// How far the store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Flows of this process's alerts that are on disk, or were dropped.
+    pub flows: ByAction,
+    /// Number of the newest record then.
+    pub head: i64,
+}
+
 /// The store as `status` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DbStatus {
@@ -251,6 +261,11 @@ impl AlertDb {
     /// Opens the file to read.
     pub fn reader(&self) -> Result<Reader, ReadError> {
         Reader::open(&self.path)
+    }
+
+    /// How far it is; `None` while it is not open yet.
+    pub fn progress(&self) -> Option<Progress> {
+        self.queue.progress()
     }
 
     /// The newest record that this process wrote.

@@ -13,6 +13,9 @@ use super::book::{BookError, PAGE};
 
 /// In the file's header (SQLite's `PRAGMA application_id`): "fgal".
 const APPLICATION: i64 = 0x6667_616c;
+/// The same of a store from whose middle something was evicted: "fga2". A version that does not know of
+/// evictions would take the gaps for tampering; it sets this one aside, and says so.
+const WITH_GAPS: i64 = 0x6667_6132;
 /// Version of the tables.
 const VERSION: i64 = 1;
 /// Damaged databases that are kept.
@@ -107,7 +110,7 @@ pub(super) fn make_tables(db: &Connection) -> Result<bool, BookError> {
         db.pragma_update(None, "page_size", i64::try_from(PAGE).unwrap_or(4096))?;
         // Only before the first table: lets the file shrink without being written anew.
         db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
-    } else if number("application_id")? != APPLICATION {
+    } else if ![APPLICATION, WITH_GAPS].contains(&number("application_id")?) {
         return Err(BookError::Damaged("it is not a store of feedgate".into()));
     } else if number("user_version")? != VERSION {
         return Err(BookError::Version(number("user_version")?));
@@ -127,6 +130,24 @@ pub(super) fn make_tables(db: &Connection) -> Result<bool, BookError> {
         }
     }
     Ok(is_new)
+}
+
+/// Records that were evicted from between the others; `None` while there was never one.
+pub(super) fn gaps(db: &Connection) -> rusqlite::Result<Option<i64>> {
+    let id: i64 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    if id != WITH_GAPS {
+        return Ok(None);
+    }
+    let ask = "SELECT evicted FROM checkpoint LIMIT 1";
+    db.query_row(ask, [], |row| row.get(0)).map(Some)
+}
+
+/// Makes the store one that can have gaps.
+pub(super) fn allow_gaps(tx: &Connection) -> rusqlite::Result<()> {
+    tx.execute_batch(&format!(
+        "ALTER TABLE checkpoint ADD COLUMN evicted INTEGER NOT NULL DEFAULT 0; \
+         PRAGMA application_id = {WITH_GAPS};"
+    ))
 }
 
 /// Looks through the whole file for damage.

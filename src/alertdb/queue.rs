@@ -8,13 +8,14 @@ use std::{
 };
 
 use super::{
-    Anchor, DbStatus, Dismissed, Person, Which, micros,
+    Anchor, DbStatus, Dismissed, Person, Progress, Which, micros,
     record::{Link, hex},
     rfc3339,
 };
 use crate::{
-    alert::{Alert, ecs::Observer},
+    alert::{Alert, ecs::Observer, suppress::ByAction},
     config::AlertStore,
+    feed::Direction,
     pulse::Pulse,
 };
 
@@ -55,6 +56,10 @@ struct State {
     /// Somebody waits until so many of the taken ones are on disk.
     wanted: u64,
     dropped: u64,
+    /// Flows of alerts that are on disk, or were dropped.
+    flows: ByAction,
+    /// The newest record when `flows` was as it is.
+    flows_at: Option<i64>,
     /// Dropped, and not yet in the chain.
     lost: u64,
     /// `sync` timed out, and the disk has not caught up since.
@@ -103,7 +108,7 @@ pub(super) enum Task {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Written {
     pub(super) head: Link,
-    pub(super) checkpoint: Link,
+    pub(super) records: u64,
     pub(super) bytes: u64,
 }
 
@@ -120,10 +125,16 @@ impl Queue {
     }
 
     pub(super) fn push(&self, alert: &Alert) {
+        // Whoever can make up sources must not take all of the room.
+        let capacity = match alert.direction {
+            Direction::Egress => self.capacity,
+            Direction::Ingress => self.capacity / 2,
+        };
         let mut state = self.lock();
-        if state.items.len() >= self.capacity || state.until.is_some() {
+        if state.items.len() >= capacity || state.until.is_some() {
             state.dropped += 1;
             state.lost += 1;
+            state.flows.add(alert.action, alert.count);
             return;
         }
         state.items.push_back(Arc::new(alert.clone()));
@@ -227,10 +238,14 @@ impl Queue {
     }
 
     /// The first `count` alerts, and a record of `lost` others, are on disk. True when this ends a time of errors.
-    pub(super) fn stored(&self, count: usize, lost: u64) -> bool {
-        let mut state = self.lock();
+    pub(super) fn stored(&self, count: usize, lost: u64, head: Link) -> bool {
+        let mut guard = self.lock();
+        let state = &mut *guard;
         let count = count.min(state.items.len());
-        state.items.drain(..count);
+        for alert in state.items.drain(..count) {
+            state.flows.add(alert.action, alert.count);
+        }
+        state.flows_at = Some(head.seq);
         state.stored += u64::try_from(count).unwrap_or(u64::MAX);
         state.lost = state.lost.saturating_sub(lost);
         state.since = (!state.items.is_empty()).then(Instant::now);
@@ -238,7 +253,7 @@ impl Queue {
             tracing::info!("alerts are on disk before their verdicts again");
         }
         let again = state.last_error.take().is_some();
-        drop(state);
+        drop(guard);
         self.done.notify_all();
         again
     }
@@ -246,9 +261,9 @@ impl Queue {
     /// Notes what the database holds now.
     pub(super) fn written(&self, written: Written) {
         let mut state = self.lock();
+        state.flows_at.get_or_insert(written.head.seq);
         state.head = Some(written.head);
-        let records = written.head.seq.saturating_sub(written.checkpoint.seq);
-        state.records = u64::try_from(records).unwrap_or_default();
+        state.records = written.records;
         state.bytes = written.bytes;
     }
 
@@ -329,6 +344,15 @@ impl Queue {
     pub(super) fn finished(&self) {
         self.lock().finished = true;
         self.done.notify_all();
+    }
+
+    /// Flows that are on disk or were dropped, and up to which record; `None` before it is open.
+    pub(super) fn progress(&self) -> Option<Progress> {
+        let state = self.lock();
+        Some(Progress {
+            flows: state.flows,
+            head: state.flows_at?,
+        })
     }
 
     pub(super) fn head(&self) -> Option<Anchor> {

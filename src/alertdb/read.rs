@@ -11,7 +11,13 @@ use super::{
     open::connect_to_read,
     record::{Hash, Link, NOTHING, workload},
 };
-use crate::alert::filter::{Filter, Query, State};
+use crate::{
+    alert::{
+        filter::{Filter, Query, State},
+        suppress::ByAction,
+    },
+    feed::Action,
+};
 
 /// Most alerts of one page.
 pub const PAGE_ALERTS: usize = 500;
@@ -74,6 +80,33 @@ impl Reader {
             Ok(Ok(item))
         })?;
         found.map_err(ReadError::NotOne)
+    }
+
+    /// True when an alert has this id.
+    pub fn has(&self, id: &str) -> Result<bool, ReadError> {
+        self.read(|db| {
+            db.prepare("SELECT 1 FROM alert WHERE id = ?1")?
+                .exists([id])
+        })
+    }
+
+    /// The flows of all alerts above a record.
+    pub fn flows_above(&self, seq: i64) -> Result<ByAction, ReadError> {
+        self.read(|db| {
+            let mut ask = db.prepare("SELECT action, flows FROM alert WHERE seq > ?1")?;
+            let mut rows = ask.query([seq])?;
+            let mut flows = ByAction::default();
+            while let Some(row) = rows.next()? {
+                let action: String = row.get(0)?;
+                let count = u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0);
+                for known in [Action::Alert, Action::Deny] {
+                    if known.as_str() == action {
+                        flows.add(known, count);
+                    }
+                }
+            }
+            Ok(flows)
+        })
     }
 
     /// Sources against feeds and indicators, most flows first.

@@ -22,6 +22,9 @@ pub(super) enum Kind {
     Lost,
     /// The oldest records were deleted: up to which, and the hash of that one.
     Retention,
+    /// Alerts of what comes in were deleted from the middle, for room: which, and the hash of the last
+    /// one of each run.
+    Evicted,
     /// What was found wrong when the store was opened.
     Damage,
 }
@@ -34,6 +37,7 @@ impl Kind {
             Self::Dismissal => "dismissal",
             Self::Lost => "lost",
             Self::Retention => "retention",
+            Self::Evicted => "evicted",
             Self::Damage => "damage",
         }
     }

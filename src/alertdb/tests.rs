@@ -427,7 +427,12 @@ fn size_of(path: &Path) -> u64 {
 
 #[test]
 fn it_stays_below_its_size_also_in_mid_flood() {
-    for max_size in [1 << 20, 8 << 20] {
+    for (max_size, mixed) in [
+        (1 << 20, false),
+        (8 << 20, false),
+        (1 << 20, true),
+        (8 << 20, true),
+    ] {
         let place = Place::new();
         let bounds = AlertStore {
             max_size,
@@ -445,8 +450,9 @@ fn it_stays_below_its_size_also_in_mid_flood() {
                 most
             });
             for _ in 0..12 {
-                for _ in 0..max_size / (8 << 10) {
-                    db.submit(&alert());
+                for n in 0..max_size / (8 << 10) {
+                    let came_in = mixed && n % 2 == 0;
+                    db.submit(&if came_in { from_outside() } else { alert() });
                 }
                 assert!(db.sync(SOON, 0), "{:?}", db.status());
             }
@@ -466,6 +472,7 @@ fn it_stays_below_its_size_also_in_mid_flood() {
             report.first > 100 && !report.checkpoint.starts_with("0:"),
             "{report:?}"
         );
+        assert_eq!(report.records, status.records);
         // A smaller bound takes effect at the next start, and in a running store.
         let smaller = AlertStore {
             max_size: 1 << 20,
@@ -479,6 +486,146 @@ fn it_stays_below_its_size_also_in_mid_flood() {
         let report = place.verify();
         assert!(report.ok, "{:?}", report.findings);
     }
+}
+
+/// An alert from outside, by a source that may be made up.
+fn from_outside() -> Alert {
+    Alert {
+        direction: crate::feed::Direction::Ingress,
+        ..alert()
+    }
+}
+
+/// A closed store of 1 MiB that overflowed: 100 alerts of what goes out among thousands of what comes in.
+fn flooded() -> (Place, DbStatus) {
+    let place = Place::new();
+    let db = place.start_with(&AlertStore {
+        max_size: 1 << 20,
+        ..bounds()
+    });
+    for n in 0..5_000 {
+        if n % 50 == 0 {
+            db.submit(&alert());
+        }
+        db.submit(&from_outside());
+        if n % 500 == 0 {
+            assert!(db.sync(SOON, 0), "{:?}", db.status());
+        }
+    }
+    assert!(db.sync(SOON, 0), "{:?}", db.status());
+    let status = db.close(SOON);
+    (place, status)
+}
+
+fn directions(place: &Place) -> Vec<String> {
+    let alerts = list(&place.reader(), &Filter::default());
+    let direction = |item: &Value| {
+        item["alert"]["network"]["direction"]
+            .as_str()
+            .unwrap()
+            .into()
+    };
+    alerts.iter().map(direction).collect()
+}
+
+#[test]
+fn what_comes_in_makes_room_first_and_the_chain_says_so() {
+    let (place, status) = flooded();
+    assert_eq!((status.dropped, status.last_error), (0, None));
+    assert!(size_of(&place.path()) <= 1 << 20);
+    let directions = directions(&place);
+    let out = directions.iter().filter(|d| *d == "egress").count();
+    assert_eq!(out, 100, "of {}", directions.len());
+    let report = place.verify();
+    assert!(report.ok, "{:?}", report.findings);
+    assert_eq!(report.first, 1, "nothing was deleted at the beginning");
+    assert!(report.evicted > 3_000, "{report:?}");
+    assert_eq!(
+        report.evicted + u64::try_from(directions.len()).unwrap(),
+        5_100
+    );
+    assert_eq!(report.records, status.records);
+    // What goes out takes the room of what comes in, then that of its own oldest.
+    let db = place.start_with(&AlertStore {
+        max_size: 1 << 20,
+        ..bounds()
+    });
+    for _ in 0..20 {
+        for _ in 0..100 {
+            db.submit(&alert());
+        }
+        assert!(db.sync(SOON, 0), "{:?}", db.status());
+    }
+    let status = db.close(SOON);
+    assert!(self::directions(&place).iter().all(|d| d == "egress"));
+    let report = place.verify();
+    assert!(report.ok, "{:?}", report.findings);
+    assert!(report.first > 1);
+    assert_eq!(report.records, status.records);
+}
+
+#[test]
+fn a_deletion_beside_an_eviction_is_found() {
+    let (place, _) = flooded();
+    // Runs of 50 with one of what goes out between them.
+    let edge = "(SELECT min(seq) FROM alert WHERE direction = 'egress' AND seq > 100)";
+    for table in ["record", "alert"] {
+        place.sql(&format!(
+            "CREATE TABLE IF NOT EXISTS gone AS SELECT {edge} AS seq"
+        ));
+        place.sql(&format!(
+            "DELETE FROM {table} WHERE seq = (SELECT seq FROM gone)"
+        ));
+    }
+    let report = place.verify();
+    let kinds: Vec<_> = report.findings.iter().map(|f| f.kind).collect();
+    assert_eq!(kinds, ["gap"], "{:?}", report.findings);
+    // A run that was made longer by hand, to hide that an alert of what goes out was deleted.
+    let (place, _) = flooded();
+    place.sql(
+        "DELETE FROM record WHERE seq = 2; DELETE FROM alert WHERE seq = 2; \
+         UPDATE record SET body = replace(body, '[[3,', '[[2,') \
+         WHERE seq = (SELECT min(seq) FROM record WHERE kind = 'evicted')",
+    );
+    let kinds: Vec<_> = place.verify().findings.iter().map(|f| f.kind).collect();
+    assert_eq!(kinds, ["edited"]);
+}
+
+#[test]
+fn a_head_that_was_evicted_is_no_damage() {
+    let (place, _) = flooded();
+    let head = open::head_path(&place.path());
+    for seq in [7, 40] {
+        let link = record::Link { seq, hash: [7; 32] };
+        head::HeadFile::open(&head)
+            .unwrap()
+            .write(head::Head {
+                link,
+                closed: false,
+            })
+            .unwrap();
+        let db = place.start_with(&AlertStore {
+            max_size: 1 << 20,
+            ..bounds()
+        });
+        assert!(db.sync(SOON, 0));
+        eventually("it is open", || db.status().records > 0);
+        let told = db.status().repaired.unwrap_or_default();
+        db.close(SOON);
+        assert!(told.contains("killed while"), "{told}");
+    }
+}
+
+/// A version that knows of no evictions knows the store by the number in its header.
+#[test]
+fn only_an_eviction_makes_a_store_that_older_versions_set_aside() {
+    let id = |place: &Place| -> i64 {
+        let db = rusqlite::Connection::open(place.path()).unwrap();
+        db.pragma_query_value(None, "application_id", |row| row.get(0))
+            .unwrap()
+    };
+    assert_eq!(id(&Place::filled(3)), 0x6667_616c);
+    assert_eq!(id(&flooded().0), 0x6667_6132);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::{
     ReadError,
+    evict::Runs,
     head::Head,
     open::head_path,
     read::{self, Reader},
@@ -72,6 +73,8 @@ pub struct Report {
     pub records: u64,
     /// Alerts among them.
     pub alerts: u64,
+    /// Records that were deleted from between them for room, as the chain says.
+    pub evicted: u64,
     /// Number of the first record that is there.
     pub first: i64,
     /// The newest record as `SEQ:HASH`.
@@ -116,6 +119,8 @@ struct Walk {
     /// Where the next record hangs; the hash is unknown behind a gap.
     last: i64,
     hash: Option<Vec<u8>>,
+    /// What was evicted, as the chain says.
+    runs: Runs,
     /// Dismissed alerts by the record that says so.
     dismissed: BTreeMap<i64, i64>,
     /// Newest records by what knows them.
@@ -135,22 +140,8 @@ impl Reader {
             let start = read::checkpoint(db)?;
             (walk.last, walk.hash) = (start.seq, Some(start.hash.to_vec()));
             walk.report.first = start.seq + 1;
-            loop {
-                let chunk = in_one(db, |db| {
-                    let deleted = read::checkpoint(db)?;
-                    // Deleted while this walks: what is left begins there.
-                    if deleted.seq > walk.last {
-                        (walk.last, walk.hash) = (deleted.seq, Some(deleted.hash.to_vec()));
-                    }
-                    rows(db, walk.last)
-                })?;
-                if chunk.is_empty() {
-                    break;
-                }
-                for row in chunk {
-                    walk.record(row);
-                }
-            }
+            walk.runs = Runs::above(start.seq);
+            while in_one(db, |db| walk.chunk(db))? {}
             in_one(db, |db| walk.rest(db))
         })?;
         walk.tail(noted, known);
@@ -161,6 +152,49 @@ impl Reader {
 }
 
 impl Walk {
+    /// Walks on a bit; false at the end.
+    fn chunk(&mut self, db: &Connection) -> rusqlite::Result<bool> {
+        let deleted = read::checkpoint(db)?;
+        // Deleted while this walks: what is left begins there.
+        if deleted.seq > self.last {
+            (self.last, self.hash) = (deleted.seq, Some(deleted.hash.to_vec()));
+        }
+        let rows = rows(db, self.last)?;
+        let more = !rows.is_empty();
+        for row in rows {
+            self.gap(db, row.seq - 1)?;
+            self.record(row);
+        }
+        Ok(more)
+    }
+
+    /// Goes on to `to`, although there are no records: they were evicted, or are missing.
+    fn gap(&mut self, db: &Connection, to: i64) -> rusqlite::Result<()> {
+        while self.last < to {
+            let run = self.runs.peek(db, self.last)?;
+            let run = run.filter(|run| run.first > self.last && run.last <= to);
+            let Some(run) = run else {
+                self.missing(to);
+                break;
+            };
+            if run.first > self.last + 1 {
+                self.missing(run.first - 1);
+            }
+            let count = u64::try_from(run.last - self.last).unwrap_or_default();
+            self.report.evicted += count;
+            self.compare(run.last, &run.hash, None);
+            (self.last, self.hash) = (run.last, Some(run.hash.to_vec()));
+        }
+        Ok(())
+    }
+
+    /// Records up to `to` are not there, and nothing says why.
+    fn missing(&mut self, to: i64) {
+        let from = self.last + 1;
+        self.add("gap", from, None, missing(from, to));
+        (self.last, self.hash) = (to, None);
+    }
+
     fn add(&mut self, kind: &'static str, seq: i64, id: Option<String>, text: String) {
         self.report.found += 1;
         if self.report.findings.len() < FINDINGS {
@@ -175,11 +209,6 @@ impl Walk {
 
     fn record(&mut self, row: Row) {
         let id = row.columns.as_ref().map(|(_, columns)| columns.id.clone());
-        if row.seq > self.last + 1 {
-            let (from, to) = (self.last + 1, row.seq - 1);
-            self.add("gap", from, None, missing(from, to));
-            self.hash = None;
-        }
         self.report.records += 1;
         if let Some(before) = &self.hash {
             let right = hash(before, row.seq, row.time, &row.kind, &row.body);
@@ -191,14 +220,19 @@ impl Walk {
                 self.add("edited", row.seq, id.clone(), text);
             }
         }
-        for (whose, link) in self.noted.clone() {
-            if link.seq == row.seq && link.hash.as_slice() != row.hash {
-                let text = format!("record {} has another hash than {whose} knows", row.seq);
-                self.add("order", row.seq, id.clone(), text);
-            }
-        }
+        self.compare(row.seq, &row.hash, id.as_ref());
         self.content(&row, id);
         (self.last, self.hash) = (row.seq, Some(row.hash));
+    }
+
+    /// Compares a hash with what is known of it from elsewhere.
+    fn compare(&mut self, seq: i64, hash: &[u8], id: Option<&String>) {
+        for (whose, link) in self.noted.clone() {
+            if link.seq == seq && link.hash.as_slice() != hash {
+                let text = format!("record {seq} has another hash than {whose} knows");
+                self.add("order", seq, id.cloned(), text);
+            }
+        }
     }
 
     #[allow(clippy::indexing_slicing)] // a missing key of a serde_json value reads as null

@@ -137,7 +137,7 @@ impl Writer<'_> {
                 self.path.display()
             );
         }
-        if self.queue.stored(count, lost) {
+        if self.queue.stored(count, lost, book.head()) {
             tracing::info!("alert store {} works again", self.path.display());
         }
         Ok(())
@@ -231,7 +231,7 @@ impl Writer<'_> {
 fn state(book: &Book) -> Written {
     Written {
         head: book.head(),
-        checkpoint: book.checkpoint(),
+        records: book.records(),
         bytes: book.bytes(),
     }
 }

@@ -18,7 +18,7 @@ const OF_INTEREST: [(u32, &str); 12] = [
 ];
 
 /// A set of capabilities.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Capabilities(u64);
 
 impl Capabilities {

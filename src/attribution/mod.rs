@@ -103,7 +103,19 @@ pub struct Peer {
 }
 
 /// How sure an attribution is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub enum Grade {
     /// Nobody was found; `cause` says why.
     #[default]
@@ -132,13 +144,15 @@ impl fmt::Display for Grade {
 }
 
 /// The source of a flow. Absent fields are unknown. All texts are untrusted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct Source {
     /// How sure.
     pub grade: Grade,
     /// How it was found: `sock-diag`, `sock-diag-listener`, `local-end`, `raw-socket`, `ping-socket`,
     /// `kernel-socket`, `nfqa-uid`, `forward`, `netns`, `netns-` before one of the first five,
     /// `netns-packet-socket`, `live-flow`.
+    #[serde(skip)]
     pub method: Option<&'static str>,
     /// Why something is missing, in words.
     pub cause: Option<String>,
@@ -184,6 +198,7 @@ pub struct Source {
     /// Kubernetes namespace.
     pub namespace: Option<String>,
     /// Labels of the container, for policies; not in the alert line.
+    #[serde(skip)]
     pub labels: Arc<BTreeMap<String, String>>,
     /// MAC address of the machine on this side of a forwarded packet, or of the sender of an
     /// inbound one, `00:00:5e:00:53:01`.
@@ -191,6 +206,7 @@ pub struct Source {
     /// Name of a LAN client.
     pub client: Option<String>,
     /// Where its socket is connected to, when the packet goes elsewhere: NAT has changed that.
+    #[serde(skip)]
     pub meant: Option<SocketAddr>,
     /// Nothing is left to be found: what is absent above is not there, and `labels` are all.
     pub is_complete: bool,

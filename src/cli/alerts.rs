@@ -415,6 +415,12 @@ fn verdict(report: &Value) -> String {
         report["alerts"],
         ask::text(&report["head"]),
     );
+    if report["evicted"].as_u64().unwrap_or(0) > 0 {
+        text.push_str(&format!(
+            "{} alerts of what comes in were deleted from between them: no room below store-max-size\n",
+            report["evicted"]
+        ));
+    }
     if report["lost"].as_u64().unwrap_or(0) > 0 {
         text.push_str(&format!(
             "{} alerts did not get into the store: its queue was full\n",

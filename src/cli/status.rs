@@ -285,10 +285,12 @@ fn render_status(status: &Value) -> String {
     }
     let suppressed = |name: &str| status["suppressed"][name].as_u64().unwrap_or(0);
     let (repeats, scans) = (suppressed("repeats"), suppressed("scans"));
-    let held_back = suppressed("held_back");
-    if repeats + scans + held_back > 0 {
+    let (floods, held_back) = (suppressed("floods"), suppressed("held_back"));
+    let of_ingress = suppressed("held_back_ingress");
+    if repeats + scans + floods + held_back + of_ingress > 0 {
         out.add(format!(
-            "in summaries  {repeats} repeats, {scans} flows of scans, {held_back} over rate-limit"
+            "in summaries  {repeats} repeats, {scans} flows of scans, {floods} of floods, \
+             {held_back} over rate-limit, {of_ingress} over rate-limit-ingress"
         ));
     }
     let sinks: Vec<String> = items(&status["sinks"]).map(sink).collect();

@@ -366,9 +366,9 @@ pub struct Alerts {
     /// Indicators of one source within `suppress` that are alerted one by one; more become one alert
     /// with a list. Zero: all are.
     pub scan_after: u32,
-    /// Alerts a second, of all sources together; more become counts by feed and source. Zero: all pass.
+    /// Alerts a second of each direction; more become counts by feed and source. Zero: all pass.
     pub rate_limit: u32,
-    /// Alerts of ingress flows a second, beside `rate_limit`. Zero: all pass.
+    /// Alerts of ingress flows a second; the lower of both limits holds. Zero: all pass.
     pub rate_limit_ingress: u32,
     /// The verdict waits until the alert is on disk.
     pub durable: bool,

@@ -12,6 +12,7 @@ use super::{
     resources::ManifestFeed, status, transition::InUse,
 };
 use crate::{
+    alert::suppress::ByAction,
     arm::Book,
     config::{self, Config, Mode},
     feed::{FeedData, FeedName, Finding, formats::CrowdsecState},
@@ -515,6 +516,7 @@ impl Core {
             return;
         };
         let packets = |counter| counters.get(&counter).map_or(0, |count| count.packets);
+        self.path.note_verdicts(verdicts(packets));
         let now = (
             packets(Counter::DeniedUnattributed),
             packets(Counter::PassedUnattributed),
@@ -533,6 +535,20 @@ impl Core {
                     "packets without attribution may be reported twice after a restart: {e}"
                 );
             }
+        }
+    }
+
+    /// First packets that the kernel denied and let pass by the verdict of a daemon.
+    pub(super) fn verdicts(&self) -> Option<ByAction> {
+        let counters = self.kernel.counters().ok()?;
+        let packets = |counter| counters.get(&counter).map_or(0, |count| count.packets);
+        Some(verdicts(packets))
+    }
+
+    /// Compares them with what was answered.
+    pub(super) fn note_verdicts(&self) {
+        if let Some(counted) = self.verdicts() {
+            self.path.note_verdicts(counted);
         }
     }
 
@@ -593,6 +609,13 @@ impl Core {
     /// The report of the snapshot in force.
     pub(super) fn report(&self) -> Report {
         self.path.view.current().report.clone()
+    }
+}
+
+fn verdicts(packets: impl Fn(Counter) -> u64) -> ByAction {
+    ByAction {
+        deny: packets(Counter::Denied),
+        alert: packets(Counter::Allowed),
     }
 }
 

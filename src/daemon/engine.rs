@@ -1,7 +1,7 @@
 //! What happens to a held packet: decode, match, attribute, alert, answer. In this order.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -20,12 +20,13 @@ use super::{
     selftest::{Canary, Seen},
     tally::Tally,
     view::View,
+    waiting::Base,
 };
 use crate::{
     alert::{
         Alert,
         daily::Daily,
-        suppress::{Outcome, Policy, Suppressor, Told},
+        suppress::{ByAction, Outcome, Policy, Suppressor, Told},
     },
     alertdb::AlertDb,
     attribution::{Attributor, Clues, Source},
@@ -72,6 +73,8 @@ pub(super) struct Path {
     pub(super) search_all: AtomicBool,
     /// When all live flows were searched last.
     pub(super) searched: Mutex<Option<SystemTime>>,
+    /// Where the kernel's counters of verdicts began, and what they showed last.
+    verdicts: Mutex<Option<(Base, ByAction)>>,
 }
 
 /// What became of the packets that reached the daemon.
@@ -79,6 +82,14 @@ pub(super) struct Path {
 pub(super) struct Counts {
     /// Packets received.
     pub(super) packets: AtomicU64,
+    /// Verdicts that were given.
+    pub(super) answered: Flows,
+    /// Those of them without an alert by design.
+    pub(super) silent: Flows,
+    /// Flows of alerts that no verdict stands for.
+    pub(super) beside: Flows,
+    /// Flows of alerts that were handed to the targets.
+    pub(super) sent: Flows,
     /// Packets that no feed lists: kernel and daemon differ for a moment.
     pub(super) unmatched: AtomicU64,
     /// Packets without a readable IP header.
@@ -100,6 +111,30 @@ pub(super) struct Counts {
     pub(super) unnamed_denied: AtomicU64,
     /// The same for those that it passed.
     pub(super) unnamed_passed: AtomicU64,
+}
+
+/// Flows by verdict.
+#[derive(Debug, Default)]
+pub(super) struct Flows {
+    deny: AtomicU64,
+    alert: AtomicU64,
+}
+
+impl Flows {
+    pub(super) fn add(&self, action: Action, count: u64) {
+        let sum = match action {
+            Action::Deny => &self.deny,
+            Action::Alert => &self.alert,
+        };
+        sum.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> ByAction {
+        ByAction {
+            deny: self.deny.load(Ordering::Relaxed),
+            alert: self.alert.load(Ordering::Relaxed),
+        }
+    }
 }
 
 /// The last flows that were let pass, and when; bounded.
@@ -170,6 +205,7 @@ impl Path {
             just: Just::default(),
             search_all: AtomicBool::new(false),
             searched: Mutex::default(),
+            verdicts: Mutex::default(),
             trials: Trials::default(),
             canary: ArcSwapOption::empty(),
         }
@@ -192,9 +228,55 @@ impl Path {
 
     /// Hands an alert to every target and to the store; never blocks.
     pub(super) fn send(&self, alert: &Alert) {
+        self.counts.sent.add(alert.action, alert.count);
         self.sinks.load().submit(alert);
         if let Some(db) = &*self.db.load() {
             db.submit(alert);
+        }
+    }
+
+    /// As [`Self::report`], for a flow that the kernel had let pass before: no verdict stands for it.
+    pub(super) fn report_live(&self, alert: &Alert, now: Instant) {
+        self.counts.beside.add(alert.action, alert.count);
+        self.report(alert, now);
+    }
+
+    /// Takes note of the kernel's counters of verdicts. They begin again from zero with a new table.
+    pub(super) fn note_verdicts(&self, counted: ByAction) {
+        let answered = self.counts.answered.get();
+        let mut verdicts = lock(&self.verdicts);
+        let base = match *verdicts {
+            Some((base, seen)) if counted.deny >= seen.deny && counted.alert >= seen.alert => base,
+            _ => Base::new(counted, answered),
+        };
+        *verdicts = Some((base, counted));
+    }
+
+    /// Where the kernel's counters of verdicts began.
+    pub(super) fn base(&self) -> Option<Base> {
+        lock(&self.verdicts).map(|(base, _)| base)
+    }
+
+    /// Tells of flows whose alerts a killed daemon took with it.
+    pub(super) fn report_missing(&self, missing: ByAction) {
+        let counts = &self.counts;
+        for (count, sum, what) in [
+            (
+                missing.deny,
+                &counts.unnamed_denied,
+                "packets to denied addresses were dropped, and their alerts were lost when the daemon was killed",
+            ),
+            (
+                missing.alert,
+                &counts.unnamed_passed,
+                "packets to watched addresses were passed, and their alerts were lost when the daemon was killed",
+            ),
+        ] {
+            sum.fetch_add(count, Ordering::Relaxed);
+            if count > 0 {
+                tracing::warn!("{count} {what}");
+                self.sinks.load().report(count, what);
+            }
         }
     }
 
@@ -242,9 +324,12 @@ impl Path {
             self.send(summary);
         }
         let sinks = self.sinks.load();
-        let flows: u64 = told.held_back.iter().map(|row| row.count).sum();
-        if flows > 0 {
-            tracing::warn!("{flows} flows were over rate-limit; they are counted, not alerted");
+        let mut by_limit: BTreeMap<&str, u64> = BTreeMap::new();
+        for row in &told.held_back {
+            *by_limit.entry(row.limit).or_default() += row.count;
+        }
+        for (limit, flows) in by_limit {
+            tracing::warn!("{flows} flows were over {limit}; they are counted, not alerted");
         }
         for row in told.held_back {
             sinks.held_back(row.count, row.what);
@@ -298,6 +383,7 @@ impl Engine {
         // Before the source is looked up: of an exception it is asked for once a day.
         let Some(first) = first.due(&flow, |decision, far| path.is_due(decision, far)) else {
             counts.excepted.fetch_add(1, Ordering::Relaxed);
+            counts.silent.add(Action::Alert, 1);
             return Answer::Allow;
         };
         let connection = packet
@@ -344,6 +430,7 @@ impl Engine {
             counts.own.fetch_add(1, Ordering::Relaxed);
             // A listed log server is told of all the same: nobody else may ever speak to it.
             if decision.hit.exception.is_none() {
+                counts.silent.add(Action::Alert, 1);
                 return Answer::Allow;
             }
         }
@@ -358,6 +445,7 @@ impl Engine {
         }
         if decision.is_quiet {
             counts.quiet.fetch_add(1, Ordering::Relaxed);
+            counts.silent.add(Action::Alert, 1);
             return Answer::Allow;
         }
         let meant = match connection {
@@ -372,7 +460,7 @@ impl Engine {
         };
         match canary {
             None => path.report(&alert, start),
-            Some(canary) if !canary.is_awaited() => {}
+            Some(canary) if !canary.is_awaited() => counts.silent.add(action, 1),
             Some(canary) => {
                 let handing = Instant::now();
                 path.send(&alert);
@@ -419,6 +507,11 @@ impl Judge for Engine {
     fn judge(&mut self, packet: &Held<'_>) -> Answer {
         let start = Instant::now();
         let answer = self.answer(packet, start);
+        match answer {
+            Answer::Allow => self.path.counts.answered.add(Action::Alert, 1),
+            Answer::Deny => self.path.counts.answered.add(Action::Deny, 1),
+            Answer::Pass => {}
+        }
         self.path.meters.verdict.observe(start.elapsed());
         answer
     }
@@ -492,6 +585,7 @@ fn alert(
         feeds: decision.hit.feeds,
         indicator: decision.hit.indicator,
         scan: None,
+        flood: None,
         severity: decision.hit.severity,
         policy: decision.policy,
         exception: decision.hit.exception,

@@ -484,13 +484,18 @@ impl Numbers {
         let suppress::Counts {
             repeats,
             scans,
+            floods,
             held_back,
+            held_back_ingress,
+            ..
         } = self.status.suppressed.0;
         let help = "Flows without an alert of their own, by why; summaries tell of them";
         let rows = [
             ("repeat", repeats),
             ("scan", scans),
+            ("flood", floods),
             ("rate-limit", held_back),
+            ("rate-limit-ingress", held_back_ingress),
         ];
         out.counters(
             "suppressed_flows",

@@ -56,6 +56,9 @@ pub(super) async fn housekeeping(shared: &Arc<Shared>) {
             _ = summaries.tick() => {
                 shared.lasting.housekeeping.beat(Instant::now());
                 shared.path.summaries(Instant::now());
+                let (keeper, path) = (Arc::clone(&shared.keeper), Arc::clone(&shared.path));
+                // Not waited for: a disk that does not answer must not stop the timers.
+                drop(tokio::task::spawn_blocking(move || keeper.keep(&path)));
             }
             _ = tick.tick() => {
                 ticks = ticks.wrapping_add(1);

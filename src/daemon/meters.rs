@@ -40,6 +40,11 @@ const METHODS: [&str; 17] = [
     "other",
 ];
 
+/// The same name as it is written here, if it is one of them.
+pub(super) fn method_named(name: &str) -> Option<&'static str> {
+    METHODS.into_iter().find(|method| *method == name)
+}
+
 /// Parts of causes, and the kind that each one is of; the first that fits counts.
 const CAUSES: [(&str, &str); 30] = [
     ("timeout after", "timeout"),

@@ -47,6 +47,7 @@ mod tally;
 mod transition;
 mod unroot;
 mod view;
+mod waiting;
 mod watchdog;
 
 use std::{
@@ -192,6 +193,8 @@ struct Shared {
     lifelines_told: Mutex<Vec<String>>,
     /// The same of the host itself.
     own_lifelines_told: Mutex<Vec<String>>,
+    /// Keeps what waits in memory.
+    keeper: Arc<waiting::Keeper>,
     /// Who is logged in by SSH.
     ssh: Mutex<addresses::SshPeers>,
     /// Where metrics are served.
@@ -274,6 +277,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<Ended, RunError
     path.durable.store(config.alerts.durable, Ordering::Relaxed);
     let client = fetch::Client::new(config.pull.clone())?;
     let (stop, stopped) = mpsc::channel(1);
+    let keeper = waiting::Keeper::new(&config.daemon.state_dir);
     let mut core = Core::new(config, kernel, Arc::clone(&path));
     core.take_resources(resources.resolve(&core.config));
     let pulses = watchdog::Pulses::new(Instant::now());
@@ -301,6 +305,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<Ended, RunError
         notices,
         lifelines_told: Mutex::default(),
         own_lifelines_told: Mutex::default(),
+        keeper: Arc::new(keeper),
         ssh: Mutex::default(),
         listening: Mutex::default(),
         down: AtomicBool::new(false),
@@ -330,9 +335,13 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<Ended, RunError
         core.recall_transition(&shared.store);
         reading::recall(&mut core, &shared.store);
         core.resume_counters(&shared.store);
+        waiting::resume(&shared.keeper, &shared.path, core.verdicts());
         start::first_table(&mut core)?;
+        core.note_verdicts();
         include::tell(&mut core);
     }
+    // What was resumed must not be told again.
+    shared.keeper.keep(&shared.path);
     look_at_recalled(&shared);
     let mut threads = start::Threads::spawn(&shared, queues)?;
     if let Some(watch) = watch {
@@ -496,6 +505,7 @@ fn shut_down(shared: &Arc<Shared>, threads: start::Threads) {
     if let Some(db) = shared.path.db.load_full() {
         db.close(FLUSH);
     }
+    shared.keeper.close();
     tracing::info!(
         "stopped; {}",
         if down {

@@ -313,6 +313,7 @@ pub(super) fn policy(alerts: &config::Alerts) -> Policy {
         window: alerts.suppress,
         scan_after: alerts.scan_after,
         rate_limit: alerts.rate_limit,
+        rate_limit_ingress: alerts.rate_limit_ingress,
     }
 }
 

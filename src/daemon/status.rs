@@ -179,12 +179,17 @@ impl Serialize for Suppressed {
         let suppress::Counts {
             repeats,
             scans,
+            floods,
             held_back,
+            held_back_ingress,
+            ..
         } = self.0;
         let rows = [
             ("repeats", repeats),
             ("scans", scans),
+            ("floods", floods),
             ("held_back", held_back),
+            ("held_back_ingress", held_back_ingress),
         ];
         serializer.collect_map(rows)
     }

@@ -14,7 +14,8 @@ use crate::{
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: usize = 60;
-/// Different rows kept for one minute; what is beyond counts as `others`.
+/// Different rows of each direction kept for one minute; what is beyond counts as `others`. Sources of
+/// what comes in can be made up: they must not hide what goes out.
 const ROWS: usize = 200;
 
 /// Flows of one source to one indicator.
@@ -77,6 +78,8 @@ impl LastHour {
 struct Minute {
     start: Instant,
     rows: HashMap<Row, u64>,
+    /// How many of them are of what comes in.
+    ingress: usize,
     others: HashMap<Verdict, u64>,
 }
 
@@ -95,6 +98,7 @@ impl Tally {
             self.0.push_back(Minute {
                 start: now,
                 rows: HashMap::new(),
+                ingress: 0,
                 others: HashMap::new(),
             });
             self.forget(now);
@@ -110,10 +114,20 @@ impl Tally {
             feeds: alert.feeds.clone(),
             policy: alert.policy.as_deref().map(str::to_owned),
         };
-        if minute.rows.len() >= ROWS && !minute.rows.contains_key(&row) {
+        if let Some(count) = minute.rows.get_mut(&row) {
+            *count += 1;
+            return;
+        }
+        let came_in = row.direction == Direction::Ingress;
+        let of_direction = match came_in {
+            true => minute.ingress,
+            false => minute.rows.len() - minute.ingress,
+        };
+        if of_direction >= ROWS {
             *minute.others.entry((row.action, row.policy)).or_default() += 1;
         } else {
-            *minute.rows.entry(row).or_default() += 1;
+            minute.ingress += usize::from(came_in);
+            minute.rows.insert(row, 1);
         }
     }
 
@@ -229,9 +243,13 @@ mod tests {
             tally.count(&alert, now);
         }
         alert.policy = None;
+        alert.direction = Direction::Ingress;
         tally.count(&alert, now);
-        let hour = tally.last_hour(now, 5);
+        let hour = tally.last_hour(now, 300);
         assert_eq!(hour.denied + hour.alerted, 3_001);
+        let came_in = |row: &&Counted| row.row.direction == Direction::Ingress;
+        assert_eq!(hour.top.iter().filter(came_in).count(), 1);
+        let hour = tally.last_hour(now, 5);
         assert_eq!(hour.denied_by, [("default.block".into(), 3_000)].into());
         assert_eq!(hour.top.len(), 5);
     }

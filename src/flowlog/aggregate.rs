@@ -11,16 +11,20 @@ use serde_json::{Map, Value};
 
 use super::{
     Ended, Line, Traffic,
+    crowd::{Crowd, INGRESS_LINES, Match},
     line::{self, endpoints, times, traffic, verdict},
     who::Who,
 };
 use crate::{
+    alert::suppress::Distinct,
     feed::{Action, Direction, FeedName, Indicator},
     packet::Protocol,
 };
 
 /// Most sums that are kept at once: about 10 MB. Flows beyond them are summed by verdict alone.
 pub const MAX_GROUPS: usize = 16_384;
+/// Floods that are summed up at once; each takes some 10 kB.
+const FLOODS: usize = 1_024;
 
 /// How much lines are summed up (`flow-log-aggregation`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +114,10 @@ pub struct Aggregator {
     level: Level,
     max: usize,
     groups: HashMap<Group, Sum>,
-    /// By verdict: what came when there were too many groups.
+    crowd: Crowd,
+    /// Flows of what comes in beyond the first sources of one match.
+    floods: HashMap<Match, (Sum, Distinct)>,
+    /// By verdict: what came when there were too many groups or floods.
     others: BTreeMap<Action, Sum>,
 }
 
@@ -126,26 +133,58 @@ impl Aggregator {
             level,
             max,
             groups: HashMap::new(),
+            crowd: Crowd::new(INGRESS_LINES),
+            floods: HashMap::new(),
             others: BTreeMap::new(),
         }
     }
 
     /// Takes a flow; gives its line at once where each has one.
     pub fn add(&mut self, ended: Ended) -> Option<Line> {
-        let Some(group) = Group::of(self.level, &ended) else {
+        let group = Group::of(self.level, &ended);
+        if let Some(sum) = group.as_ref().and_then(|group| self.groups.get_mut(group)) {
+            sum.add(&ended);
+            return None;
+        }
+        let alert = &ended.alert;
+        if alert.direction == Direction::Ingress {
+            let of = Match::of(alert);
+            if !self.crowd.takes(alert, &of) {
+                self.flood(of, ended);
+                return None;
+            }
+        }
+        let Some(group) = group else {
             return Some(line::flow(&ended));
         };
-        let has_room = self.groups.len() < self.max;
-        if let Some(sum) = self.groups.get_mut(&group) {
-            sum.add(&ended);
-        } else if has_room {
+        if self.groups.len() < self.max {
             self.groups.insert(group, Sum::new(ended));
-        } else if let Some(sum) = self.others.get_mut(&ended.alert.action) {
+        } else {
+            self.other(ended);
+        }
+        None
+    }
+
+    fn flood(&mut self, of: Match, ended: Ended) {
+        let source = ended.alert.flow.src;
+        if let Some((sum, sources)) = self.floods.get_mut(&of) {
+            sum.add(&ended);
+            sources.add(&source);
+        } else if self.floods.len() < FLOODS {
+            let mut sources = Distinct::default();
+            sources.add(&source);
+            self.floods.insert(of, (Sum::new(ended), sources));
+        } else {
+            self.other(ended);
+        }
+    }
+
+    fn other(&mut self, ended: Ended) {
+        if let Some(sum) = self.others.get_mut(&ended.alert.action) {
             sum.add(&ended);
         } else {
             self.others.insert(ended.alert.action, Sum::new(ended));
         }
-        None
     }
 
     /// The lines of all sums, by their start; the next interval begins.
@@ -153,6 +192,16 @@ impl Aggregator {
         let mut sums: Vec<(Group, Sum)> = self.groups.drain().collect();
         sums.sort_by_key(|(_, sum)| sum.start);
         let mut lines: Vec<Line> = sums.iter().map(|(group, sum)| group.line(sum)).collect();
+        self.crowd.clear();
+        let mut floods: Vec<(Sum, Distinct)> =
+            self.floods.drain().map(|(_, flood)| flood).collect();
+        floods.sort_by_key(|(sum, _)| sum.start);
+        for (sum, sources) in floods {
+            let mut line = Map::new();
+            verdict(&mut line, &sum.first);
+            line.insert("sources".into(), sources.count().0.into());
+            lines.push(sum.line(line));
+        }
         for (action, sum) in std::mem::take(&mut self.others) {
             let mut line = Map::new();
             line.insert("verdict".into(), action.as_str().into());
@@ -361,6 +410,65 @@ mod tests {
             (&json!(4), &json!("alert"))
         );
         assert_eq!(lines[1]["orig_bytes"], 400);
+    }
+
+    /// A flow of the `n`th of many sources that one prefix lists.
+    fn from_outside(n: u32) -> Ended {
+        ended(|alert| {
+            alert.direction = Direction::Ingress;
+            alert.source = Source::default();
+            alert.flow.src = std::net::Ipv4Addr::from(0xc612_0000 + n).into();
+            alert.indicator = "198.18.0.0/15".parse().unwrap();
+        })
+    }
+
+    #[test]
+    fn a_flood_is_twenty_sources_and_a_sum() {
+        for level in [Level::Flows, Level::Sources, Level::Indicators] {
+            let mut all = Aggregator::new(level);
+            let at_once: Vec<Line> = (0..20_000)
+                .filter_map(|n| all.add(from_outside(n)))
+                .collect();
+            let again = all.add(from_outside(3));
+            let lines: Vec<Line> = at_once
+                .into_iter()
+                .chain(again)
+                .chain(all.flush())
+                .collect();
+            let flows: u64 = lines.iter().map(|line| line.flows).sum();
+            assert_eq!(flows, 20_001, "{level:?}");
+            let most = if level == Level::Flows { 22 } else { 21 };
+            assert_eq!(lines.len(), most, "{level:?}");
+            let sum = value(lines.last().unwrap());
+            assert_eq!(sum["num_flows"], 19_980);
+            assert_eq!(sum["orig_bytes"], 1_998_000);
+            assert_eq!(
+                (&sum["src"], &sum["indicator"]),
+                (&Value::Null, &json!("198.18.0.0/15"))
+            );
+            let sources = sum["sources"].as_u64().unwrap();
+            assert!(sources.abs_diff(19_980) < 2_000, "{sources}");
+            assert_eq!(all.flush(), [], "the next interval is empty");
+        }
+    }
+
+    #[test]
+    fn made_up_sources_of_many_indicators_are_bounded_too() {
+        let mut all = Aggregator::new(Level::Flows);
+        let host = |n: u32| {
+            let mut flow = from_outside(n);
+            flow.alert.indicator = crate::prefix::Prefix::host(flow.alert.flow.src).into();
+            flow
+        };
+        let mut lines: Vec<Line> = (0..50_000).filter_map(|n| all.add(host(n))).collect();
+        assert_eq!(lines.len(), INGRESS_LINES);
+        assert!(
+            all.add(ended(|_| {})).is_some(),
+            "what goes out has its line"
+        );
+        lines.extend(all.flush());
+        assert_eq!(lines.iter().map(|line| line.flows).sum::<u64>(), 50_000);
+        assert_eq!(lines.len(), INGRESS_LINES + FLOODS + 1);
     }
 
     /// One step of a log.

@@ -8,7 +8,7 @@ use std::{
 use super::{Ended, Reason, Traffic};
 use crate::{
     alert::Alert,
-    feed::Action,
+    feed::{Action, Direction},
     packet::{Flow, Protocol, Transport},
 };
 
@@ -27,6 +27,8 @@ fn key(flow: &Flow) -> Key {
 pub struct Book {
     max: usize,
     count: usize,
+    /// Those of them that came in.
+    ingress: usize,
     cut: usize,
     /// Oldest first: ports may be used again before the end of the flow before was told, and a packet
     /// of a connection that nobody answers is asked about again.
@@ -71,6 +73,7 @@ impl Book {
         Self {
             max,
             count: 0,
+            ingress: 0,
             cut: 0,
             open: HashMap::new(),
         }
@@ -83,6 +86,8 @@ impl Book {
         let reason = match alert.action {
             Action::Deny if !was_live => Some(Reason::Denied),
             _ if self.count >= self.max => Some(Reason::Full),
+            // Sources that are made up must not take the room of what goes out.
+            _ if came_in(&alert) && self.ingress >= self.max.div_ceil(2) => Some(Reason::Full),
             _ => None,
         };
         let end = alert.time;
@@ -96,6 +101,7 @@ impl Book {
             return Some(open.end(reason, None, end));
         }
         self.count += 1;
+        self.ingress += usize::from(came_in(&open.alert));
         self.cut += usize::from(open.is_cut());
         let flows = self.open.entry(key(&open.alert.flow)).or_default();
         flows.push_back(open);
@@ -149,13 +155,15 @@ impl Book {
         }
         self.open.retain(|_, flows| !flows.is_empty());
         self.count = self.open.values().map(VecDeque::len).sum();
+        let ingress = self.open.values().flatten();
+        self.ingress = ingress.filter(|open| came_in(&open.alert)).count();
         self.cut = self.open.values().flatten().filter(|o| o.is_cut()).count();
         ended
     }
 
     /// Every flow that is open still, for the end of the log.
     pub fn drain(&mut self, at: SystemTime) -> Vec<Ended> {
-        (self.count, self.cut) = (0, 0);
+        (self.count, self.ingress, self.cut) = (0, 0, 0);
         let open = self.open.drain().flat_map(|(_, flows)| flows);
         let end = |open: Open| open.end(Reason::Stopped, None, at);
         open.map(end).collect()
@@ -178,8 +186,14 @@ impl Book {
 
     fn closed(&mut self, open: &Open) {
         self.count = self.count.saturating_sub(1);
+        let came_in = usize::from(came_in(&open.alert));
+        self.ingress = self.ingress.saturating_sub(came_in);
         self.cut = self.cut.saturating_sub(usize::from(open.is_cut()));
     }
+}
+
+fn came_in(alert: &Alert) -> bool {
+    alert.direction == Direction::Ingress
 }
 
 #[cfg(test)]

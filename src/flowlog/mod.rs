@@ -10,11 +10,13 @@
 
 mod aggregate;
 mod book;
+mod crowd;
 mod line;
 mod who;
 
 pub use aggregate::{Aggregator, Level, MAX_GROUPS};
 pub use book::{Book, MAX_OPEN};
+pub use crowd::INGRESS_LINES;
 pub use line::{Line, lost};
 
 use std::time::SystemTime;

@@ -51,7 +51,7 @@ impl fmt::Display for Protocol {
 }
 
 /// What follows the IP header, as far as it identifies the flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Transport {
     /// Protocols with ports: TCP, UDP, SCTP, UDP-Lite, DCCP.
     Ports {

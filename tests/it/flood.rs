@@ -167,8 +167,81 @@ fn a_flood_from_many_sources_is_held_back_by_number() {
     assert!(held > 0 && held <= sums.held_back, "{held} before {sums:?}");
     let told = alerts.all();
     let told: Vec<&str> = told.iter().map(|alert| alert.get("cause")).collect();
-    let row = "flows over rate-limit denied: feed block, source ";
+    let row = "flows over rate-limit denied: feed block, indicator 198.18.0.";
     assert!(told.iter().any(|cause| cause.starts_with(row)), "{told:?}");
+}
+
+#[test]
+fn made_up_sources_are_a_few_lines_and_cost_an_outgoing_alert_nothing() {
+    const SENT: u32 = 20_000;
+    const PORT: u16 = 100;
+    let Some(lab) = Lab::new() else { return };
+    let (json, flows) = (lab.path("alerts.json"), lab.path("flows.json"));
+    let conf = Conf::new(&lab)
+        .json_file(&json)
+        .alerting(&format!(
+            "suppress = \"1h\"\nflow-log = \"{}\"",
+            flows.display()
+        ))
+        .feed("block", "deny", &["198.18.0.0/15", "203.0.113.1"]);
+    let (alerts, daemon) = Daemon::alerting(&lab, &lab.host, conf);
+    let raw = RawSender::v4(&lab.server);
+    let to: IpAddr = "192.0.2.2".parse().unwrap();
+    // Each a source of its own, all over the network.
+    let storm = |numbers: std::ops::Range<u32>| {
+        for n in numbers {
+            let source = Ipv4Addr::from(0xc612_0000 + n * 6);
+            raw.send(to, &datagram(source, PORT)).unwrap();
+        }
+    };
+    storm(0..SENT / 2);
+    let _open = send(&lab.host, &hosts(1), 9..10);
+    storm(SENT / 2..SENT);
+    alerts.wait(&[("direction", "egress"), ("dst", "203.0.113.1")]);
+    let stored = eventually("what goes out is stored", || {
+        let list = daemon.ok(&[
+            "alerts", "list", "--json", "--feed", "block", "--limit", "0",
+        ]);
+        list.contains("203.0.113.1").then_some(list)
+    });
+    let stored: Vec<serde_json::Value> = serde_json::from_str(&stored).unwrap();
+    assert!(stored.len() <= 50, "{}", stored.len());
+    let (sums, status) = settle(&lab, daemon, &alerts, u64::from(SENT) + 1);
+    // Twenty of each receiver, which may look different while the queue is full, and the summaries.
+    assert!(sums.alerts <= 50, "{sums:?}");
+    let floods: Vec<Alert> = alerts
+        .all()
+        .into_iter()
+        .filter(|alert| !alert.get("sources").is_empty())
+        .collect();
+    let number = |alert: &Alert, key: &str| alert.get(key).parse::<u64>().unwrap();
+    let flood = floods.iter().max_by_key(|alert| number(alert, "count"));
+    let flood = flood.expect("a summary of the flood");
+    flood.assert(&[
+        ("action", "deny"),
+        ("direction", "ingress"),
+        ("indicator", "198.18.0.0/15"),
+    ]);
+    let (sources, count) = (number(flood, "sources"), number(flood, "count"));
+    assert!(sources.abs_diff(count) <= count / 10, "{}", flood.line);
+    assert!(flood.line.contains(", flood from "), "{}", flood.line);
+    let floods: u64 = floods.iter().map(|alert| number(alert, "count")).sum();
+    assert!(status["suppressed"]["floods"].as_u64().unwrap() <= floods);
+    // The files: as few lines, and the flow log adds up, whatever came too fast for it.
+    let lines = |path: &std::path::Path| -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    };
+    assert!(lines(&json).len() <= 60, "{}", lines(&json).len());
+    let logged = lines(&flows);
+    assert!(logged.len() <= 200, "{}", logged.len());
+    let sum = |line: &serde_json::Value| line["num_flows"].as_u64().unwrap();
+    let (seen, _) = denied(&lab.host);
+    assert_eq!(logged.iter().map(sum).sum::<u64>(), seen);
+    let out = logged.iter().find(|line| line["direction"] == "egress");
+    assert_eq!(out.unwrap()["dst"], "203.0.113.1");
 }
 
 /// A UDP datagram to 192.0.2.2, port 9.

@@ -37,6 +37,7 @@ mod import;
 mod inbound;
 mod include;
 mod json_forms;
+mod killed;
 mod lab;
 mod lastgood;
 mod lifecycle;

@@ -72,6 +72,13 @@ impl Key {
             indicator: alert.indicator,
         }
     }
+
+    /// The same whatever address it came from: what makes alerts parts of one flood.
+    pub(super) fn of_any_source(&self) -> Self {
+        let mut key = self.clone();
+        key.origin.addr = None;
+        key
+    }
 }
 
 impl Who {

@@ -1,4 +1,5 @@
-//! At most so many alerts a second; what is beyond is counted by feed and source.
+//! At most so many alerts a second; what is beyond is counted by feed and source, or by feed and
+//! indicator where others choose the source.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,7 +11,7 @@ use crate::{
         Alert,
         sentence::{feed_words, source_words},
     },
-    feed::Action,
+    feed::{Action, Direction},
 };
 
 /// How long counts are collected before they are told.
@@ -19,14 +20,18 @@ const COLLECT: Duration = Duration::from_secs(10);
 const ROWS: usize = 256;
 /// Rows that are told apart, those with most flows.
 const TOLD: usize = 16;
+/// The key of the limit of what comes in.
+pub(super) const INGRESS: &str = "rate-limit-ingress";
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Flows that had no alert because of the limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldBack {
+    /// The key of the configuration that says so.
+    pub limit: &'static str,
     /// How many.
     pub count: u64,
-    /// Verdict, feeds and source, in printable ASCII.
+    /// Verdict, feeds and source or indicator, in printable ASCII.
     pub what: String,
 }
 
@@ -34,6 +39,8 @@ pub struct HeldBack {
 #[derive(Debug)]
 pub(super) struct Limit {
     rate: u32,
+    /// Its key in the configuration.
+    key: &'static str,
     /// When the alerts that were sent would all have been sent, had they come evenly.
     paid_until: Option<Instant>,
     rows: HashMap<Row, u64>,
@@ -45,14 +52,30 @@ pub(super) struct Limit {
 struct Row {
     action: Action,
     feeds: String,
-    source: String,
+    /// `source curl[1234]`, or `indicator 198.18.0.0/15`.
+    whose: String,
+}
+
+impl Row {
+    fn of(alert: &Alert) -> Self {
+        let whose = match alert.direction {
+            Direction::Egress => format!("source {}", source_words(alert)),
+            Direction::Ingress => format!("indicator {}", alert.indicator),
+        };
+        Self {
+            action: alert.action,
+            feeds: feed_words(alert),
+            whose,
+        }
+    }
 }
 
 impl Limit {
     /// `rate` alerts a second, as many at once; zero: no limit.
-    pub(super) fn new(rate: u32) -> Self {
+    pub(super) fn new(rate: u32, key: &'static str) -> Self {
         Self {
             rate,
+            key,
             paid_until: None,
             rows: HashMap::new(),
             others: BTreeMap::new(),
@@ -66,11 +89,7 @@ impl Limit {
             return true;
         }
         self.since.get_or_insert(now);
-        let row = Row {
-            action: alert.action,
-            feeds: feed_words(alert),
-            source: source_words(alert),
-        };
+        let row = Row::of(alert);
         let count = if self.rows.len() < ROWS || self.rows.contains_key(&row) {
             self.rows.entry(row).or_default()
         } else {
@@ -88,33 +107,46 @@ impl Limit {
         if now.is_some_and(|now| now.saturating_duration_since(since) < COLLECT) {
             return Vec::new();
         }
+        let told = self.told();
         self.since = None;
-        let mut rows: Vec<(Row, u64)> = self.rows.drain().collect();
+        self.rows.clear();
+        self.others.clear();
+        told
+    }
+
+    /// What was held back and not told yet: the rows with most flows, and all others by verdict.
+    pub(super) fn told(&self) -> Vec<HeldBack> {
+        let mut rows: Vec<(&Row, u64)> = self.rows.iter().map(|(row, n)| (row, *n)).collect();
         rows.sort_by(|(a, x), (b, y)| y.cmp(x).then_with(|| a.cmp(b)));
-        let mut others = std::mem::take(&mut self.others);
+        let mut others = self.others.clone();
         let mut told = Vec::new();
         for (n, (row, count)) in rows.into_iter().enumerate() {
             if n < TOLD {
-                let what = format!(
-                    "flows over rate-limit {}: feed {}, source {}",
-                    verdict(row.action),
-                    row.feeds,
-                    row.source
-                );
-                told.push(HeldBack { count, what });
+                let what = format!("feed {}, {}", row.feeds, row.whose);
+                told.push(self.held_back(count, row.action, &what));
             } else {
                 let sum = others.entry(row.action).or_default();
                 *sum = sum.saturating_add(count);
             }
         }
-        told.extend(others.into_iter().map(|(action, count)| HeldBack {
-            count,
-            what: format!(
-                "flows over rate-limit {}: other feeds and sources",
-                verdict(action)
-            ),
-        }));
+        let others = others.into_iter();
+        told.extend(
+            others.map(|(action, count)| self.held_back(count, action, "other feeds and sources")),
+        );
         told
+    }
+
+    /// True when it is the one of `rate-limit-ingress`.
+    pub(super) fn is_of_ingress(&self) -> bool {
+        self.key == INGRESS
+    }
+
+    fn held_back(&self, count: u64, action: Action, what: &str) -> HeldBack {
+        HeldBack {
+            limit: self.key,
+            count,
+            what: format!("flows over {} {}: {what}", self.key, verdict(action)),
+        }
     }
 
     /// One alert's share of time, if there is any left: a second's worth may be spent at once.
@@ -144,7 +176,7 @@ mod tests {
     #[test]
     fn a_second_at_once_then_evenly() {
         let start = Instant::now();
-        let mut limit = Limit::new(10);
+        let mut limit = Limit::new(10, "rate-limit");
         let alert = example::alert();
         let passed = |limit: &mut Limit, tries: u32, at: Duration| {
             (0..tries)
@@ -168,7 +200,7 @@ mod tests {
     #[test]
     fn counts_are_collected_and_many_sources_are_others() {
         let start = Instant::now();
-        let mut limit = Limit::new(1);
+        let mut limit = Limit::new(1, "rate-limit");
         let mut alert = example::alert();
         let _ = limit.pass(&alert, start);
         for pid in 0..1_000 {

@@ -457,7 +457,7 @@ impl Search {
         let source = self.path.trials.note(source, &decision.hit, seen);
         let action = decision.action();
         self.path
-            .report(&alert(found, decision, source), Instant::now());
+            .report_live(&alert(found, decision, source), Instant::now());
         done.alerted += 1;
         let counts = &self.path.counts;
         counts.live.fetch_add(1, Ordering::Relaxed);
@@ -480,6 +480,7 @@ fn alert(found: &Found, decision: Decision, source: Source) -> Alert {
         feeds: decision.hit.feeds,
         indicator: decision.hit.indicator,
         scan: None,
+        flood: None,
         severity: decision.hit.severity,
         policy: decision.policy,
         exception: decision.hit.exception,
