@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Pure modules know no operating system: [`prefix`], [`feed`], [`arm`], [`snapshot`], [`ruleset`],
-//! [`packet`], [`policy`], [`alert`], [`flowlog`], [`config`], [`import`], [`manifest`], [`netlink`]. Edges talk to it: [`fetch`], [`nft`], [`queue`],
+//! [`packet`], [`policy`], [`alert`], [`flowlog`], [`config`], [`import`], [`manifest`], [`netlink`], `visible`. Edges talk to it: [`fetch`], [`nft`], [`queue`],
 //! [`conntrack`], [`attribution`], [`sink`], [`alertdb`], [`store`], [`resources`], [`host`], [`control`], [`metrics`]. Only [`daemon`] wires edges together.
 //! `netlink_socket` and `route` are sockets that several of them use, `background` lowers a thread's priority, [`helper`] does
 //! what may block, [`pulse`] says whether a loop is at work, `lacks` says what this process lacks. `tests/structure.rs` holds
@@ -51,3 +51,4 @@ pub mod ruleset;
 pub mod sink;
 pub mod snapshot;
 pub mod store;
+mod visible;

@@ -7,9 +7,9 @@ use std::{
 };
 
 /// No operating system in these, nor an edge.
-const PURE: [&str; 13] = [
+const PURE: [&str; 14] = [
     "import", "netlink", "prefix", "feed", "arm", "snapshot", "ruleset", "packet", "policy",
-    "alert", "flowlog", "config", "manifest",
+    "alert", "flowlog", "config", "manifest", "visible",
 ];
 
 /// These talk to the operating system, each to its own part.

@@ -13,11 +13,11 @@ use super::{
     Alert, community_id,
     element::{Feeds, exe, indicators},
     line::{Event, Loss, loss_message, message},
-    text::is_hidden,
 };
 use crate::{
     feed::{Action, Direction, Severity},
     packet::Flow,
+    visible::is_hidden,
 };
 
 /// Longest value in bytes, as written, escapes included.

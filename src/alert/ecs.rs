@@ -9,12 +9,12 @@ use super::{
     Alert, community_id,
     element::Rfc3339,
     line::{Loss, LossKind, loss_message, message},
-    text::is_hidden,
 };
 use crate::{
     attribution::Source,
     feed::{Action, Direction, Indicator, Severity},
     packet::{Protocol, Transport},
+    visible::escape_json,
 };
 
 /// Version of the schema the field names are from.
@@ -96,24 +96,7 @@ pub fn ecs_loss(loss: &Loss, observer: &Observer) -> Value {
 /// One line without its end: `value` with every hidden character written as `\uXXXX`, so that
 /// neither a terminal nor a line-based reader is fooled. The JSON value is the same.
 pub fn to_line(value: &Value) -> String {
-    use std::fmt::Write;
-
-    let json = value.to_string();
-    if !json.chars().any(is_hidden) {
-        return json;
-    }
-    let mut out = String::with_capacity(json.len() + 64);
-    for c in json.chars() {
-        if is_hidden(c) {
-            // Hidden characters are only inside JSON strings: serde_json writes no white space.
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                let _ = write!(out, "\\u{unit:04x}"); // writing to a String cannot fail
-            }
-        } else {
-            out.push(c);
-        }
-    }
-    out
+    escape_json(value.to_string())
 }
 
 fn base(observer: &Observer, time: &str, message: String) -> Map<String, Value> {
@@ -491,6 +474,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::visible::is_hidden;
     use crate::{
         alert::{Scan, example},
         attribution::Capabilities,

@@ -69,7 +69,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::alert::{Alert, example, line::severity, text::is_hidden};
+    use crate::{
+        alert::{Alert, example, line::severity},
+        visible::is_hidden,
+    };
 
     fn fields(alert: &Alert) -> BTreeMap<String, String> {
         let identity = Identity {

@@ -309,7 +309,7 @@ mod tests {
     use syslog_rfc5424::parse_message;
 
     use super::*;
-    use crate::alert::{example, text::is_hidden};
+    use crate::{alert::example, visible::is_hidden};
 
     fn layout(form: Form) -> Layout {
         Layout {

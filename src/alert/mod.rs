@@ -21,7 +21,6 @@ mod text;
 
 pub use community::community_id;
 pub(crate) use element::Rfc3339;
-pub(crate) use text::is_hidden;
 
 use std::{
     net::IpAddr,

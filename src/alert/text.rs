@@ -1,21 +1,10 @@
 //! Untrusted text made fit for a log line: nothing invisible, nothing that ends a line or turns
 //! it around, bounded.
 
+use crate::visible::is_hidden;
+
 /// Behind a value that was cut.
 const CUT: &str = "...";
-
-/// True for a character that must not reach a terminal or a line-based reader as it is.
-///
-/// C0, DEL and C1 (Unicode category Cc), line and paragraph separators, and the format characters
-/// that are invisible or change the direction of text (Unicode Standard Annex #9, Technical
-/// Report #36).
-pub(crate) fn is_hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
-            | '\u{e0000}'..='\u{e007f}')
-}
 
 /// Appends `value` as the inside of an RFC 5424 PARAM-VALUE (section 6.3.3).
 ///

@@ -9,6 +9,7 @@ use super::{
     Failure,
     args::{AlertsCommand, Filters},
     ask, check,
+    output::print_json_line,
     table::{Table, terminal_width, visible},
 };
 use crate::{
@@ -238,7 +239,11 @@ fn follow(config: &Path, filters: Filters, json: bool) -> Result<(), Failure> {
         };
         let page = match control::call(&socket, &Request::Alerts { query }) {
             Ok(page) => page,
-            Err(error @ (ClientError::NotRunning { .. } | ClientError::Broken { .. })) => {
+            Err(
+                error @ (ClientError::NotRunning { .. }
+                | ClientError::Broken { .. }
+                | ClientError::Unanswered(_)),
+            ) => {
                 if !away {
                     eprintln!("feedgate: {error}; waiting for it");
                 }
@@ -277,7 +282,7 @@ fn follow(config: &Path, filters: Filters, json: bool) -> Result<(), Failure> {
 
 fn print_new(item: &Value, json: bool) {
     if json {
-        println!("{item}");
+        print_json_line(item);
     } else {
         println!("{}", visible(&row(item).join("  ")));
     }

@@ -12,8 +12,12 @@ use std::{
 
 use serde_json::Value;
 
+pub(super) use super::output::print_json;
 use super::{Failure, check};
-use crate::control::{self, ClientError, Request};
+use crate::{
+    control::{self, ClientError, Request},
+    visible::visible,
+};
 
 /// How often the progress of a refresh is shown.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -35,11 +39,6 @@ pub(super) fn failure(error: ClientError) -> Failure {
         ClientError::Permission { .. } => Failure::permission(error),
         _ => Failure::failed(error),
     }
-}
-
-/// Prints a JSON value for a program.
-pub(super) fn print_json(value: &Value) {
-    println!("{value:#}");
 }
 
 pub(super) fn refresh(config: &Path, feed: Option<String>, json: bool) -> Result<(), Failure> {
@@ -93,16 +92,16 @@ impl Progress {
                 let names: Vec<&str> = pulling.map(|feed| text(&feed["name"])).collect();
                 let more = names.len().saturating_sub(NAMES);
                 let more = (more > 0).then(|| format!(" and {more} more"));
-                eprint!(
+                std::eprint!(
                     "\r\x1b[Kpulling for {} s: {}{}",
                     start.elapsed().as_secs(),
-                    names.get(..NAMES).unwrap_or(&names).join(", "),
+                    visible(&names.get(..NAMES).unwrap_or(&names).join(", ")),
                     more.unwrap_or_default()
                 );
                 shown = true;
             }
             if shown {
-                eprint!("\r\x1b[K");
+                std::eprint!("\r\x1b[K");
             }
         };
         let thread = std::thread::spawn(work);

@@ -65,7 +65,7 @@ pub(super) fn check(file: &Path, print: bool, as_json: bool) -> Result<(), Failu
             .map(|f| f.mistakes.len())
             .sum::<usize>();
     if print {
-        print!("{}", config::to_toml(&config));
+        std::print!("{}", config::to_toml(&config));
     } else if !as_json {
         let feeds = config.feeds.len();
         let resources = match manifests.resources {
@@ -150,7 +150,7 @@ fn complain(origin: &str, text: &str, outcome: &Outcome, loose: &[String]) {
     if !outcome.diagnostics.is_empty() {
         let color = std::io::stderr().is_terminal();
         let shown = config::render(&outcome.diagnostics, text, origin, color);
-        eprint!("{}", with_newline(shown));
+        std::eprint!("{}", with_newline(shown));
     }
     for warning in outcome.warnings(origin) {
         eprintln!("warning: {warning}");

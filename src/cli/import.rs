@@ -45,7 +45,7 @@ pub(super) fn import(
         ask::print_json(&report(&import));
         return Ok(());
     }
-    print!("{}", import.to_toml());
+    std::print!("{}", import.to_toml());
     for remark in &import.remarks {
         let line = remark
             .line

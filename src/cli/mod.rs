@@ -2,6 +2,9 @@
 //!
 //! Exit codes: 0 ok, 1 failed, 2 usage, 77 no permission, 78 configuration.
 
+#[macro_use]
+mod output; // first: its macros are those of the modules below
+
 mod alerts;
 mod args;
 mod ask;
@@ -85,8 +88,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.message.is_empty() {
-                // Not eprintln: it panics when nobody reads, and the exit code would be lost.
-                let _ = writeln!(io::stderr(), "feedgate: {}", failure.message);
+                eprintln!("feedgate: {}", failure.message);
             }
             ExitCode::from(failure.code)
         }

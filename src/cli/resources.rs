@@ -47,7 +47,7 @@ pub(super) fn get(config: &Path, args: &Get) -> Result<(), Failure> {
         }
         Some(Form::Yaml) => {
             if let Some(document) = document(&args.which, &found) {
-                print!("{}", manifest::to_yaml(&document));
+                std::print!("{}", manifest::to_yaml(&document));
             }
         }
         Some(Form::Name) => found

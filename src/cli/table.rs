@@ -1,6 +1,6 @@
 //! Lines of columns for people, as wide as the terminal, with nothing in them that steers it.
 
-use crate::alert::is_hidden;
+pub(super) use crate::visible::visible;
 
 /// Columns are not made narrower than this.
 const NARROWEST: usize = 8;
@@ -59,13 +59,6 @@ impl Table {
 /// The width of the terminal on standard output; `None` when that is none.
 pub(super) fn terminal_width() -> Option<usize> {
     terminal_size::terminal_size().map(|(width, _)| usize::from(width.0))
-}
-
-/// Text with `?` for each character that could steer a terminal or break a line.
-pub(super) fn visible(text: &str) -> String {
-    text.chars()
-        .map(|c| if is_hidden(c) { '?' } else { c })
-        .collect()
 }
 
 /// At most `width` characters; a mark stands where something is left out.

@@ -33,6 +33,7 @@ use url::Url;
 pub use diagnostic::{Diagnostic, Related, render};
 pub(crate) use keys::nearest;
 pub use parse::{Outcome, decode, parse};
+pub(crate) use print::quote;
 pub use print::to_toml;
 
 use crate::{

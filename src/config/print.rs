@@ -10,6 +10,7 @@ use crate::feed::{
     Direction, Scope,
     formats::{Column, CsvOptions, JsonOptions, RecordSize},
 };
+use crate::visible::escape;
 
 /// `config` as TOML, every key of this version with its value.
 ///
@@ -177,17 +178,16 @@ fn share(share: f64) -> String {
 }
 
 /// A basic string (TOML 1.0, section String).
-fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     for c in text.chars() {
         match c {
             '"' | '\\' => out.extend(['\\', c]),
-            c if c.is_control() => {
-                // Writing to a String cannot fail.
-                let _ = write!(out, "\\u{:04X}", u32::from(c));
-            }
-            c => out.push(c),
+            c => match escape(c) {
+                Some(escaped) => out.push_str(&escaped),
+                None => out.push(c),
+            },
         }
     }
     out.push('"');

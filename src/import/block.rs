@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::{config, visible::is_hidden};
+
 /// A feed for feedgate.toml.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Block {
@@ -41,6 +43,10 @@ impl Block {
 
 /// A string of TOML.
 pub(super) fn quote(text: &str) -> String {
+    if text.chars().any(is_hidden) {
+        // The crate leaves C1 and what turns text around as they are.
+        return config::quote(text);
+    }
     toml::Value::from(text).to_string()
 }
 
@@ -48,7 +54,7 @@ impl fmt::Display for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for comment in &self.comments {
             // A comment is one line.
-            let line: String = comment.chars().filter(|c| !c.is_control()).collect();
+            let line: String = comment.chars().filter(|c| !is_hidden(*c)).collect();
             writeln!(f, "# {line}")?;
         }
         writeln!(f, "[[feed]]\nname = {}", quote(&self.name))?;

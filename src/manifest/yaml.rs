@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::visible::escape;
+
 /// The value as a YAML document, with a newline at its end.
 pub fn to_yaml(value: &Value) -> String {
     let mut out = String::new();
@@ -106,11 +108,13 @@ fn text(value: &str) -> String {
             '\\' => out.push_str("\\\\"),
             '\n' => out.push_str("\\n"),
             '\t' => out.push_str("\\t"),
-            // What steers a terminal, breaks a line in YAML, or may not stand in it.
-            c if c.is_control() || "\u{2028}\u{2029}\u{feff}\u{fffe}\u{ffff}".contains(c) => {
-                out.push_str(&format!("\\u{:04x}", u32::from(c)));
-            }
-            c => out.push(c),
+            // What may not stand in YAML.
+            '\u{fffe}' | '\u{ffff}' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            // What steers a terminal or breaks a line.
+            c => match escape(c) {
+                Some(escaped) => out.push_str(&escaped),
+                None => out.push(c),
+            },
         }
     }
     out.push('"');
