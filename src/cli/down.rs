@@ -45,7 +45,7 @@ pub(super) fn down(file: &Path) -> Result<(), Failure> {
                 }
             }
         }
-        Err(e @ ClientError::Broken { .. }) => {
+        Err(e @ (ClientError::Broken { .. } | ClientError::Unanswered(_))) => {
             return Err(Failure::failed(format!(
                 "{e}. While it lives, a table that it owns is refused to everybody else. If it hangs: \
                  `systemctl kill -s KILL feedgate && systemctl stop feedgate` (or kill -9), then \

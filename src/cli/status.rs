@@ -9,7 +9,7 @@ use super::{Failure, ask, check};
 use crate::{
     arm::Book,
     config::Config,
-    control::{self, ClientError, Request},
+    control::{self, ClientError, Request, Unanswered},
     nft::{Kernel, TableState},
     ruleset::Options,
     snapshot::{Class, SetName},
@@ -25,6 +25,15 @@ pub(super) fn status(config: &Path, json: bool) -> Result<(), Failure> {
                 ask::print_json(&not_running(&config, &e, &left));
             }
             let lines = [vec![e.to_string()], left.lines].concat();
+            return Err(Failure::failed(lines.join("\n")));
+        }
+        Err(ClientError::Unanswered(e)) => {
+            let table = held(&config);
+            if json {
+                ask::print_json(&not_answering(&config, &e, table.as_ref()));
+            }
+            let lines = [Some(e.to_string()), table.map(|(_, line)| line)];
+            let lines: Vec<String> = lines.into_iter().flatten().collect();
             return Err(Failure::failed(lines.join("\n")));
         }
         other => other.map_err(ask::failure)?,
@@ -110,7 +119,54 @@ fn left_behind(config: &Config) -> LeftBehind {
     }
 }
 
+/// What the kernel holds beside a daemon that does not answer, in a word and in a line; `None` where this
+/// user may not see it.
+fn held(config: &Config) -> Option<(&'static str, String)> {
+    let kernel = Kernel::open(Options::new(&config.nftables)).ok()?;
+    let (family, name) = (&config.nftables.family, &config.nftables.table);
+    let table = format!("table {family} {name}");
+    Some(match kernel.table_state().ok()? {
+        // Its own, most likely: a daemon that lives owns its table.
+        TableState::Ours | TableState::Owned(_) => (
+            "present",
+            format!(
+                "WITHOUT AN ANSWER  {table} is in the kernel: what it denies stays denied; what is only watched \
+                 waits for the daemon, or passes, and nobody is named"
+            ),
+        ),
+        TableState::Absent => (
+            "absent",
+            format!("NOT PROTECTED  there is no {table}: nothing is denied"),
+        ),
+        TableState::Foreign(why) => (
+            "foreign",
+            format!("NOT PROTECTED  {table} is not feedgate's: {why}"),
+        ),
+    })
+}
+
 /// What `--json` prints then.
+fn not_answering(
+    config: &Config,
+    error: &Unanswered,
+    table: Option<&(&'static str, String)>,
+) -> Value {
+    json!({
+        "running": true,
+        "answers": false,
+        "pid": error.pid,
+        "state": error.state,
+        "error": error.to_string(),
+        "table": {
+            "family": config.nftables.family.to_string(),
+            "name": config.nftables.table,
+            "state": table.map(|(word, _)| word),
+        },
+        "says": table.iter().map(|(_, line)| line.trim_start()).collect::<Vec<_>>(),
+    })
+}
+
+/// What `--json` prints without a daemon.
 fn not_running(config: &Config, error: &ClientError, left: &LeftBehind) -> Value {
     let lines: Vec<&str> = left.lines.iter().map(|line| line.trim_start()).collect();
     json!({

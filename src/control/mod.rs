@@ -2,11 +2,22 @@
 //!
 //! Only root, the daemon's own user and members of group `feedgate` are answered. What the requests
 //! do is the daemon's matter: the server is given a handler.
+//!
+//! Ahead of the answer the server sends white space, which JSON allows there: a space every two
+//! seconds while the request waits or is worked on, a tab when it is carried out. So a client can tell
+//! a daemon that is at work from one that stands still, and knows whether a request that it gave up
+//! can still have an effect. Clients and daemons of 0.1 read and write the same without it.
 
+mod caller;
 mod client;
+mod connect;
+mod group;
+mod peer;
+mod places;
 mod server;
+mod standing;
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,8 +26,16 @@ use crate::{
     feed::Direction,
 };
 
-pub use client::{ClientError, call, call_with, lint, push};
-pub use server::{Peer, Server, ServerError};
+pub use caller::{Caller, Peer};
+pub use client::{ClientError, Unanswered, call, call_with, lint, push};
+pub use server::{Counts, Door, Server, ServerError};
+
+/// Between two signs of life of the daemon ahead of an answer.
+const LIFE: Duration = Duration::from_secs(2);
+/// One of them. JSON allows white space ahead of a value.
+const ALIVE: u8 = b' ';
+/// The request is carried out from now on.
+const BEGUN: u8 = b'\t';
 
 /// Longest text that can be pushed, in bytes; a feed's own `max-bytes` is mostly lower.
 pub const MAX_BODY: u64 = 256 << 20;
@@ -241,6 +260,31 @@ impl Request {
             | Self::Apply { bytes, .. }
             | Self::Delete { bytes, .. } => *bytes,
             _ => 0,
+        }
+    }
+
+    /// True where the answer is all that it is about.
+    fn only_asks(&self) -> bool {
+        match self {
+            Self::Status
+            | Self::Feeds
+            | Self::Lint { .. }
+            | Self::Lookup { .. }
+            | Self::Ruleset { .. }
+            | Self::Alerts { .. }
+            | Self::Get { .. }
+            | Self::SelftestSeen => true,
+            Self::Refresh { dry_run, .. }
+            | Self::Apply { dry_run, .. }
+            | Self::Delete { dry_run, .. } => *dry_run,
+            Self::Log { level } => level.is_none(),
+            Self::Accept { .. }
+            | Self::Push { .. }
+            | Self::Dismiss { .. }
+            | Self::Deny { .. }
+            | Self::SelftestBegin
+            | Self::SelftestEnd { .. }
+            | Self::Down => false,
         }
     }
 }

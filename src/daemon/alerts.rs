@@ -1,8 +1,10 @@
 //! What the control socket's requests ask of the store of alerts.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use nix::unistd::{Uid, User};
 use serde_json::Value;
 
 use super::{Shared, handler::value};
@@ -10,7 +12,11 @@ use crate::{
     alert::filter::{Filter, Query},
     alertdb::{AlertDb, Person, Which},
     control::{MAX_IDS, MAX_NOTE, Peer},
+    helper::{Aside, reads},
 };
+
+/// What a name service may take to name who dismisses; without a name the user ID says who it was.
+const NAME: Duration = Duration::from_secs(2);
 
 /// Answers a question; blocks for the disk.
 pub(super) fn answer(shared: &Shared, query: &Query) -> Result<Value, String> {
@@ -48,10 +54,12 @@ pub(super) fn dismiss(
         }
         None => Which::Ids(ids),
     };
-    let user = User::from_uid(Uid::from_raw(peer.uid)).ok().flatten();
+    let uid = peer.uid;
+    let name = move |aside: &Aside| reads::user_name(aside, uid);
+    let user = shared.helpers.names.ask(Instant::now() + NAME, name);
     let person = Person {
-        uid: peer.uid,
-        user: user.map(|user| user.name),
+        uid,
+        user: user.flatten(),
     };
     value(&store(shared)?.dismiss(which, person, note)?)
 }

@@ -127,6 +127,8 @@ struct Numbers {
     selftest: Option<Report>,
     /// The daemon's loops, and whether each of them answers.
     loops: Vec<(String, bool)>,
+    /// Clients of the control socket that got no answer, and why.
+    unanswered: [(&'static str, u64); 4],
 }
 
 impl Numbers {
@@ -154,6 +156,7 @@ impl Numbers {
             windows,
             selftest,
             loops: loops(shared),
+            unanswered: shared.door.counts.rows(),
             status: status::status(shared),
         }
     }
@@ -227,6 +230,10 @@ impl Numbers {
             &Unit::Seconds,
             [([NO; 0], status.started_unix)],
         )?;
+        let help = "Clients of the control socket that got no answer";
+        let rows = self.unanswered.iter();
+        let rows = rows.map(|(why, count)| ([("why", *why)], *count));
+        out.counters("control_unanswered", help, rows)?;
         let help = "Addresses that are never blocked";
         out.gauge("exceptions", help, count(status.exceptions.len()))
     }

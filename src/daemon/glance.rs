@@ -27,6 +27,8 @@ use crate::{
 
 /// Between two looks at a lock that somebody has for a moment.
 const MOMENT: Duration = Duration::from_millis(2);
+/// How long a client waits for the state: it is to hear something within ten seconds.
+const SOON: Duration = Duration::from_secs(5);
 
 /// The state as of one moment.
 pub(super) struct Glance {
@@ -151,12 +153,25 @@ pub(super) fn glance_within(shared: &Shared, limit: Duration) -> Option<Arc<Glan
             }
             Err(TryLockError::WouldBlock) => {}
         }
-        if let Some(glance) = &*lock(&shared.desk.0) {
-            return Some(Arc::clone(glance));
+        // Whoever makes the copy has it for a moment.
+        let place = shared.desk.0.try_lock();
+        if let Some(glance) = place.ok().and_then(|place| place.clone()) {
+            return Some(glance);
         }
         std::thread::sleep(MOMENT);
     }
     None
+}
+
+/// The same for somebody who waits: an error when the state is held for long by something that left no copy.
+pub(super) fn glance_soon(shared: &Shared) -> Result<Arc<Glance>, String> {
+    glance_within(shared, SOON).ok_or_else(|| {
+        format!(
+            "the daemon lives, but its state has been held for {} s by something that hangs, such as a disk: \
+             its log may say more (journalctl -u feedgate); deny sets stay in force",
+            SOON.as_secs()
+        )
+    })
 }
 
 /// Takes a lock, or does something else that blocks, in asynchronous code: other tasks go on meanwhile.

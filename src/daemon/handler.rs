@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     Shared, alerts, arming,
     engine::lock,
-    glance::{blocking as in_place, glance},
+    glance::{blocking as in_place, glance_soon},
     intake::{self, Body},
     lookup, pulls,
     reading::Asked,
@@ -15,24 +15,38 @@ use super::{
 };
 use crate::{
     config::LogLevel,
-    control::{Peer, Request, Response},
+    control::{Caller, Peer, Request, Response},
     feed::{Cover, FeedName, Known},
     logging,
 };
 
+/// Nobody reads it: whoever asked has gone.
+const GONE: &str = "the client has gone";
+
 /// Answers one request.
 pub(super) async fn answer(
     shared: Arc<Shared>,
-    peer: Peer,
+    caller: Caller,
     request: Request,
     body: Vec<u8>,
 ) -> Response {
+    // `down` waits for the state first. All else is begun here, or not at all.
+    if request != Request::Down && !caller.begin() {
+        return Response::Error(GONE.into());
+    }
+    let peer = caller.peer;
     let result = match request {
-        Request::Status => blocking(&shared, |shared| value(&status::status(shared))).await,
-        Request::Feeds => blocking(&shared, |shared| value(&glance(shared).feeds)).await,
+        Request::Status => {
+            blocking(&shared, |shared| {
+                let glance = glance_soon(shared)?;
+                value(&status::of(shared, &glance))
+            })
+            .await
+        }
+        Request::Feeds => blocking(&shared, |shared| value(&glance_soon(shared)?.feeds)).await,
         Request::Lookup { addr, asked } => {
             let work = move |shared: &Shared| {
-                let (snapshot, glance) = (shared.path.view.current(), glance(shared));
+                let (snapshot, glance) = (shared.path.view.current(), glance_soon(shared)?);
                 let place = lookup::Place {
                     index: &snapshot.index,
                     trials: &shared.path.trials,
@@ -44,7 +58,8 @@ pub(super) async fn answer(
         }
         Request::Ruleset { elements } => {
             blocking(&shared, move |shared| {
-                Ok(json!(super::elements::print(&glance(shared), elements)))
+                let glance = glance_soon(shared)?;
+                Ok(json!(super::elements::print(&glance, elements)))
             })
             .await
         }
@@ -97,7 +112,7 @@ pub(super) async fn answer(
         Request::SelftestEnd { probed } => {
             blocking(&shared, move |shared| selftest::end(shared, &probed)).await
         }
-        Request::Down => down(&shared).await,
+        Request::Down => down(&shared, caller).await,
     };
     match result {
         Ok(value) => Response::Ok(value),
@@ -359,14 +374,23 @@ pub(super) fn named(name: impl std::fmt::Display, error: String) -> String {
     }
 }
 
-async fn down(shared: &Arc<Shared>) -> Result<Value, String> {
-    let removed = blocking(shared, |shared| {
+async fn down(shared: &Arc<Shared>, caller: Caller) -> Result<Value, String> {
+    let removed = blocking(shared, move |shared| {
         let mut core = lock(&shared.core);
+        // Whoever gave up waiting has done something else since, and must not find the table gone later.
+        if !caller.begin() {
+            tracing::warn!("down is not carried out: its client has gone");
+            return Err(GONE.into());
+        }
         // Set under the lock, so that nobody puts the table back in between.
         shared.down.store(true, Ordering::Relaxed);
         core.closed = true;
-        core.kernel
-            .remove()
+        let removed = core.kernel.remove();
+        if removed.is_err() {
+            shared.down.store(false, Ordering::Relaxed);
+            core.closed = false;
+        }
+        removed
             .map(|was_there| json!({ "removed": was_there }))
             .map_err(|e| e.to_string())
     })
@@ -378,9 +402,6 @@ async fn down(shared: &Arc<Shared>) -> Result<Value, String> {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             let _ = stop.send(()).await;
         });
-    } else {
-        shared.down.store(false, Ordering::Relaxed);
-        in_place(|| lock(&shared.core).closed = false);
     }
     removed
 }

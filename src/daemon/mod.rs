@@ -180,6 +180,8 @@ struct Shared {
     queues: Range<u32>,
     /// The first pulls have ended, good or not.
     ready: AtomicBool,
+    /// Whom the control socket lets in.
+    door: Arc<control::Door>,
     /// A first pull has ended.
     progress: Notify,
     pulls: Mutex<pulls::Tasks>,
@@ -298,6 +300,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<Ended, RunError
         journal: Mutex::default(),
         queues: status::numbers(core.kernel.options()),
         ready: AtomicBool::new(false),
+        door: server.door(),
         progress: Notify::new(),
         pulls: Mutex::default(),
         suspects: Arc::default(),
@@ -372,10 +375,11 @@ fn answer_clients(
     shared: &Arc<Shared>,
     server: Arc<control::Server>,
 ) -> tokio::task::JoinHandle<()> {
-    let shared = Arc::clone(shared);
+    let (shared, accepting) = (Arc::clone(shared), Arc::clone(&shared.lasting.accepting));
+    let turn = move || accepting.beat(Instant::now());
     let handle =
-        move |peer, request, body| handler::answer(Arc::clone(&shared), peer, request, body);
-    tokio::spawn(async move { server.serve(handle).await })
+        move |caller, request, body| handler::answer(Arc::clone(&shared), caller, request, body);
+    tokio::spawn(async move { server.serve(handle, turn).await })
 }
 
 /// Reports readiness, then reacts to signals until one says stop.

@@ -74,6 +74,8 @@ async fn take_config(shared: &Arc<Shared>, new: Config) -> Result<(), RunError> 
     let exceptions = housekeeping::find_exceptions(shared, &whole, limit).await;
     let blocking = Arc::clone(shared);
     let synced = tokio::task::spawn_blocking(move || {
+        // Members of a group that was made meanwhile may ask, too.
+        blocking.door.find_group();
         let mut core = lock(&blocking.core);
         let _busy = core.busy();
         // Feeds and exceptions of the new configuration take effect together.

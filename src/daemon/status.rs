@@ -334,11 +334,15 @@ impl Shown {
 }
 
 pub(super) fn status(shared: &Shared) -> Status {
-    let glance = glance(shared);
+    of(shared, &glance(shared))
+}
+
+/// The same of a glance.
+pub(super) fn of(shared: &Shared, glance: &Glance) -> Status {
     let now = Instant::now();
     let last_hour = lock(&shared.path.tally).last_hour(now, TOP);
     let sinks = shared.path.sinks.load().stats();
-    let queue = queue(&glance);
+    let queue = queue(glance);
     let conntrack = conntrack();
     let flow_log = shared.path.flow_log.load();
     let flow_log = flow_log.as_ref().map(|log| log.status());
@@ -346,7 +350,7 @@ pub(super) fn status(shared: &Shared) -> Status {
     let stuck = shared.pulses.late_now();
     let unwell = unwell(shared, &stuck);
     let mut problems = unwell.clone();
-    problems.extend(self::problems(&glance, &queue, &conntrack, &sinks));
+    problems.extend(self::problems(glance, &queue, &conntrack, &sinks));
     problems.extend(flow_log.as_ref().and_then(FlowLogStatus::problem));
     problems.extend(store.iter().flat_map(store_problems));
     let unsaved = shared.store.unsaved();

@@ -385,6 +385,8 @@ pub(super) struct Lasting {
     pub(super) arming: Arc<Pulse>,
     /// The runtime of all of these.
     pub(super) runtime: Arc<Pulse>,
+    /// Connections of client commands are accepted.
+    pub(super) accepting: Arc<Pulse>,
     /// Somebody got the state's lock.
     state: Arc<Pulse>,
 }
@@ -419,6 +421,12 @@ impl Lasting {
                 LONG_HOLD / 2,
                 LONGEST_HOLD,
                 "no feed is pulled and no command answered",
+            ),
+            accepting: begin(
+                "the control socket",
+                LONG_HOLD / 2,
+                LONGEST_HOLD,
+                "no command is answered",
             ),
             state: begin(
                 "the daemon's state",

@@ -15,6 +15,7 @@ mod attribution;
 mod busy;
 mod classes;
 mod cli;
+mod clients;
 mod coexist;
 mod containers;
 mod control_fuzz;

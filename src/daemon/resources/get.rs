@@ -16,7 +16,7 @@ use crate::{
     control::Window,
     daemon::{
         engine::lock,
-        glance::{Glance, glance},
+        glance::{Glance, glance_soon},
         status::{self, FeedStatus},
     },
     manifest::{self, Id, Kind, LabelSelector, Metadata, Resource, Spec, Target},
@@ -50,7 +50,7 @@ pub(in crate::daemon) fn get(
         .unwrap_or_default()
         .parse()
         .map_err(|e| format!("-l: {e}"))?;
-    let shelf = Shelf::of(shared, nets);
+    let shelf = Shelf::of(shared, nets)?;
     let all = shelf.ids();
     let (mut items, mut missing) = (Vec::new(), Vec::new());
     for target in targets {
@@ -79,15 +79,15 @@ struct Shelf<'a> {
 }
 
 impl<'a> Shelf<'a> {
-    fn of(shared: &'a Shared, nets: Window) -> Self {
-        let glance = glance(shared);
+    fn of(shared: &'a Shared, nets: Window) -> Result<Self, String> {
+        let glance = glance_soon(shared)?;
         let resolved = shared.resources.resolve(&glance.config);
-        Self {
+        Ok(Self {
             shared,
             glance,
             resolved,
             nets,
-        }
+        })
     }
 
     /// Kinds, names and labels of all.
