@@ -17,7 +17,7 @@ const WORD: usize = 48;
 const FEEDS: usize = 2;
 
 /// `denied egress tcp 10.0.0.1:4711 -> 10.48.255.194:80 listed by ipsum: curl[1234] user red unit cron.service`,
-/// at most 560 bytes.
+/// at most 640 bytes.
 pub(crate) fn sentence(alert: &Alert) -> String {
     let mut out = String::with_capacity(160);
     out.push_str(match alert.action {

@@ -44,7 +44,7 @@ fn a_listed_gateway_passes_and_is_alerted_once() {
     assert_eq!(counter(&lab.host, "denied"), 0);
     let shown = daemon.ok(&["alerts", "show", alert.get("id")]);
     assert!(
-        shown.contains("not denied: exception default gateway"),
+        shown.contains("deny: exception default gateway on eth0"),
         "{shown}"
     );
     assert!(shown.contains("feedgate.exception"), "{shown}");

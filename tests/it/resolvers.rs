@@ -93,7 +93,7 @@ fn names_are_resolved_with_the_daemon_alive_frozen_dead_and_at_boot() {
         lookup.contains("are denied") && lookup.contains("excepted at ports 53 and 853: resolver"),
         "{lookup}"
     );
-    let lookup = daemon.ok(&["lookup", RESOLVERS[0], "--port", "53/udp"]);
+    let lookup = daemon.ok(&["lookup", RESOLVERS[0], "--port", "udp/53"]);
     assert!(
         lookup.contains("let pass, with an alert once a day"),
         "{lookup}"
