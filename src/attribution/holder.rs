@@ -2,17 +2,21 @@
 //!
 //! The kernel does not say this; /proc/PID/fd has to be searched. Processes that were right
 //! before are asked first, then those of the socket's cgroup, then all, then threads that do not
-//! share their process's table of open files. Who was found is asked for relatives that inherited
-//! the socket.
+//! share their process's table of open files. Of each the lowest and the highest descriptors are read;
+//! those in between of processes with many come when the others were asked, and in turns, so that one
+//! process does not use up the time of all. Who was found is asked for relatives that inherited the
+//! socket.
 
 use std::{
     collections::{HashSet, VecDeque},
     io::ErrorKind,
+    mem,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use super::{
+    descriptors::{Descriptors, Link},
     kernel::share_files,
     process::{Handle, Process, Unlisted, numbers},
     relatives::{Relative, Relatives, Sharer},
@@ -56,7 +60,6 @@ pub(super) struct Holders {
     recent: VecDeque<Recent>,
     relatives: Relatives,
     helper: Helper,
-    fds: Vec<u32>,
 }
 
 #[derive(Debug)]
@@ -83,6 +86,16 @@ struct Goal {
     denied: HashSet<u32>,
     /// Processes whose threads could not be told apart in time.
     held_up: usize,
+    /// What is left of those with many descriptors.
+    left: Vec<Owner>,
+}
+
+/// Who may hold the socket.
+struct Owner {
+    pid: u32,
+    /// With a table of open files of its own.
+    thread: Option<u32>,
+    descriptors: Descriptors,
 }
 
 /// The deadline passed.
@@ -95,7 +108,6 @@ impl Holders {
             recent: VecDeque::with_capacity(MAX_RECENT),
             relatives: Relatives::new(proc, helper),
             helper: helper.clone(),
-            fds: Vec::new(),
         }
     }
 
@@ -114,6 +126,7 @@ impl Holders {
             deadline,
             denied: HashSet::new(),
             held_up: 0,
+            left: Vec::new(),
         };
         match self.search(&mut goal, members) {
             Ok(Some(process)) => self.with_sharers(process, &goal),
@@ -148,11 +161,48 @@ impl Holders {
         if let Some(process) = self.scan_processes(goal, &members(), &mut tried)? {
             return Ok(Some(process));
         }
-        let all = self.all_processes(goal)?;
-        match self.scan_processes(goal, &all, &mut tried)? {
-            Some(process) => Ok(Some(process)),
-            None => self.scan_threads(goal, &all),
+        // Its own cgroup is by far the likeliest, but a quarter of the time is for all others.
+        let now = Instant::now();
+        let most = goal.deadline.saturating_duration_since(now) / 4 * 3;
+        if let Some(process) = self.scan_left(goal, now + most) {
+            return Ok(Some(process));
         }
+        let all = self.all_processes(goal)?;
+        if let Some(process) = self.scan_processes(goal, &all, &mut tried)? {
+            return Ok(Some(process));
+        }
+        if let Some(process) = self.scan_threads(goal, &all)? {
+            return Ok(Some(process));
+        }
+        if let Some(process) = self.scan_left(goal, goal.deadline) {
+            return Ok(Some(process));
+        }
+        goal.check_time()?;
+        Ok(None)
+    }
+
+    /// What is left of processes with many descriptors, one part of each in turn, until `until`.
+    fn scan_left(&mut self, goal: &mut Goal, until: Instant) -> Option<Process> {
+        let mut left = VecDeque::from(mem::take(&mut goal.left));
+        while let Some(mut owner) = left.pop_front() {
+            if Instant::now() >= until {
+                left.push_front(owner);
+                break;
+            }
+            let fds = owner.descriptors.more();
+            if fds.is_empty() {
+                continue;
+            }
+            if let Link::At(fd) = owner.descriptors.first_to(&fds, &goal.target)
+                && let Some(process) = self.prove(goal, owner.pid, owner.thread, fd)
+            {
+                return Some(process);
+            }
+            owner.descriptors.close();
+            left.push_back(owner);
+        }
+        goal.left = left.into();
+        None
     }
 
     /// Looks for others that hold the socket of the holder just found, which is the first of the
@@ -249,7 +299,8 @@ impl Holders {
         None
     }
 
-    /// All descriptors of a process, or of a thread with its own, newest number first.
+    /// The descriptors of a process, or of a thread with its own: of both ends of their numbers, and all
+    /// where they are few.
     fn scan_folder(
         &mut self,
         goal: &mut Goal,
@@ -261,26 +312,36 @@ impl Holders {
         if let Some(thread) = thread {
             folder.extend(["task".to_owned(), thread.to_string()]);
         }
-        folder.push("fd");
-        match numbers(&folder, usize::MAX, goal.deadline) {
-            Ok(fds) => self.fds = fds,
-            Err(Unlisted::Timeout) => return Err(Timeout),
-            Err(Unlisted::Io(error)) => {
+        let mut descriptors = Descriptors::of(folder);
+        let fds = match descriptors.ends() {
+            Ok(fds) => fds,
+            Err(error) => {
                 if error.kind() == ErrorKind::PermissionDenied {
                     goal.denied.insert(pid);
                 }
                 return Ok(None);
             }
-        }
-        self.fds.sort_unstable_by(|a, b| b.cmp(a));
-        match first_link(&self.fds, &folder, goal)? {
-            Link::At(fd) => Ok(self.prove(goal, pid, thread, fd)),
-            Link::Denied => {
-                goal.denied.insert(pid);
-                Ok(None)
+        };
+        for fds in fds.chunks(LINKS_PER_CHECK) {
+            match descriptors.first_to(fds, &goal.target) {
+                Link::At(fd) => return Ok(self.prove(goal, pid, thread, fd)),
+                Link::Denied => {
+                    goal.denied.insert(pid);
+                    return Ok(None);
+                }
+                Link::None => {}
             }
-            Link::None => Ok(None),
+            goal.check_time()?;
         }
+        if descriptors.has_more() {
+            descriptors.close();
+            goal.left.push(Owner {
+                pid,
+                thread,
+                descriptors,
+            });
+        }
+        Ok(None)
     }
 
     /// Opens the process, and reads the descriptor again through what was opened.
@@ -321,7 +382,7 @@ impl Holders {
             let mut threads = match numbers(&tasks, usize::MAX, goal.deadline) {
                 Ok(threads) => threads,
                 Err(Unlisted::Timeout) => return Err(Timeout),
-                Err(Unlisted::Io(_)) => continue,
+                Err(Unlisted::Io) => continue,
             };
             threads.retain(|&thread| thread != pid);
             for thread in self.with_own_files(goal, pid, threads) {
@@ -353,7 +414,7 @@ impl Holders {
         let mut pids = match numbers(&self.proc, usize::MAX, goal.deadline) {
             Ok(pids) => pids,
             Err(Unlisted::Timeout) => return Err(Timeout),
-            Err(Unlisted::Io(_)) => Vec::new(),
+            Err(Unlisted::Io) => Vec::new(),
         };
         pids.sort_unstable_by(|a, b| b.cmp(a));
         Ok(pids)
@@ -416,203 +477,5 @@ fn link(thread: Option<u32>, fd: u32) -> String {
     }
 }
 
-/// What a search through descriptors found.
-enum Link {
-    At(u32),
-    None,
-    /// The owner may list them, only CAP_SYS_PTRACE may see where they lead.
-    Denied,
-}
-
-fn first_link(fds: &[u32], folder: &Path, goal: &Goal) -> Result<Link, Timeout> {
-    for chunk in fds.chunks(LINKS_PER_CHECK) {
-        for &fd in chunk {
-            match std::fs::read_link(folder.join(fd.to_string())) {
-                Ok(found) if found.as_os_str() == goal.target.as_str() => return Ok(Link::At(fd)),
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                    return Ok(Link::Denied);
-                }
-                Ok(_) | Err(_) => {}
-            }
-        }
-        goal.check_time()?;
-    }
-    Ok(Link::None)
-}
-
 #[cfg(test)]
-mod tests {
-    use std::{fs, os::unix::fs::symlink, time::Duration};
-
-    use tempfile::TempDir;
-
-    use super::*;
-
-    /// Above every real pid, so that kcmp finds none of them.
-    const P: u32 = 1 << 30;
-
-    struct Fixture(TempDir);
-
-    impl Fixture {
-        fn new() -> Self {
-            Self(TempDir::new().unwrap())
-        }
-
-        fn process(&self, pid: u32, start: u64) {
-            let folder = self.0.path().join(pid.to_string());
-            fs::create_dir_all(folder.join("fd")).unwrap();
-            let stat =
-                format!("{pid} (p) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 {start} 1 1 1");
-            fs::write(folder.join("stat"), stat).unwrap();
-            fs::write(folder.join("comm"), "p\n").unwrap();
-        }
-
-        fn socket(&self, folder: &str, fd: u32, inode: u32) {
-            let folder = self.0.path().join(folder).join("fd");
-            fs::create_dir_all(&folder).unwrap();
-            symlink(format!("socket:[{inode}]"), folder.join(fd.to_string())).unwrap();
-        }
-
-        fn holders(&self) -> Holders {
-            Holders::new(self.0.path(), &Helper::new("test", 2))
-        }
-    }
-
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(10)
-    }
-
-    fn pid(search: &Search) -> Option<u32> {
-        match search {
-            Search::Found(process, _) => Some(process.pid),
-            _ => None,
-        }
-    }
-
-    #[test]
-    fn the_cgroup_is_searched_before_all_of_proc() {
-        let fixture = Fixture::new();
-        for (at, inode) in [(0, 10), (1, 11), (2, 11)] {
-            fixture.process(P + at, 5);
-            fixture.socket(&(P + at).to_string(), 3, inode);
-        }
-        let mut holders = fixture.holders();
-        assert_eq!(
-            pid(&holders.find(11, Some(1), || vec![P + 1], soon())),
-            Some(P + 1)
-        );
-        // Not in its cgroup any more: the fallback finds it.
-        assert_eq!(
-            pid(&holders.find(10, Some(1), || vec![P + 1], soon())),
-            Some(P)
-        );
-        assert_eq!(
-            holders.find(12, None, Vec::new, soon()),
-            Search::Nobody {
-                denied: 0,
-                held_up: 0
-            }
-        );
-    }
-
-    #[test]
-    fn a_holder_is_remembered_only_with_its_start_time() {
-        let fixture = Fixture::new();
-        fixture.process(P, 5);
-        fixture.socket(&P.to_string(), 3, 10);
-        fixture.socket(&P.to_string(), 4, 11);
-        let mut holders = fixture.holders();
-        assert_eq!(pid(&holders.find(10, Some(1), || vec![P], soon())), Some(P));
-        let unasked = || panic!("the guess must hit");
-        assert_eq!(pid(&holders.find(11, Some(1), unasked, soon())), Some(P));
-        // The pid is another process now: read anew, never with the old start.
-        fs::remove_dir_all(fixture.0.path().join(P.to_string())).unwrap();
-        fixture.process(P, 6);
-        fixture.socket(&P.to_string(), 4, 11);
-        let Search::Found(process, _) = holders.find(11, Some(1), || vec![P], soon()) else {
-            panic!("not found");
-        };
-        assert_eq!(process.start, 6);
-    }
-
-    #[test]
-    fn descriptors_that_take_turns_are_guessed() {
-        let fixture = Fixture::new();
-        fixture.process(P, 5);
-        for (fd, inode) in [(3, 10), (40, 11), (80, 12), (79, 13)] {
-            fixture.socket(&P.to_string(), fd, inode);
-        }
-        let mut holders = fixture.holders();
-        for inode in [10, 11, 12] {
-            let found = holders.find(inode, Some(1), || vec![P], soon());
-            assert_eq!(pid(&found), Some(P));
-        }
-        // Moved away: only what is remembered by its open folder is found.
-        holders.proc = fixture.0.path().join("nowhere");
-        for inode in [10, 12, 11, 10, 12, 13] {
-            let found = holders.find(inode, Some(1), Vec::new, soon());
-            assert_eq!(pid(&found), Some(P), "{inode}");
-        }
-    }
-
-    #[test]
-    fn a_thread_with_its_own_table_is_found() {
-        let fixture = Fixture::new();
-        fixture.process(P, 5);
-        fixture.socket(&format!("{P}/task/{P}"), 3, 10);
-        fixture.socket(&format!("{P}/task/{}", P + 1), 3, 11);
-        assert_eq!(
-            pid(&fixture.holders().find(11, None, Vec::new, soon())),
-            Some(P)
-        );
-    }
-
-    #[test]
-    fn the_search_ends_at_the_deadline() {
-        let fixture = Fixture::new();
-        fixture.process(P, 5);
-        let found = fixture.holders().find(11, None, || vec![P], Instant::now());
-        assert_eq!(found, Search::Timeout);
-    }
-
-    #[test]
-    fn who_inherited_it_is_named_too_the_busy_one_first() {
-        let fixture = Fixture::new();
-        for (at, start) in [(0, 5), (1, 6), (2, 7), (3, 8)] {
-            fixture.process(P + at, start);
-            fixture.socket(&(P + at).to_string(), 3, 10 + at / 3);
-        }
-        let children = format!("{P}/task/{P}");
-        fs::create_dir_all(fixture.0.path().join(&children)).unwrap();
-        let list = format!("{} {} {} ", P + 1, P + 2, P + 3);
-        fs::write(fixture.0.path().join(children).join("children"), list).unwrap();
-        let find = |holders: &mut Holders| match holders.find(10, None, || vec![P], soon()) {
-            Search::Found(process, others) => {
-                let others = others.iter().map(|other| other.pid);
-                (process.pid, others.collect::<Vec<_>>())
-            }
-            other => panic!("{other:?}"),
-        };
-        let mut holders = fixture.holders();
-        assert_eq!(find(&mut holders), (P + 2, vec![P + 1, P]));
-        let syscall = format!("{} 0x3 0x0", libc::SYS_connect);
-        fs::write(
-            fixture.0.path().join((P + 1).to_string()).join("syscall"),
-            syscall,
-        )
-        .unwrap();
-        assert_eq!(find(&mut holders), (P + 1, vec![P + 2, P]));
-    }
-
-    #[test]
-    fn memory_is_bounded() {
-        let fixture = Fixture::new();
-        let mut holders = fixture.holders();
-        for at in 0..100 {
-            fixture.process(P + at, 5);
-            fixture.socket(&(P + at).to_string(), 3, at);
-            assert!(pid(&holders.find(at, None, || vec![P + at], soon())).is_some());
-        }
-        assert!(holders.recent.len() <= MAX_RECENT);
-    }
-}
+mod tests;

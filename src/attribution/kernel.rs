@@ -47,6 +47,23 @@ pub(super) fn open_cgroup(mount: &File, id: u64) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// The next entries of a folder, as `struct linux_dirent64`; gives their length in bytes, 0 at the end.
+///
+/// # Errors
+/// `ENOENT` when the folder is of a process that has ended, `EINVAL` when not even one entry fits.
+pub(super) fn list_folder(folder: &File, into: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: the kernel writes at most `into.len()` bytes to `into`, which lives through the call.
+    let length = unsafe {
+        libc::syscall(
+            libc::SYS_getdents64,
+            folder.as_raw_fd(),
+            into.as_mut_ptr(),
+            into.len(),
+        )
+    };
+    Ok(usize::try_from(Errno::result(length)?).unwrap_or(0))
+}
+
 /// True when two threads are known to share their table of open files. Either may hold this up: kcmp(2)
 /// waits for an execve(2) of theirs to end, and that for their memory map.
 pub(super) fn share_files(_: &Aside, a: u32, b: u32) -> bool {

@@ -17,6 +17,7 @@ pub mod cgroup;
 mod cgroup_tree;
 mod clients;
 pub mod containers;
+mod descriptors;
 mod finder;
 mod holder;
 mod inet_diag;

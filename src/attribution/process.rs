@@ -371,13 +371,14 @@ pub(super) fn parent_of(proc: &Path, pid: u32) -> Option<u32> {
 pub(super) enum Unlisted {
     /// The deadline passed.
     Timeout,
-    Io(std::io::Error),
+    /// It cannot be read.
+    Io,
 }
 
 /// The numbers among the names in a folder, such as processes, threads and descriptors: at most `most`.
 pub(super) fn numbers(folder: &Path, most: usize, deadline: Instant) -> Result<Vec<u32>, Unlisted> {
     let mut found = Vec::new();
-    let entries = fs::read_dir(folder).map_err(Unlisted::Io)?;
+    let entries = fs::read_dir(folder).map_err(|_| Unlisted::Io)?;
     for (at, entry) in entries.flatten().enumerate() {
         if at.is_multiple_of(ENTRIES_PER_CHECK) && Instant::now() >= deadline {
             return Err(Unlisted::Timeout);
