@@ -50,6 +50,8 @@ const INITIAL_PIDS: &str = "pid:[4026531836]";
 pub struct Attributor {
     proc: PathBuf,
     timeout: Duration,
+    /// Less time for the flow in hand.
+    limit: Option<Duration>,
     finder: Finder,
     cgroups: CgroupTree,
     holders: Holders,
@@ -82,6 +84,7 @@ impl Attributor {
         Ok(Self {
             proc: roots.proc.clone(),
             timeout,
+            limit: None,
             finder: Finder::new(roots.proc.clone(), diag),
             cgroups: CgroupTree::new(&roots.cgroup, &roots.proc),
             holders: Holders::new(&roots.proc, &helpers.processes),
@@ -100,9 +103,15 @@ impl Attributor {
         self
     }
 
+    /// Takes at most so long for a flow from now on, where that is less than its time limit; the cause of
+    /// what is not found says so. `None`: the usual time.
+    pub fn hurry(&mut self, limit: Option<Duration>) {
+        self.limit = limit;
+    }
+
     /// The process of this host that sent (egress) or would receive (ingress) the packet.
     pub fn local(&mut self, flow: &Flow, direction: Direction, clues: &Clues) -> Source {
-        let question = self.question(flow, direction, clues.uid, clues.device(direction));
+        let question = self.question(flow, direction, clues, clues.device(direction));
         let mut source = match self.finder.find(&question) {
             Ok(found) => self.describe_own(found, &question),
             Err(cause) => Source {
@@ -121,7 +130,11 @@ impl Attributor {
     /// network namespace of this host, or a machine of the LAN.
     pub fn forwarded(&mut self, flow: &Flow, direction: Direction, clues: &Clues) -> Source {
         let device = clues.peer.map_or(0, |peer| peer.device);
-        let question = self.question(flow, direction, None, device);
+        let nobody = Clues {
+            uid: None,
+            ..*clues
+        };
+        let question = self.question(flow, direction, &nobody, device);
         let mut source = match clues.peer {
             Some(peer) => self.in_namespace(peer.nsid, &question),
             None => machine(clues.mac),
@@ -134,7 +147,7 @@ impl Attributor {
     }
 
     /// What is known of a source without looking for it: user and network card. `cause` says why it is
-    /// not looked for.
+    /// not looked for. Waits for nothing.
     pub fn unasked(&mut self, clues: &Clues, cause: &str) -> Source {
         let mut source = Source {
             method: clues.uid.map(|_| "nfqa-uid"),
@@ -142,9 +155,9 @@ impl Attributor {
             cause: Some(cause.to_owned()),
             ..Source::default()
         };
-        let deadline = Instant::now() + self.timeout;
-        self.add_user(&mut source, deadline);
-        self.add_client(&mut source, clues.mac, deadline);
+        let now = Instant::now();
+        self.add_user(&mut source, now);
+        self.add_client(&mut source, clues.mac, now);
         source
     }
 
@@ -154,7 +167,7 @@ impl Attributor {
     /// # Errors
     /// In words, where the kernel refuses (built without CONFIG_INET_DIAG_DESTROY).
     pub fn end_connection(&mut self, flow: &Flow, direction: Direction) -> Result<bool, String> {
-        let question = self.question(flow, direction, None, 0);
+        let question = self.question(flow, direction, &Clues::default(), 0);
         self.finder.destroy(&question)
     }
 
@@ -162,16 +175,22 @@ impl Attributor {
         &self,
         flow: &'a Flow,
         direction: Direction,
-        uid: Option<u32>,
+        clues: &Clues,
         device: u32,
     ) -> Question<'a> {
+        let now = Instant::now();
+        let limit = self.limit.filter(|&limit| limit < self.timeout);
+        let timeout = limit.unwrap_or(self.timeout);
         Question {
             flow,
             direction,
-            uid,
+            uid: clues.uid,
             device,
-            timeout: self.timeout,
-            deadline: Instant::now() + self.timeout,
+            opens: clues.opens,
+            held: clues.held.unwrap_or(now),
+            hurries: limit.is_some(),
+            timeout,
+            deadline: now + timeout,
         }
     }
 

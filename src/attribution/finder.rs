@@ -40,6 +40,9 @@ pub(super) struct Socket {
 /// Method of what a raw socket sent.
 const RAW: &str = "raw-socket";
 
+/// Behind the time limit of a lookup that was cut short.
+pub(super) const HURRY: &str = "more new flows at once than can be looked up in time";
+
 /// Why there is no socket, in words.
 pub(super) type Cause = String;
 
@@ -52,6 +55,12 @@ pub(super) struct Question<'a> {
     pub(super) uid: Option<u32>,
     /// Interface in the namespace of the socket, 0: not known.
     pub(super) device: u32,
+    /// The first packet of a TCP connection: its sender's socket is opening one.
+    pub(super) opens: bool,
+    /// The packet was held by then.
+    pub(super) held: Instant,
+    /// Less time than usual: more packets wait than can be looked up.
+    pub(super) hurries: bool,
     pub(super) timeout: Duration,
     pub(super) deadline: Instant,
 }
@@ -61,17 +70,48 @@ pub(super) struct Finder {
     /// The folder whose `net` has the tables.
     tables: PathBuf,
     diag: SockDiag,
+    opening: Option<Opening>,
+}
+
+/// The TCP sockets that opened a connection at some time, by local port.
+///
+/// The kernel finds them by a walk through its whole table, so one walk serves all packets that were
+/// held before it: whichever socket sent one of them existed by then, and if it is not there, it was
+/// closed.
+struct Opening {
+    /// When the walk began.
+    at: Instant,
+    /// `None`: there were more than are kept.
+    sockets: Option<Vec<Answer>>,
 }
 
 impl Question<'_> {
     pub(super) fn timed_out(&self) -> Cause {
-        format!("timeout after {}", humantime::format_duration(self.timeout))
+        let timeout = humantime::format_duration(self.timeout);
+        if self.hurries {
+            format!("timeout after {timeout}: {HURRY}")
+        } else {
+            format!("timeout after {timeout}")
+        }
+    }
+}
+
+impl Opening {
+    fn with_port(&self, port: u16) -> Option<&[Answer]> {
+        let all = self.sockets.as_deref()?;
+        let first = all.partition_point(|socket| socket.ends.local.port() < port);
+        let rest = all.get(first..)?;
+        rest.get(..rest.partition_point(|socket| socket.ends.local.port() == port))
     }
 }
 
 impl Finder {
     pub(super) fn new(tables: PathBuf, diag: SockDiag) -> Self {
-        Self { tables, diag }
+        Self {
+            tables,
+            diag,
+            opening: None,
+        }
     }
 
     pub(super) fn find(&mut self, question: &Question<'_>) -> Result<Found, Cause> {
@@ -118,8 +158,7 @@ impl Finder {
             Err(Failure::Kernel(errno)) => Some(errno),
         };
         let sends = question.direction == Direction::Egress;
-        let rows = proc_net::local_end(&self.tables, proto, ends, sends, question.deadline)
-            .map_err(|proc_net::Timeout| question.timed_out())?;
+        let rows = self.at_local_end(question, ends)?;
         let writers = if rows.iter().all(|row| row.inode == 0) {
             self.writers(question, ends)?
         } else {
@@ -178,6 +217,65 @@ impl Finder {
                         Some("several sockets share the local address and port".to_owned());
                 }
                 Ok(Some(found))
+            }
+        }
+    }
+
+    /// The sockets of the local end that may have sent the packet, or would take it.
+    fn at_local_end(&mut self, question: &Question<'_>, ends: Ends) -> Result<Vec<Row>, Cause> {
+        let proto = question.flow.proto;
+        let sends = question.direction == Direction::Egress;
+        let deadline = question.deadline;
+        if !proc_net::has_table(proto) {
+            return Ok(Vec::new());
+        }
+        let is_walk = proto == Protocol::TCP;
+        let found = if is_walk && sends && question.opens {
+            self.opening_at(question, ends)
+        } else if is_walk && question.hurries {
+            Err(Failure::Timeout)
+        } else {
+            self.diag.at_local_end(proto, ends, deadline)
+        };
+        match found {
+            Ok(answers) => {
+                let rows = answers.iter().map(Row::of).collect();
+                Ok(proc_net::candidates(rows, proto, sends))
+            }
+            Err(Failure::Timeout) => Err(question.timed_out()),
+            // Without sock_diag for this protocol.
+            Err(Failure::Kernel(_)) => {
+                proc_net::local_end(&self.tables, proto, ends, sends, deadline)
+                    .map_err(|proc_net::Timeout| question.timed_out())
+            }
+        }
+    }
+
+    /// The sockets of the local end that open a connection: from the last walk through the table when
+    /// that began after the packet was held, else from another one. None can be cut short, so who is in
+    /// a hurry does not begin one.
+    fn opening_at(&mut self, question: &Question<'_>, ends: Ends) -> Result<Vec<Answer>, Failure> {
+        let is_usable = |opening: &Opening| opening.at >= question.held;
+        if !self.opening.as_ref().is_some_and(is_usable) {
+            self.opening = None;
+            if question.hurries {
+                return Err(Failure::Timeout);
+            }
+            let at = Instant::now();
+            let sockets = self.diag.opening(question.deadline)?;
+            self.opening = Some(Opening { at, sockets });
+        }
+        let port = ends.local.port();
+        let opening = self.opening.as_ref();
+        match opening.and_then(|opening| opening.with_port(port)) {
+            Some(sockets) => {
+                let here = |socket: &&Answer| proc_net::is_at(&Row::of(socket), ends);
+                Ok(sockets.iter().filter(here).copied().collect())
+            }
+            None if question.hurries => Err(Failure::Timeout),
+            None => {
+                let deadline = question.deadline;
+                self.diag.at_local_end(Protocol::TCP, ends, deadline)
             }
         }
     }

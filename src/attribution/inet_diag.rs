@@ -4,12 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::packet::Protocol;
 
-/// Length of a request in bytes: netlink header and `struct inet_diag_req_v2`.
-pub(super) const REQUEST: usize = 72;
-
 const NETLINK_HEADER: usize = 16;
+/// Bytes of the longest request: netlink header and `struct inet_diag_req`.
+const LONGEST: usize = 76;
 /// `struct inet_diag_msg`, which the attributes follow.
 const ANSWER: usize = 72;
+/// The request of `struct inet_diag_req`: TCP sockets of all families in one walk.
+const TCPDIAG_GETSOCK: u16 = 18;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 const NLMSG_ERROR: u16 = 2;
@@ -30,6 +31,8 @@ pub(super) const IPPROTO_RAW: Protocol = Protocol(255);
 
 /// A socket that waits for connections (net/tcp_states.h).
 pub(super) const TCP_LISTEN: u8 = 10;
+/// A socket whose connection is being made.
+pub(super) const TCP_SYN_SENT: u8 = 2;
 
 /// The local and the remote end of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +81,8 @@ pub(super) enum Query {
         /// Local port.
         port: u16,
     },
+    /// Every TCP socket whose connection is being made, of both families.
+    Opening,
     /// Every raw socket of this family that was made for this protocol number. The kernel's lookup of
     /// one would name the first of several.
     Raw {
@@ -123,51 +128,70 @@ pub(super) enum Message {
 }
 
 /// The bytes of a request.
-pub(super) fn encode(query: Query, proto: Protocol, sequence: u32) -> [u8; REQUEST] {
+pub(super) fn encode(query: Query, proto: Protocol, sequence: u32) -> Vec<u8> {
     let (v6, flags, interface) = match query {
         Query::One { ends, device } => (ends.local.is_ipv6(), NLM_F_REQUEST, device),
         Query::Port { v6, .. } | Query::Raw { v6 } => (v6, NLM_F_REQUEST | NLM_F_DUMP, 0),
+        Query::Opening => (false, NLM_F_REQUEST | NLM_F_DUMP, 0),
         Query::Destroy { ends, .. } => (ends.local.is_ipv6(), NLM_F_REQUEST | NLM_F_ACK, 0),
     };
     let (kind, cookie) = match query {
         Query::Destroy { cookie, .. } => (SOCK_DESTROY, cookie),
+        Query::Opening => (TCPDIAG_GETSOCK, NO_COOKIE),
         Query::One { .. } | Query::Port { .. } | Query::Raw { .. } => {
             (SOCK_DIAG_BY_FAMILY, NO_COOKIE)
         }
     };
-    // `struct inet_diag_req_raw` has the number where the others have padding.
-    let (asked, raw_number) = match query {
-        Query::Raw { .. } => (IPPROTO_RAW.0, proto.0),
-        Query::One { .. } | Query::Port { .. } | Query::Destroy { .. } => (proto.0, 0),
-    };
-    let mut out = Writer::default();
-    out.put(&72_u32.to_ne_bytes());
-    out.put(&kind.to_ne_bytes());
-    out.put(&flags.to_ne_bytes());
-    out.put(&sequence.to_ne_bytes());
-    out.put(&[0; 4]); // port ID: the kernel fills it in
-    out.put(&[if v6 { AF_INET6 } else { AF_INET }, asked, 0, raw_number]);
-    out.put(&u32::MAX.to_ne_bytes()); // states: all
+    let family = if v6 { AF_INET6 } else { AF_INET };
+    let mut out = Vec::with_capacity(LONGEST);
+    match query {
+        // The family is not looked at, the protocol is that of the message's kind.
+        Query::Opening => out.extend([family, 0, 0, 0]),
+        // `struct inet_diag_req_raw` has the number where the others have padding.
+        Query::Raw { .. } => out.extend([family, IPPROTO_RAW.0, 0, proto.0]),
+        _ => out.extend([family, proto.0, 0, 0]),
+    }
+    if query != Query::Opening {
+        out.extend(u32::MAX.to_ne_bytes()); // states: all
+    }
     match query {
         Query::One { ends, .. } | Query::Destroy { ends, .. } => {
-            out.put(&ends.local.port().to_be_bytes());
-            out.put(&ends.remote.port().to_be_bytes());
-            out.put(&address(ends.local.ip()));
-            out.put(&address(ends.remote.ip()));
+            out.extend(ends.local.port().to_be_bytes());
+            out.extend(ends.remote.port().to_be_bytes());
+            out.extend(address(ends.local.ip()));
+            out.extend(address(ends.remote.ip()));
         }
         Query::Port { port, .. } => put_local_port(&mut out, port),
+        Query::Opening => put_local_port(&mut out, 0),
         // A list is filtered by the port only, which is where the kernel keeps the number.
         Query::Raw { .. } => put_local_port(&mut out, proto.0.into()),
     }
-    out.put(&interface.to_ne_bytes());
-    out.put(&cookie);
-    out.bytes
+    out.extend(u32::to_ne_bytes(interface));
+    out.extend(cookie);
+    if query == Query::Opening {
+        out.extend((1_u32 << TCP_SYN_SENT).to_ne_bytes()); // states
+        out.extend([0; 4]);
+    }
+    framed(kind, flags, sequence, &out)
 }
 
-/// A local port, and nothing else of the ends.
-fn put_local_port(out: &mut Writer, port: u16) {
-    out.put(&port.to_be_bytes());
-    out.put(&[0; 2 + 16 + 16]);
+/// A message with its header; the kernel fills the port ID in.
+fn framed(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(NETLINK_HEADER + body.len()).unwrap_or_default();
+    let mut out = Vec::with_capacity(LONGEST);
+    out.extend(length.to_ne_bytes());
+    out.extend(kind.to_ne_bytes());
+    out.extend(flags.to_ne_bytes());
+    out.extend(sequence.to_ne_bytes());
+    out.extend([0; 4]);
+    out.extend(body);
+    out
+}
+
+/// A local port (0: any), and nothing else of the ends.
+fn put_local_port(out: &mut Vec<u8>, port: u16) {
+    out.extend(port.to_be_bytes());
+    out.extend([0; 2 + 16 + 16]);
 }
 
 /// The messages in one datagram, each with its sequence number.
@@ -193,7 +217,9 @@ fn message(kind: u16, body: &[u8]) -> Message {
             Some(code) => Message::Error(code.saturating_neg()),
             None => Message::Other,
         },
-        SOCK_DIAG_BY_FAMILY => answer(body).map_or(Message::Other, Message::Socket),
+        SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK => {
+            answer(body).map_or(Message::Other, Message::Socket)
+        }
         _ => Message::Other,
     }
 }
@@ -282,31 +308,6 @@ fn aligned(length: usize) -> usize {
     length.next_multiple_of(4)
 }
 
-/// Fills a request from front to back; what does not fit is left out.
-struct Writer {
-    bytes: [u8; REQUEST],
-    at: usize,
-}
-
-impl Default for Writer {
-    fn default() -> Self {
-        Self {
-            bytes: [0; REQUEST],
-            at: 0,
-        }
-    }
-}
-
-impl Writer {
-    fn put(&mut self, part: &[u8]) {
-        let end = self.at + part.len();
-        if let Some(space) = self.bytes.get_mut(self.at..end) {
-            space.copy_from_slice(part);
-        }
-        self.at = end;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::{collection::vec, prelude::*};
@@ -393,6 +394,19 @@ mod tests {
         // Of the others that byte is padding.
         let port = encode(Query::Port { v6: false, port: 1 }, Protocol::UDP, 9);
         assert_eq!(port[16..20], [AF_INET, 17, 0, 0]);
+    }
+
+    #[test]
+    fn a_request_for_connections_being_made_names_their_state_alone() {
+        let bytes = encode(Query::Opening, Protocol::TCP, 9);
+        assert_eq!(bytes.len(), LONGEST);
+        assert_eq!(u32_at(&bytes, 0), Some(76));
+        assert_eq!(bytes[4..8], [18, 0, 1, 3]);
+        assert_eq!(bytes[16..20], [AF_INET, 0, 0, 0]);
+        assert_eq!(bytes[20..60], [0; 40]);
+        assert_eq!(bytes[60..68], [0xff; 8]);
+        assert_eq!(u32_at(&bytes, 68), Some(4));
+        assert_eq!(bytes[72..], [0; 4]);
     }
 
     #[test]

@@ -3,7 +3,13 @@
 //!
 //! An answer that is not certain says so: unknown stays unknown, with a cause.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use nix::errno::Errno;
 use thiserror::Error;
@@ -16,6 +22,8 @@ mod capabilities;
 pub mod cgroup;
 mod cgroup_tree;
 mod clients;
+#[cfg(test)]
+mod closed_tests;
 pub mod containers;
 mod descriptors;
 mod finder;
@@ -81,6 +89,10 @@ pub struct Clues {
     pub mac: Option<Mac>,
     /// The network namespace that a forwarded packet comes from or goes to.
     pub peer: Option<Peer>,
+    /// It is the first packet of a TCP connection: a SYN without an ACK.
+    pub opens: bool,
+    /// The packet was held by then; `None`: nothing is known before now.
+    pub held: Option<Instant>,
 }
 
 impl Clues {

@@ -1,8 +1,9 @@
-//! The socket tables of /proc/net, for what sock_diag does not answer: a destination rewritten by
-//! NAT, ping sockets (ICMP datagram sockets, for which the kernel has no sock_diag handler), and raw
-//! sockets where it is built without CONFIG_INET_RAW_DIAG.
+//! The socket tables of /proc/net, for what sock_diag does not answer: ping sockets (ICMP datagram
+//! sockets, for which the kernel has no sock_diag handler), raw sockets where it is built without
+//! CONFIG_INET_RAW_DIAG, and all others where it has no sock_diag for their protocol.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{BufRead, BufReader},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -11,7 +12,7 @@ use std::{
 };
 
 use super::{
-    inet_diag::{Answer, Ends, IPPROTO_RAW, TCP_LISTEN},
+    inet_diag::{Answer, Ends, IPPROTO_RAW, TCP_LISTEN, TCP_SYN_SENT},
     sock_diag::is_datagram,
 };
 use crate::packet::Protocol;
@@ -24,8 +25,6 @@ const MAX_PACKET_SOCKETS: usize = 256;
 
 /// Lines read between two looks at the clock.
 const LINES_PER_CHECK: usize = 64;
-
-const TCP_SYN_SENT: u8 = 2;
 
 /// One line of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,20 +42,23 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// A raw socket of sock_diag as `raw` and `raw6` have it: nothing keeps a program from naming a
-    /// remote port, which means nothing.
-    pub(super) fn of_raw(answer: &Answer) -> Self {
-        let Ends { local, remote } = answer.ends;
+    /// A socket of sock_diag as the tables have it.
+    pub(super) fn of(answer: &Answer) -> Self {
         Self {
-            ends: Ends {
-                local,
-                remote: SocketAddr::new(remote.ip(), 0),
-            },
+            ends: answer.ends,
             state: answer.state,
             uid: answer.uid,
             inode: answer.inode,
             cgroup: answer.cgroup,
         }
+    }
+
+    /// A raw socket of sock_diag as `raw` and `raw6` have it: nothing keeps a program from naming a
+    /// remote port, which means nothing.
+    pub(super) fn of_raw(answer: &Answer) -> Self {
+        let mut row = Self::of(answer);
+        row.ends.remote.set_port(0);
+        row
     }
 }
 
@@ -87,14 +89,19 @@ pub(super) fn local_end(
         (Protocol::UDPLITE, true) => &["udplite6"],
         _ => return Ok(Vec::new()),
     };
-    let found = search(proc, tables, deadline, |row| {
-        row.ends.local.port() == ends.local.port() && is_local(row, ends)
-    })?;
-    Ok(if is_datagram(proto) {
+    let found = search(proc, tables, deadline, |row| is_at(row, ends))?;
+    Ok(candidates(found, proto, sends))
+}
+
+/// Those of the local end that may have sent the packet (`sends`), or would take it.
+pub(super) fn candidates(mut found: Vec<Row>, proto: Protocol, sends: bool) -> Vec<Row> {
+    let mut seen = HashSet::new();
+    found.retain(|row| row.inode == 0 || seen.insert(row.inode));
+    if is_datagram(proto) {
         found
     } else {
         tcp_candidates(found, sends)
-    })
+    }
 }
 
 /// Ping sockets with this echo id.
@@ -161,6 +168,11 @@ fn prefer(rows: Vec<Row>, better: impl Fn(&Row) -> bool) -> Vec<Row> {
     } else {
         rows
     }
+}
+
+/// True when the socket's local end is that of the flow.
+pub(super) fn is_at(row: &Row, ends: Ends) -> bool {
+    row.ends.local.port() == ends.local.port() && is_local(row, ends)
 }
 
 fn is_local(row: &Row, ends: Ends) -> bool {

@@ -16,7 +16,7 @@ use super::{
     flow_log::FlowLog,
     judge::{self, Judged},
     meters::Meters,
-    pressure::{self, Kind, Pressure},
+    pressure::{Effort, Kind, Pressure},
     selftest::{Canary, Seen},
     tally::Tally,
     view::View,
@@ -34,7 +34,7 @@ use crate::{
     conntrack::Entry,
     feed::{Action, Direction},
     host::{links, wires::Wires},
-    packet::{Flow, decode},
+    packet::{Flow, decode, opens},
     policy::Decision,
     pulse::Pulse,
     queue::{Answer, Held, Judge},
@@ -367,24 +367,24 @@ impl Engine {
         }
     }
 
-    fn answer(&mut self, packet: &Held<'_>, start: Instant) -> Answer {
+    fn answer(&mut self, packet: &Held<'_>, start: Instant) -> Fate {
         let path = Arc::clone(&self.path);
         let counts = &path.counts;
         counts.packets.fetch_add(1, Ordering::Relaxed);
         let Ok(flow) = decode(packet.bytes) else {
             counts.malformed.fetch_add(1, Ordering::Relaxed);
-            return Answer::Pass;
+            return Fate(Answer::Pass, "has no readable header");
         };
         let snapshots = path.view.load();
         let Some((snapshot, first)) = snapshots.first(&flow, packet.hook) else {
             counts.unmatched.fetch_add(1, Ordering::Relaxed);
-            return Answer::Pass;
+            return Fate(Answer::Pass, "nothing lists it");
         };
         // Before the source is looked up: of an exception it is asked for once a day.
         let Some(first) = first.due(&flow, |decision, far| path.is_due(decision, far)) else {
             counts.excepted.fetch_add(1, Ordering::Relaxed);
             counts.silent.add(Action::Alert, 1);
-            return Answer::Allow;
+            return Fate(Answer::Allow, "an exception, alerted today");
         };
         let connection = packet
             .connection
@@ -395,19 +395,25 @@ impl Engine {
             .as_ref()
             .filter(|canary| canary.is_it(flow.dst, packet.hook, packet.bytes));
         let asked = Instant::now();
-        let (pressure, attributor) = (&mut self.pressure, &mut self.attributor);
-        let folds = !first.depends()
-            && pressure.folds(
-                || first.leading().map(|d| Kind::of(packet, &flow, d)),
-                start,
-            )
-            && !is_of_a_user_alone(packet);
-        let judged = if folds {
+        let held = self.pressure.held_by(packet.id, start);
+        let kind = first.leading().map(|d| Kind::of(packet, &flow, d));
+        let effort = kind.map_or(Effort::Full, |kind| {
+            self.pressure.effort(&kind, first.depends(), held, start)
+        });
+        let effort = match effort {
+            Effort::Nothing(_) | Effort::Within(_) if is_of_a_user_alone(packet) => Effort::Full,
+            effort => effort,
+        };
+        let judged = if let Effort::Nothing(cause) = effort {
             counts.folded.fetch_add(1, Ordering::Relaxed);
-            let source = attributor.unasked(&clues(packet), pressure::CAUSE);
+            let source = self.attributor.unasked(&clues(packet, held), cause);
             let decision = first.leading().cloned();
             decision.map(|decision| judge::annotated(decision, source))
         } else {
+            self.attributor.hurry(match effort {
+                Effort::Within(limit) => Some(limit),
+                Effort::Full | Effort::Nothing(_) => None,
+            });
             judge::judge(&snapshot.index, &flow, &first, |direction| {
                 // The sender's socket knows where it was connected to, not what NAT made of it.
                 let sent = match direction {
@@ -417,13 +423,16 @@ impl Engine {
                     }),
                     Direction::Ingress => flow,
                 };
-                self.attribute(packet, &sent, direction)
+                self.attribute(packet, &sent, direction, held)
             })
         };
-        let Some(Judged { decision, source }) = judged else {
-            return Answer::Pass;
-        };
         let attribution = asked.elapsed();
+        if let Some(kind) = &kind {
+            self.pressure.took(kind, attribution, asked + attribution);
+        }
+        let Some(Judged { decision, source }) = judged else {
+            return Fate(Answer::Pass, "nothing lists it");
+        };
         // The daemon must reach its feeds and logs whatever they list. By the kernel's word on whose
         // socket it is as well: no other user's flow passes for being taken for the daemon's.
         if source.pid == Some(path.own_pid) && is_of_own_user(packet) {
@@ -431,7 +440,7 @@ impl Engine {
             // A listed log server is told of all the same: nobody else may ever speak to it.
             if decision.hit.exception.is_none() {
                 counts.silent.add(Action::Alert, 1);
-                return Answer::Allow;
+                return Fate(Answer::Allow, "the daemon's own");
             }
         }
         let action = decision.action();
@@ -446,7 +455,7 @@ impl Engine {
         if decision.is_quiet {
             counts.quiet.fetch_add(1, Ordering::Relaxed);
             counts.silent.add(Action::Alert, 1);
-            return Answer::Allow;
+            return Fate(Answer::Allow, "touches network sets only");
         }
         let meant = match connection {
             Some(entry) => entry.meant(),
@@ -474,14 +483,38 @@ impl Engine {
                 });
             }
         }
-        match action {
+        let answer = match action {
             Action::Alert => Answer::Allow,
             Action::Deny => Answer::Deny,
-        }
+        };
+        Fate(answer, effort.as_str())
     }
 
-    fn attribute(&mut self, packet: &Held<'_>, flow: &Flow, direction: Direction) -> Source {
-        let mut clues = clues(packet);
+    /// One line about the packet, at level TRACE.
+    fn trace(&self, packet: &Held<'_>, fate: &Fate, took: Duration) {
+        let Fate(answer, why) = fate;
+        let queue = self.pressure.queue();
+        let flow = match decode(packet.bytes) {
+            Ok(flow) => in_words(&flow),
+            Err(error) => error.to_string(),
+        };
+        let hook = match packet.hook {
+            Hook::Output => "output",
+            Hook::Input => "input",
+            Hook::Forward => "forward",
+        };
+        let id = packet.id;
+        tracing::trace!("queue {queue}, packet {id}, {hook}, {flow}: {answer:?}, {why}, {took:?}");
+    }
+
+    fn attribute(
+        &mut self,
+        packet: &Held<'_>,
+        flow: &Flow,
+        direction: Direction,
+        held: Instant,
+    ) -> Source {
+        let mut clues = clues(packet, held);
         if packet.hook != Hook::Forward {
             return self.attributor.local(flow, direction, &clues);
         }
@@ -506,14 +539,18 @@ impl Judge for Engine {
     /// Answers for one packet; its alert is handed on before this returns.
     fn judge(&mut self, packet: &Held<'_>) -> Answer {
         let start = Instant::now();
-        let answer = self.answer(packet, start);
-        match answer {
+        let fate = self.answer(packet, start);
+        match fate.0 {
             Answer::Allow => self.path.counts.answered.add(Action::Alert, 1),
             Answer::Deny => self.path.counts.answered.add(Action::Deny, 1),
             Answer::Pass => {}
         }
-        self.path.meters.verdict.observe(start.elapsed());
-        answer
+        let took = start.elapsed();
+        self.path.meters.verdict.observe(took);
+        if tracing::enabled!(tracing::Level::TRACE) {
+            self.trace(packet, &fate, took);
+        }
+        fate.0
     }
 
     fn waits(&self) -> bool {
@@ -542,13 +579,30 @@ fn is_of_a_user_alone(packet: &Held<'_>) -> bool {
     !root && packet.uid.is_some() && is_of_own_user(packet)
 }
 
-fn clues(packet: &Held<'_>) -> Clues {
+/// What became of a packet, and why.
+struct Fate(Answer, &'static str);
+
+/// A flow in one line; everything in it is a number.
+fn in_words(flow: &Flow) -> String {
+    let Flow {
+        src, dst, proto, ..
+    } = flow;
+    match (flow.src_port(), flow.dst_port()) {
+        (Some(from), Some(to)) => format!("{proto} {src} port {from} to {dst} port {to}"),
+        _ => format!("{proto} {src} to {dst}"),
+    }
+}
+
+/// Of a packet that was held by then.
+fn clues(packet: &Held<'_>, held: Instant) -> Clues {
     Clues {
         uid: packet.uid,
         indev: packet.indev,
         outdev: packet.outdev,
         mac: packet.mac,
         peer: None,
+        opens: opens(packet.bytes),
+        held: Some(held),
     }
 }
 

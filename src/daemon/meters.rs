@@ -47,8 +47,8 @@ pub(super) fn method_named(name: &str) -> Option<&'static str> {
 
 /// Parts of causes, and the kind that each one is of; the first that fits counts.
 const CAUSES: [(&str, &str); 30] = [
-    ("timeout after", "timeout"),
     ("more new flows at once", "overload"),
+    ("timeout after", "timeout"),
     ("also held by", "shared"),
     ("not readable", "not-readable"),
     ("out of file descriptors", "not-readable"),

@@ -6,6 +6,7 @@
 mod abilities;
 mod alerts;
 mod arming;
+mod arrivals;
 mod boot;
 mod confine;
 mod core;

@@ -372,7 +372,7 @@ impl Threads {
             let (roots, timeout) = (Roots::default(), attribution.timeout);
             let attributor = Attributor::with(&roots, timeout, &shared.helpers)?
                 .with_clients(&attribution.clients);
-            let pressure = Pressure::new(status::QUEUES.into(), number, max_len);
+            let pressure = Pressure::new(FilePath::new(status::QUEUES), number, max_len);
             let pulse = Arc::new(Pulse::new(Instant::now()));
             if queue.turns() {
                 let terms = Terms::queue(attribution.timeout);

@@ -22,6 +22,11 @@ const IPV4_MIN: usize = 20;
 const IPV6_HEADER: usize = 40;
 const FRAGMENT_HEADER: usize = 8;
 
+/// Where the flags of a TCP header are, and two of them (RFC 9293 section 3.1).
+const TCP_FLAGS: usize = 13;
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
@@ -66,6 +71,24 @@ pub fn decode(bytes: &[u8]) -> Result<Flow, DecodeError> {
         Some(6) => decode_v6(bytes),
         Some(version) => Err(DecodeError::Version(version)),
     }
+}
+
+/// True when the packet is known to open a TCP connection: a SYN without an ACK. Behind extension
+/// headers of IPv6 it is not looked for.
+pub fn opens(bytes: &[u8]) -> bool {
+    let start = match bytes.first().map(|first| (first >> 4, first & 0xf)) {
+        Some((4, words)) if is_first_tcp(bytes) => usize::from(words) * 4,
+        Some((6, _)) if bytes.get(6) == Some(&Protocol::TCP.0) => IPV6_HEADER,
+        _ => return false,
+    };
+    let flags = bytes.get(start + TCP_FLAGS);
+    flags.is_some_and(|flags| flags & (SYN | ACK) == SYN)
+}
+
+/// TCP over IPv4, and not a later fragment.
+fn is_first_tcp(bytes: &[u8]) -> bool {
+    let offset = be16(bytes, 6).map(|word| word & 0x1fff);
+    bytes.get(9) == Some(&Protocol::TCP.0) && offset == Some(0)
 }
 
 fn decode_v4(bytes: &[u8]) -> Result<Flow, DecodeError> {
@@ -317,6 +340,35 @@ mod tests {
             },
             fragment: false,
         }
+    }
+
+    #[test]
+    fn only_a_syn_opens_a_connection() {
+        let tcp = |flags: u8| {
+            let mut header = [0; 20];
+            header[13] = flags;
+            header
+        };
+        let (a, b) = (Ipv4Addr::LOCALHOST, Ipv4Addr::new(192, 0, 2, 1));
+        for (flags, wanted) in [(0x02, true), (0xc2, true), (0x12, false), (0x10, false)] {
+            for options in [&[][..], &[1; 8]] {
+                let packet = v4(a, b, 6, options, 0, &tcp(flags));
+                assert_eq!(opens(&packet), wanted, "{flags:x}");
+            }
+            let packet = v6(
+                Ipv6Addr::LOCALHOST,
+                Ipv6Addr::LOCALHOST,
+                &[],
+                0,
+                6,
+                &tcp(flags),
+            );
+            assert_eq!(opens(&packet), wanted, "{flags:x}");
+        }
+        assert!(!opens(&v4(a, b, 17, &[], 0, &tcp(2))), "not TCP");
+        assert!(!opens(&v4(a, b, 6, &[], 7, &tcp(2))), "a later fragment");
+        assert!(!opens(&v4(a, b, 6, &[], 0, &[])), "cut short");
+        assert!(!opens(&[]));
     }
 
     proptest! {

@@ -6,7 +6,7 @@ use std::{fmt, net::IpAddr};
 
 mod decode;
 
-pub use decode::{DecodeError, decode};
+pub use decode::{DecodeError, decode, opens};
 
 /// IP protocol number (IANA), with the names alerts use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

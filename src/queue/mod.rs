@@ -20,7 +20,7 @@ use crate::{
     netlink::{self, be32},
 };
 
-pub use state::{State, states};
+pub use state::{State, States, states};
 
 /// Bytes of a packet that the kernel copies: headers are all that is looked at.
 const COPY_RANGE: u16 = 256;
@@ -70,6 +70,8 @@ pub enum QueueError {
 /// A packet that the kernel holds.
 #[derive(Clone, Copy, Debug)]
 pub struct Held<'a> {
+    /// The kernel's number for it: packets of a queue are numbered as they come.
+    pub id: u32,
     /// From the IP header on, at most 256 bytes.
     pub bytes: &'a [u8],
     /// Where it was caught.
@@ -339,6 +341,7 @@ fn held<'a>(message: &'a nfq::Message, seen: &'a [u8]) -> Option<Held<'a>> {
     };
     let index = |index| (index != 0).then_some(index);
     Some(Held {
+        id: message.get_packet_id(),
         bytes: message.get_payload(),
         hook,
         indev: index(message.get_indev()),

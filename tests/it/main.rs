@@ -19,6 +19,7 @@ mod clients;
 mod coexist;
 mod containers;
 mod control_fuzz;
+mod crowd;
 mod deaths;
 mod demo;
 mod entries;
