@@ -1,6 +1,6 @@
 //! `make bench`: one run, one table; feedgate beside the kernel's floor and the tools people use.
 //!
-//! `cargo bench [-- feed|kernel|load|path|flows|store|alerts|fleet ...] [--check]`. The parent stays small and measures processes: each
+//! `cargo bench [-- feed|kernel|load|path|flows|others|store|alerts|fleet ...] [--check]`. The parent stays small and measures processes: each
 //! figure comes from a helper (this program again) with memory, and where needed a network namespace,
 //! of its own. `--check` fails when a target is missed.
 #![allow(
@@ -17,6 +17,7 @@ mod fleet;
 mod flows;
 mod kernel;
 mod load;
+mod others;
 mod path;
 mod store;
 
@@ -27,12 +28,13 @@ use common::{machine, table};
 /// A piece of the table: its name and what it measures.
 type Piece = (&'static str, fn() -> Vec<table::Row>);
 
-const PIECES: [Piece; 8] = [
+const PIECES: [Piece; 9] = [
     ("feed", feed::rows),
     ("kernel", kernel::rows),
     ("load", load::rows),
     ("path", path::rows),
     ("flows", flows::rows),
+    ("others", others::rows),
     ("store", store::rows),
     ("alerts", alerts::rows),
     ("fleet", fleet::rows),
@@ -76,6 +78,8 @@ fn helper(words: &[String]) {
         ["opensnitch"] => flows::time_opensnitch(),
         ["durable"] => flows::time_durable(),
         ["flood"] => flows::time_flood(),
+        ["others", how, rate] => others::time_others(how, rate),
+        ["flood-others", how, rate] => others::flood(how, rate),
         ["store"] => store::time_store(),
         ["fleet", case] => fleet::time_fleet(case),
         ["alerts"] => alerts::time_alerts(),

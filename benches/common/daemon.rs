@@ -1,6 +1,7 @@
 //! The real daemon, as it is built for this bench, in the namespace of the calling thread.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -108,6 +109,14 @@ impl Daemon {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Counts of packets: `folded`, and `flows` that were alerted.
+    pub fn packets(&self) -> BTreeMap<&'static str, u64> {
+        let status = self.status();
+        let folded = status["packets"]["folded"].as_u64().unwrap();
+        let alerted = status["last_hour"]["alerted"].as_u64().unwrap();
+        [("folded", folded), ("flows", alerted)].into()
     }
 
     fn status(&self) -> Value {
