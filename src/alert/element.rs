@@ -24,7 +24,7 @@ const CUT: &str = ",...";
 /// the only ones long enough to matter within 2,048 bytes. The rest of the list is needed only
 /// for a socket that takes less. The keys not named here stay: id, action, direction,
 /// attribution, feed, indicator, src, dst.
-const DROP: [&str; 28] = [
+const DROP: [&str; 29] = [
     "image",
     "client",
     "policy",

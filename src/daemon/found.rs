@@ -172,6 +172,7 @@ fn alert(exception: &Exception, feeds: Vec<FeedName>, now: SystemTime) -> Alert 
         feeds,
         indicator: exception.prefix.into(),
         scan: None,
+        flood: None,
         severity: Severity::Medium,
         policy: None,
         exception: Some(Arc::from(exception.why.as_str())),
