@@ -92,6 +92,8 @@ pub(super) fn look(shared: &Shared) {
         let due = alerts(&lock(&shared.core), now);
         for alert in due {
             tell(&alert);
+            // No verdict stands for it.
+            shared.path.counts.beside.add(alert.action, alert.count);
             shared.path.send(&alert);
         }
     }
