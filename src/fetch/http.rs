@@ -437,7 +437,8 @@ mod tests {
         }
         assert_eq!(inside.requests().len(), 0, "it was asked");
         let to: Url = format!("{local}/metrics").parse().unwrap();
-        let sent = client().send_on(Reach::Loopback, &to, HeaderMap::new(), &at);
+        let client = client();
+        let sent = client.send_on(Reach::Loopback, &to, HeaderMap::new(), &at);
         assert_eq!(sent.await.unwrap().status(), StatusCode::OK);
         // The feed's own server is on loopback here: the link is nearer still.
         let server = serve(&[(
