@@ -11,17 +11,22 @@ const NEEDED: usize = 4;
 
 /// Those of `wanted` that the calling thread does not have; else what else may be in the way.
 pub(crate) fn capabilities(wanted: &[Capability]) -> String {
-    let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
-    explain(wanted, has)
+    missing(wanted).unwrap_or_else(|| {
+        "no capability is missing; a security module or a user namespace forbids it".to_owned()
+    })
 }
 
-fn explain(wanted: &[Capability], has: impl Fn(Capability) -> bool) -> String {
+/// Those of `wanted` that the calling thread does not have, if there are any.
+pub(crate) fn missing(wanted: &[Capability]) -> Option<String> {
+    let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
+    without(wanted, has)
+}
+
+fn without(wanted: &[Capability], has: impl Fn(Capability) -> bool) -> Option<String> {
     let missing = wanted.iter().filter(|&&capability| !has(capability));
     let missing: Vec<String> = missing.map(ToString::to_string).collect();
-    if missing.is_empty() {
-        return "no capability is missing; a security module or a user namespace forbids it".into();
-    }
-    format!("this process lacks {}", missing.join(" and "))
+    let some = !missing.is_empty();
+    some.then(|| format!("this process lacks {}", missing.join(" and ")))
 }
 
 /// In words, when `errno` says that there are no more file descriptors.
@@ -57,12 +62,12 @@ mod tests {
     #[test]
     fn only_what_is_missing_is_named() {
         let wanted = [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH];
-        let with = |held: &[Capability]| explain(&wanted, |capability| held.contains(&capability));
+        let with = |held: &[Capability]| without(&wanted, |capability| held.contains(&capability));
         let both = "this process lacks CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH";
-        assert_eq!(with(&[]), both);
+        assert_eq!(with(&[]).as_deref(), Some(both));
         let one = with(&[Capability::CAP_SYS_PTRACE]);
-        assert_eq!(one, "this process lacks CAP_DAC_READ_SEARCH");
-        assert!(!with(&wanted).contains("CAP_"));
+        assert_eq!(one.unwrap(), "this process lacks CAP_DAC_READ_SEARCH");
+        assert_eq!(with(&wanted), None);
     }
 
     #[test]

@@ -343,18 +343,19 @@ impl Attributor {
         if inode == 0 {
             return "the socket has no owner: the process closed it".to_owned();
         }
-        let none = format!("socket inode {inode} has no visible holder");
         if let Some(few) = lacks::descriptors_now(&self.proc) {
-            return format!("{none}: {few}");
+            return format!("socket inode {inode} has no visible holder: {few}");
         }
-        if held_up > 0 {
-            return format!("{none}; the threads of {held_up} processes are not readable in time");
-        }
-        match denied {
-            0 => format!("{none} (hidepid or exited)"),
-            denied => format!(
-                "{none}; /proc/PID/fd of {denied} processes is not readable ({})",
+        match (held_up, denied) {
+            (0, 0) => format!("socket inode {inode} has no visible holder (hidepid or exited)"),
+            (0, denied) => format!(
+                "socket inode {inode} has no visible holder; /proc/PID/fd of {denied} processes is \
+                 not readable ({})",
                 lacks::capabilities(LOOK_INTO)
+            ),
+            (held_up, _) => format!(
+                "socket inode {inode} has no visible holder; the threads of {held_up} processes \
+                 are not readable in time"
             ),
         }
     }

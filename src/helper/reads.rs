@@ -178,11 +178,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join("fifo");
         mkfifo(&fifo, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
-        for path in [&fifo, dir.path()] {
-            for owner in [Owner::Anybody, Owner::Folder] {
-                let refused = read(path, owner).unwrap_err();
-                assert_eq!(refused, "it is not a regular file", "{path:?}");
-            }
+        for (path, owner) in [
+            (fifo.as_path(), Owner::Anybody),
+            (fifo.as_path(), Owner::Folder),
+            (dir.path(), Owner::Anybody),
+        ] {
+            let refused = read(path, owner).unwrap_err();
+            assert_eq!(refused, "it is not a regular file", "{path:?}");
         }
     }
 

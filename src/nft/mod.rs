@@ -135,8 +135,9 @@ fn more_hint(more: usize) -> String {
 fn errno_hint(errno: Errno) -> String {
     let hint = match errno {
         Errno::EPERM => {
-            let why = lacks::capabilities(&[Capability::CAP_NET_ADMIN]);
-            return format!(" ({why}, or somebody else owns the table)");
+            let missing = lacks::missing(&[Capability::CAP_NET_ADMIN]);
+            let why = missing.unwrap_or_else(|| "nobody else may own the table".to_owned());
+            return format!(" ({why})");
         }
         Errno::EBUSY => " (a rule, map or chain still refers to it)",
         Errno::ENOMEM | Errno::ENOBUFS => " (the kernel has no memory for it)",
