@@ -25,10 +25,11 @@ const MAX_VALUE: usize = 256;
 
 /// What gives way, first to last, when a line is too long. The rest is bounded: addresses, numbers,
 /// words, the feeds and the indicator.
-const DROP: [&str; 17] = [
+const DROP: [&str; 18] = [
     "feedgateImage",
     "feedgateClient",
     "feedgatePolicy",
+    "feedgateException",
     "msg",
     "reason",
     "feedgateNamespace",
