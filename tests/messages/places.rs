@@ -176,6 +176,11 @@ pub const ANSWERS: &[(&str, &str, &str)] = &[
     ),
     ("daemon/start.rs", "fn spawn", "a thread"),
     ("daemon/watchdog.rs", "fn feed", "threads"),
+    (
+        "daemon/watchdog.rs",
+        "fn new",
+        "loops, and what waits while one hangs",
+    ),
     ("demo/", "", "the demo's steps"),
     ("feed/formats/json.rs", "fn kind", "types of JSON"),
     (
