@@ -21,7 +21,7 @@ use prometheus_client::{
 use super::{
     Shared,
     engine::lock,
-    glance::{glance, glance_within},
+    glance::{Glance, glance_soon, glance_within},
     meters::{ACTIONS, DIRECTIONS, Flows, Seen},
     selftest::Report,
     status::{self, FeedStatus, Status},
@@ -43,8 +43,14 @@ const READINESS: Duration = Duration::from_secs(1);
 /// Answers one request.
 pub(super) fn page(shared: &Shared, asked: &Asked) -> Page {
     match asked.path.as_str() {
-        "/metrics" => metrics(shared, &asked.accept),
-        "/healthz" => health(&status::status(shared)),
+        "/metrics" => match glance_soon(shared) {
+            Ok(glance) => metrics(Numbers::of(shared, &glance), &asked.accept),
+            Err(why) => Page::text(503, why + "\n"),
+        },
+        "/healthz" => match glance_soon(shared) {
+            Ok(glance) => health(&status::of(shared, &glance)),
+            Err(why) => Page::text(503, why + "\n"),
+        },
         "/readyz" => readiness(shared),
         _ => Page::text(404, "there is /metrics, /healthz, /readyz and /livez\n"),
     }
@@ -92,9 +98,9 @@ fn health(status: &Status) -> Page {
     Page::text(503, reasons.join("\n") + "\n")
 }
 
-fn metrics(shared: &Shared, accept: &str) -> Page {
+fn metrics(numbers: Numbers, accept: &str) -> Page {
     let mut registry = Registry::with_prefix("feedgate");
-    registry.register_collector(Box::new(Numbers::of(shared)));
+    registry.register_collector(Box::new(numbers));
     let mut body = String::new();
     let (kind, done) = if accept.contains("application/openmetrics-text") {
         (OPENMETRICS, text::encode(&mut body, &registry))
@@ -132,9 +138,9 @@ struct Numbers {
 }
 
 impl Numbers {
-    fn of(shared: &Shared) -> Self {
+    fn of(shared: &Shared, glance: &Glance) -> Self {
         let meters = &shared.path.meters;
-        let sets = Arc::clone(&glance(shared).snapshot);
+        let sets = Arc::clone(&glance.snapshot);
         let elements = sets.sets.iter();
         let feeds = meters.feeds();
         let windows = lock(&shared.path.suppressor).len();
@@ -157,7 +163,7 @@ impl Numbers {
             selftest,
             loops: loops(shared),
             unanswered: shared.door.counts.rows(),
-            status: status::status(shared),
+            status: status::of(shared, glance),
         }
     }
 }

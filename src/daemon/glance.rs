@@ -133,16 +133,8 @@ impl Core {
     }
 }
 
-/// The state now; never waits for a long load.
-pub(super) fn glance(shared: &Shared) -> Arc<Glance> {
-    loop {
-        if let Some(glance) = glance_within(shared, Duration::MAX) {
-            return glance;
-        }
-    }
-}
-
-/// The same; `None` when somebody keeps the state for longer than `limit` without a copy.
+/// The state now; never waits for a long load. `None` when somebody keeps the state for longer than
+/// `limit` without a copy.
 pub(super) fn glance_within(shared: &Shared, limit: Duration) -> Option<Arc<Glance>> {
     let start = Instant::now();
     while start.elapsed() < limit {

@@ -20,7 +20,7 @@ use super::{
     engine::lock,
     flow_log::FlowLogStatus,
     found,
-    glance::{Glance, glance},
+    glance::Glance,
     include,
     policing::Policing,
     rails::Weighed,
@@ -333,11 +333,7 @@ impl Shown {
     }
 }
 
-pub(super) fn status(shared: &Shared) -> Status {
-    of(shared, &glance(shared))
-}
-
-/// The same of a glance.
+/// Everything, by a glance at the state.
 pub(super) fn of(shared: &Shared, glance: &Glance) -> Status {
     let now = Instant::now();
     let last_hour = lock(&shared.path.tally).last_hour(now, TOP);
