@@ -109,7 +109,7 @@ impl fmt::Display for Unanswered {
         match self.begun {
             None => Ok(()),
             Some(true) => f.write_str("; the command was begun, and may still be carried out"),
-            Some(false) => f.write_str("; the command was not begun, and is not carried out later"),
+            Some(false) => f.write_str("; the command was not begun, and is not carried out later (a daemon of 0.1 may do so)"),
         }
     }
 }
