@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader},
     net::UdpSocket,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
