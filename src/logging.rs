@@ -127,10 +127,11 @@ fn filter(directives: &str) -> Result<EnvFilter, LogError> {
         let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
         !text.is_empty() && text.chars().all(word)
     };
-    for part in directives.split(',').map(str::trim) {
+    let parts: Vec<&str> = directives.split(',').map(str::trim).collect();
+    for part in &parts {
         let (module, level) = match part.split_once('=') {
             Some((module, level)) => (Some(module), level),
-            None => (None, part),
+            None => (None, *part),
         };
         // A number is a level for tracing, and nothing that a person would look for.
         let is_level =
@@ -139,7 +140,7 @@ fn filter(directives: &str) -> Result<EnvFilter, LogError> {
             return Err(unknown(part));
         }
     }
-    EnvFilter::try_new(directives).map_err(|_| unknown(directives))
+    EnvFilter::try_new(parts.join(",")).map_err(|_| unknown(directives))
 }
 
 #[cfg(test)]

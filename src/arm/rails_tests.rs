@@ -106,7 +106,11 @@ fn the_feed_that_goes_over_the_sum_is_held_back() {
     let wide = cover(0, 8 * PERCENT);
     assert!(
         others
-            .weigh(&claim(&c, &two), &[claim(&b, &wide), claim(&c, &wide)], ALL)
+            .weigh(
+                &claim(&c, &three),
+                &[claim(&b, &wide), claim(&c, &wide)],
+                ALL
+            )
             .is_err()
     );
     // What others deny already costs nothing.

@@ -428,6 +428,10 @@ mod tests {
         let (hold, ticket) = block(&helper);
         assert_eq!(ticket.wait(Instant::now()), Answer::Late);
         assert_eq!(helper.ask(soon(), |_| 7), Some(7), "the second thread");
+        // It answers before it takes its next turn.
+        while helper.shared.lock().begun.iter().flatten().count() > 1 {
+            thread::yield_now();
+        }
         age(&helper, STUCK);
         let pulse = helper.pulse();
         assert_eq!((pulse.stuck, pulse.threads), (1, 2));

@@ -327,7 +327,11 @@ fn special_addresses_count_nowhere_whatever_lists_them() {
     ];
     for (mode, deny_at) in modes.into_iter().flat_map(|mode| [(mode, 1), (mode, 2)]) {
         let inputs = ["a", "b"].map(|name| input(name, Action::Deny, Scope::Both, &listed));
-        let snapshot = build(&inputs, &[broadcast.clone()], options(mode, deny_at));
+        let snapshot = build(
+            &inputs,
+            std::slice::from_ref(&broadcast),
+            options(mode, deny_at),
+        );
         let act = |addr: &str, direction| {
             let addr: IpAddr = addr.parse().unwrap();
             let port = (80, 80);

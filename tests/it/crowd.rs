@@ -31,13 +31,18 @@ struct Flood {
 
 impl Flood {
     fn new(netns: &Netns) -> Self {
-        let mut prlimit = Command::new("prlimit");
-        prlimit.args([
-            "--nofile=65536:65536",
-            "--pid",
-            &std::process::id().to_string(),
-        ]);
-        assert!(prlimit.status().unwrap().success());
+        // As many as this process may have: to raise that takes CAP_SYS_RESOURCE.
+        let own = ["--pid", &std::process::id().to_string()];
+        let mut hard = Command::new("prlimit");
+        hard.args(["--nofile", "--noheadings", "--raw", "--output=HARD"])
+            .args(own);
+        let hard = String::from_utf8(hard.output().unwrap().stdout).unwrap();
+        let hard = hard.trim();
+        let mut raise = Command::new("prlimit");
+        raise.arg(format!("--nofile={hard}:{hard}")).args(own);
+        assert!(raise.status().unwrap().success());
+        let most = hard.parse().unwrap_or(usize::MAX);
+        assert!(most > FILES + SOCKETS + 100, "{hard} files are too few");
         let null = File::open("/dev/null").unwrap();
         let open = |count: usize| (0..count).map(|_| null.try_clone().unwrap());
         let mut files: Vec<File> = open(FILES / 3).collect();

@@ -41,7 +41,9 @@ fn alerts_follow_a_host_that_is_renamed() {
     eventually("the next alert has the new name", || {
         (names() == ["before", "after"]).then_some(())
     });
-    let stored: serde_json::Value =
-        serde_json::from_str(&daemon.ok(&["alerts", "list", "--json"])).unwrap();
-    assert_eq!(stored[0]["alert"]["host"]["name"], "after");
+    eventually("the store has the new name, too", || {
+        let stored = daemon.ok(&["alerts", "list", "--json"]);
+        let stored: serde_json::Value = serde_json::from_str(&stored).unwrap();
+        (stored[0]["alert"]["host"]["name"] == "after").then_some(())
+    });
 }

@@ -115,7 +115,7 @@ fn descriptors_that_take_turns_are_guessed() {
 #[test]
 fn a_process_with_many_descriptors_does_not_use_up_the_time_of_others() {
     const SOCKET: u32 = 1500;
-    let many = Holder::with(&[10..3000], SOCKET);
+    let many = Holder::with(10..3000, SOCKET);
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let own = std::os::fd::AsRawFd::as_raw_fd(&socket);
     let find = |link: String, members: &[u32]| {

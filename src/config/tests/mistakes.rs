@@ -481,7 +481,7 @@ fn a_key_of_a_planned_feature_gives_one_warning_and_its_neighbours_are_still_che
     ] {
         let found = errors(wrong);
         assert_eq!(found.len(), 1, "{wrong}: {found:?}");
-        assert_eq!(found[0].to_string(), message);
+        assert!(found[0].ends_with(message), "{found:?}");
     }
 }
 
