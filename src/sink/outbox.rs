@@ -35,6 +35,8 @@ use crate::{
 const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 /// How often a spool that another user still has open is tried.
 const LOCKED: Duration = Duration::from_millis(20);
+/// The longest pause before a new attempt while the queue closes.
+const AT_END: Duration = Duration::from_millis(5);
 /// Alerts that go to disk in one write.
 const BATCH: usize = 256;
 
@@ -526,9 +528,8 @@ pub(super) fn run(outbox: &Outbox, mut wire: impl Wire) {
                 continue;
             }
             Err(SendError::Busy(error)) => {
-                let error = SendError::Busy(error);
                 queue.pulse.rest();
-                queue.pause_while_open(pause(queue, &error, attempts));
+                wait_again(queue, &SendError::Busy(error), attempts);
             }
             Err(error) => {
                 let open = wire.unconfirmed();
@@ -538,7 +539,7 @@ pub(super) fn run(outbox: &Outbox, mut wire: impl Wire) {
                 queue.pulse.rest();
                 // A receiver that restarts closes; the next attempt tells whether it is back.
                 if attempts > 0 || !matches!(error, SendError::Closed(_)) {
-                    queue.pause_while_open(pause(queue, &error, attempts));
+                    wait_again(queue, &error, attempts);
                 }
             }
         }
@@ -550,6 +551,16 @@ pub(super) fn run(outbox: &Outbox, mut wire: impl Wire) {
     outbox.finish();
     queue.pulse.rest();
     queue.finished();
+}
+
+/// Waits before the next attempt. While the queue closes, a receiver whose buffer is full is no failure:
+/// it may take the rest until the end.
+fn wait_again(queue: &Queue, error: &SendError, attempts: u32) {
+    match (queue.closing(), error) {
+        (None, _) => queue.pause_while_open(pause(queue, error, attempts)),
+        (Some(_), SendError::Busy(_)) => queue.pause(AT_END),
+        (Some(_), _) => queue.pause(pause(queue, error, attempts).min(AT_END)),
+    }
 }
 
 /// The thread that moves the queue to disk: runs until the queue closes.

@@ -215,6 +215,47 @@ fn a_reload_keeps_the_order() {
     assert_eq!(new.stats()[0].dropped, 0);
 }
 
+/// A receiver whose buffer has room at every twentieth attempt.
+#[derive(Default)]
+struct Slow {
+    attempts: u32,
+    taken: Vec<u32>,
+}
+
+impl Wire for &mut Slow {
+    fn send(&mut self, line: &[u8]) -> Result<(), worker::SendError> {
+        self.attempts += 1;
+        if !self.attempts.is_multiple_of(20) {
+            return Err(worker::SendError::Busy(io::ErrorKind::WouldBlock.into()));
+        }
+        self.taken.push(number(str::from_utf8(line).unwrap()));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_receiver_that_is_slow_at_the_end_gets_the_rest() {
+    let bed = Bed::new();
+    let target = config::SyslogTarget::new(SyslogAddress::Unix(bed.socket()));
+    let formatter = Formatter(Layout {
+        form: format::form(target.format, &target.address),
+        facility: format::facility(target.facility),
+        identity: identity(),
+    });
+    let queue = Arc::new(Queue::new("slow".into(), 8));
+    for n in 0..3 {
+        queue.push(Arc::new(alert(n)));
+    }
+    queue.close(Instant::now() + LIMIT);
+    let spool = Some((bed.state(), 1 << 20));
+    let outbox = Outbox::new(Arc::clone(&queue), formatter, spool);
+    let mut slow = Slow::default();
+    outbox::run(&outbox, &mut slow);
+    assert_eq!(slow.taken, [0, 1, 2]);
+    let stats = queue.stats();
+    assert_eq!((stats.sent, stats.spooled, stats.dropped), (3, 0, 0));
+}
+
 #[test]
 fn a_stream_reader_that_goes_away_gets_the_rest_later() {
     let bed = Bed::new();
