@@ -2,8 +2,14 @@
 
 use super::{DENIED, WATCHED, feeds, include, shipped_with, stop_and_read};
 use crate::support::{
-    Conf, Daemon, Lab, Pace, Stream, connect, dropped, load, load_with, nft, web,
+    Conf, Daemon, Lab, Pace, Stream, connect, dropped, load, load_with, nft, ping, web,
 };
+
+/// The sets that the file fills, with their elements.
+fn filled(file: &str) -> impl Iterator<Item = (&str, &str)> {
+    let parts = file.split("add element inet feedgate ").skip(1);
+    parts.map(|part| part.split_once(' ').unwrap())
+}
 
 #[test]
 fn sets_nft_holds_what_the_kernel_held_less_exceptions() {
@@ -18,10 +24,13 @@ fn sets_nft_holds_what_the_kernel_held_less_exceptions() {
         file.contains("203.0.113.1") && file.contains("198.51.100.0/24"),
         "{file}"
     );
-    assert!(
-        !file.contains("192.0.2."),
-        "own address and gateway: {file}"
-    );
+    assert!(!file.contains("192.0.2.2"), "the own address: {file}");
+    // The gateway passes with an alert: it is asked about, and in no set that denies.
+    let holding: Vec<&str> = filled(&file)
+        .filter(|(_, elements)| elements.contains("192.0.2.1"))
+        .map(|(set, _)| set)
+        .collect();
+    assert_eq!(holding, ["watch_hosts4"], "{file}");
     nft(&lab.host, &["flush", "ruleset"]);
     load_with(
         &lab.host,
@@ -33,6 +42,7 @@ fn sets_nft_holds_what_the_kernel_held_less_exceptions() {
     let _web = web(&lab.server);
     assert!(dropped(&lab.host, DENIED), "at boot, without a daemon");
     connect(&lab.host, WATCHED).unwrap();
+    assert!(ping(&lab.host, "192.0.2.1"), "the gateway");
     // A daemon that finds no data leaves the file alone.
     let empty = Conf::new(&lab).feed_from("none", "deny", "file:///nonexistent/x");
     let second = Daemon::start(&lab, &lab.host, &empty);
