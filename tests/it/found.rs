@@ -42,7 +42,12 @@ fn a_listed_gateway_passes_and_is_alerted_once() {
     );
     assert_eq!(of_gateway(&alerts), 1);
     assert_eq!(counter(&lab.host, "denied"), 0);
-    let shown = daemon.ok(&["alerts", "show", alert.get("id")]);
+    // It is stored after it is sent.
+    let shown = eventually("the alert is stored", || {
+        let output = daemon.ctl(&["alerts", "show", alert.get("id")]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        output.status.success().then_some(text)
+    });
     assert!(
         shown.contains("deny: exception default gateway on eth0"),
         "{shown}"
