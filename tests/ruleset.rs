@@ -163,9 +163,15 @@ fn with_flows(sets: &Sets) -> Sets {
             flows(Class::Deny, Scope::In, Family::V6),
             Content::Flows6(list6),
         ),
+    ]))
+    .with(&resolvers())
+}
+
+fn resolvers() -> Sets {
+    Sets::from_iter([
         resolver(Family::V4, Content::Ports4(vec![at_53(0xc000_0235)])),
         resolver(Family::V6, Content::Ports6(vec![at_53(0x53)])),
-    ]))
+    ])
 }
 
 fn resolver(family: Family, content: Content) -> (SetName, Content) {
@@ -666,6 +672,7 @@ fn the_shipped_files_are_what_the_daemon_installs() {
             })
         });
         let sets = snapshot(&feeds).sets.with(&ports.collect());
+        let sets = sets.with(&resolvers());
         kernel.install(&sets).unwrap();
         let daemon = list();
         assert!(kernel.remove().unwrap());
