@@ -26,7 +26,8 @@
 enum { FOREVER = 3600, PAGE = 4096 };
 
 static char *page;
-static pid_t reader, writer;
+static volatile pid_t reader, writer;
+static volatile int is_read;
 
 static void check(int failed, const char *what) {
     if (failed) {
@@ -102,6 +103,8 @@ static void *read_page(void *memory) {
 
 static void *change_map(void *unused) {
     writer = syscall(SYS_gettid);
+    while (!is_read)
+        usleep(10000);
     mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return unused;
 }
@@ -150,9 +153,11 @@ int main(int count, char **argument) {
     check(mlockall(MCL_CURRENT), "mlockall");
     page = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, file, 0);
     check(page == MAP_FAILED, "mmap");
-    pthread_create(&first, NULL, read_page, &memory);
+    /* Both are made before the map is held: a new thread needs a stack, which changes the map. */
+    check(pthread_create(&second, NULL, change_map, NULL), "thread");
+    check(pthread_create(&first, NULL, read_page, &memory), "thread");
     until_held(&reader, "SD"); /* it waits for the file */
-    pthread_create(&second, NULL, change_map, NULL);
+    is_read = 1;
     until_held(&writer, "D"); /* it waits for the reader */
     connect(sock, (struct sockaddr *)&to, sizeof to);
     char byte;
