@@ -359,13 +359,14 @@ fn no_name_steers_a_terminal() {
     let evil = "\u{9b}31m\u{202e}x\u{2066}";
     let path = lab.path(evil);
     install(Path::new("/bin/bash"), &path);
-    let send = lab
+    // It is there, under this name, until it is named: to wait in another program would replace it.
+    let mut send = lab
         .host
         .command(&path)
-        .args(["-c", "exec 3<>/dev/udp/203.0.113.1/9; echo x >&3; sleep 1"])
-        .status()
+        .args(["-c", "exec 3<>/dev/udp/203.0.113.1/9; echo x >&3; read"])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
         .unwrap();
-    assert!(send.success());
     let hides = |text: &str| {
         let bad = |c: char| c.is_control() && c != '\n' || ('\u{200e}'..='\u{206f}').contains(&c);
         text.chars().any(bad)
@@ -374,6 +375,8 @@ fn no_name_steers_a_terminal() {
         let told = daemon.ok(&["alerts", "list", "--json"]);
         told.contains("u009b").then_some(told)
     });
+    drop(send.stdin.take());
+    send.wait().unwrap();
     let alerts: serde_json::Value = serde_json::from_str(&json).unwrap();
     let id = alerts[0]["alert"]["event"]["id"]
         .as_str()
