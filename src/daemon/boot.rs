@@ -122,6 +122,6 @@ fn take_known_exceptions(core: &mut Core, store: &Store) {
     } else {
         Vec::new()
     };
-    let mut told = Vec::new();
-    core.take_exceptions(start::exceptions(&config, files, known, &mut told));
+    let mut look = start::OwnLook::default();
+    core.take_exceptions(start::exceptions(&config, files, known, &mut look));
 }

@@ -189,19 +189,20 @@ pub(super) fn known_exceptions(shared: &Shared, config: &Config) -> Vec<Exceptio
 
 async fn ask_for_exceptions(shared: &Arc<Shared>, config: &Config) -> Option<Vec<Exception>> {
     let mut servers = Vec::new();
-    let mut problems = false;
+    let (mut unresolved, mut failed) = (false, false);
     if config.exceptions.own_addresses {
         let found = addresses::servers(config, &addresses::Roots::default(), RESOLVE).await;
         start::warn_of_news(&found.problems, &mut lock(&shared.lifelines_told));
-        problems = found.problems.iter().any(LifelineError::is_of_a_name);
+        unresolved = found.problems.iter().any(LifelineError::is_of_a_name);
+        failed = found.problems.iter().any(LifelineError::is_of_a_failure);
         servers = found.exceptions;
     }
     let (shared, exceptions) = (Arc::clone(shared), config.exceptions.clone());
     let work = move || {
         {
             let mut core = lock(&shared.core);
-            if problems {
-                // A name that does not resolve now still is where it was.
+            if failed {
+                // A name that does not resolve now still is where it was, or one in a file that cannot be read.
                 let old = std::mem::take(&mut core.servers).into_iter();
                 let old = old.filter(|server| !servers.contains(server));
                 let room = MOST_SERVERS.saturating_sub(servers.len());
@@ -209,7 +210,7 @@ async fn ask_for_exceptions(shared: &Arc<Shared>, config: &Config) -> Option<Vec
                 servers.extend(old);
                 servers.sort();
             }
-            (core.servers, core.unresolved) = (servers, problems);
+            (core.servers, core.unresolved) = (servers, unresolved);
         }
         own_exceptions(&shared, &exceptions)
     };
@@ -236,6 +237,6 @@ fn own_exceptions(shared: &Shared, config: &config::Exceptions) -> Vec<Exception
     } else {
         servers
     };
-    let mut told = lock(&shared.own_lifelines_told);
-    start::exceptions(config, files, guarded, &mut told)
+    let mut look = lock(&shared.own_look);
+    start::exceptions(config, files, guarded, &mut look)
 }

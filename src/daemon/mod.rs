@@ -194,8 +194,8 @@ struct Shared {
     notices: Vec<&'static str>,
     /// What was said to be wrong with the addresses of servers.
     lifelines_told: Mutex<Vec<String>>,
-    /// The same of the host itself.
-    own_lifelines_told: Mutex<Vec<String>>,
+    /// The last look at the host itself.
+    own_look: Mutex<start::OwnLook>,
     /// Keeps what waits in memory.
     keeper: Arc<waiting::Keeper>,
     /// Who is logged in by SSH.
@@ -284,6 +284,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<Ended, RunError
     let mut core = Core::new(config, kernel, Arc::clone(&path));
     core.take_resources(resources.resolve(&core.config));
     let pulses = watchdog::Pulses::new(Instant::now());
+    let own_look = start::OwnLook::first(store.exceptions());
     let shared = Arc::new(Shared {
         desk: Arc::clone(&core.desk),
         path,
@@ -308,7 +309,7 @@ async fn serve(config: Config, config_file: &FilePath) -> Result<Ended, RunError
         selftest: Mutex::default(),
         notices,
         lifelines_told: Mutex::default(),
-        own_lifelines_told: Mutex::default(),
+        own_look: Mutex::new(own_look),
         keeper: Arc::new(keeper),
         ssh: Mutex::default(),
         listening: Mutex::default(),

@@ -222,19 +222,37 @@ pub(super) fn first_table(core: &mut Core) -> Result<(), NftError> {
     core.install()
 }
 
-/// Exceptions of the configuration and of the host. What could not be found out is told, but for what
-/// was `told` before.
+/// What a look at the host leaves to the next one.
+#[derive(Default)]
+pub(super) struct OwnLook {
+    answers: addresses::Answers,
+    /// What was said to be wrong.
+    told: Vec<String>,
+}
+
+impl OwnLook {
+    /// The first look of this run: what cannot be looked at is as an earlier run `knew` it.
+    pub(super) fn first(knew: Vec<Exception>) -> Self {
+        Self {
+            answers: addresses::Answers::known(knew, &addresses::Roots::default()),
+            told: Vec::new(),
+        }
+    }
+}
+
+/// Exceptions of the configuration and of the host. What could not be found out is as it was at the `last`
+/// look, and is told if it was not told then.
 pub(super) fn exceptions(
     config: &config::Exceptions,
     files: Vec<Exception>,
     servers: Vec<Exception>,
-    told: &mut Vec<String>,
+    last: &mut OwnLook,
 ) -> Vec<Exception> {
     let mut all: Vec<Exception> = config.prefixes.iter().copied().map(configured).collect();
     all.extend(files);
     if config.own_addresses {
-        let own = addresses::own(&addresses::Roots::default());
-        warn_of_news(&own.problems, told);
+        let own = addresses::own(&addresses::Roots::default(), &mut last.answers);
+        warn_of_news(&own.problems, &mut last.told);
         all.extend(own.exceptions);
         all.extend(servers);
     }

@@ -63,9 +63,9 @@ impl Sign {
 /// addresses count.
 ///
 /// # Errors
-/// The kernel does not list the routes.
+/// The kernel does not list the addresses or the routes.
 pub fn look(forms: &[Form]) -> Result<BTreeMap<Form, Sign>, Errno> {
-    let own = addresses::local();
+    let own = addresses::try_local()?;
     let mut found = BTreeMap::new();
     for form in forms.iter().filter(|form| has_address(form, &own)) {
         found.insert(*form, Sign::Address);

@@ -5,6 +5,7 @@
 //! servers that the daemon itself talks to and the Kubernetes API ([`servers`]), and the admin's files
 //! ([`files`]). Subtracting them is [`crate::snapshot`]'s work.
 
+mod answers;
 mod files;
 mod kubernetes;
 mod reading;
@@ -23,10 +24,13 @@ use std::{
 use caps::Capability;
 use nix::{ifaddrs, net::if_::InterfaceFlags, sys::socket::SockaddrStorage};
 
+pub use answers::Answers;
 pub use files::{FileError, Files, files};
 pub use reading::helper as file_helper;
 pub use servers::servers;
 pub use ssh::{LINGER, SSH_PEER, SshPeers};
+
+use answers::Part;
 
 use crate::{
     lacks,
@@ -58,14 +62,18 @@ pub struct Lifelines {
     pub problems: Vec<LifelineError>,
 }
 
-impl Lifelines {
-    fn add(&mut self, part: Result<Vec<Exception>, LifelineError>) {
+impl From<Result<Vec<Exception>, LifelineError>> for Lifelines {
+    fn from(part: Result<Vec<Exception>, LifelineError>) -> Self {
+        let mut found = Self::default();
         match part {
-            Ok(exceptions) => self.exceptions.extend(exceptions),
-            Err(problem) => self.problems.push(problem),
+            Ok(exceptions) => found.exceptions = exceptions,
+            Err(problem) => found.problems.push(problem),
         }
+        found
     }
+}
 
+impl Lifelines {
     fn join(&mut self, part: Self) {
         self.exceptions.extend(part.exceptions);
         self.problems.extend(part.problems);
@@ -169,6 +177,11 @@ impl LifelineError {
     pub fn is_of_a_name(&self) -> bool {
         matches!(self, Self::Resolve { .. } | Self::ResolveTimeout { .. })
     }
+
+    /// True when a part could not be looked at: what it would have found may still be there.
+    pub fn is_of_a_failure(&self) -> bool {
+        !matches!(self, Self::ManyGateways { .. } | Self::ManyAddresses { .. })
+    }
 }
 
 /// Where the host's files are.
@@ -192,27 +205,49 @@ impl Default for Roots {
     }
 }
 
-/// Own addresses, gateways of all routing tables, and resolvers.
-pub fn own(roots: &Roots) -> Lifelines {
+/// Own addresses, gateways of all routing tables, and resolvers. A part that cannot be looked at keeps what
+/// `answers` have of it.
+pub fn own(roots: &Roots, answers: &mut Answers) -> Lifelines {
+    let kernel = [
+        (Part::Interfaces, Lifelines::from(interfaces())),
+        (Part::Routes, routes::gateways()),
+    ];
+    let files = resolver_files(roots).into_iter();
+    let files = files.map(|file| {
+        (
+            Part::Resolvers(file.clone()),
+            Lifelines::from(resolvers(file)),
+        )
+    });
     let mut found = Lifelines::default();
-    found.add(interfaces());
-    found.join(routes::gateways());
-    for file in [
-        roots.etc.join("resolv.conf"),
-        // The real servers behind the local stubs of systemd-resolved and NetworkManager.
-        roots.run.join("systemd/resolve/resolv.conf"),
-        roots.run.join("NetworkManager/no-stub-resolv.conf"),
-    ] {
-        found.add(resolvers(file));
+    for (part, look) in kernel.into_iter().chain(files) {
+        found.join(answers.take(part, look));
     }
     found.sorted()
 }
 
+fn resolver_files(roots: &Roots) -> [PathBuf; 3] {
+    [
+        roots.etc.join("resolv.conf"),
+        // The real servers behind the local stubs of systemd-resolved and NetworkManager.
+        roots.run.join("systemd/resolve/resolv.conf"),
+        roots.run.join("NetworkManager/no-stub-resolv.conf"),
+    ]
+}
+
 /// This host's own addresses now; none when the kernel does not list them.
 pub fn local() -> HashSet<IpAddr> {
-    let list = ifaddrs::getifaddrs().into_iter().flatten();
-    list.filter_map(|interface| interface.address.as_ref().and_then(ip))
-        .collect()
+    try_local().unwrap_or_default()
+}
+
+/// This host's own addresses now.
+///
+/// # Errors
+/// The kernel does not list them.
+pub fn try_local() -> Result<HashSet<IpAddr>, nix::Error> {
+    let addrs =
+        ifaddrs::getifaddrs()?.filter_map(|interface| interface.address.as_ref().and_then(ip));
+    Ok(addrs.collect())
 }
 
 fn interfaces() -> Result<Vec<Exception>, LifelineError> {
@@ -314,7 +349,7 @@ mod tests {
     #[test]
     fn everything_in_its_place() {
         let folder = tempfile::tempdir().unwrap();
-        let found = own(&host(folder.path()));
+        let found = own(&host(folder.path()), &mut Answers::default());
         assert!(found.problems.is_empty(), "{:?}", found.problems);
         for (prefix, why) in [
             ("127.0.0.1", "own address on lo"),
@@ -358,8 +393,28 @@ mod tests {
         let roots = host(folder.path());
         fs::remove_file(roots.etc.join("resolv.conf")).unwrap();
         fs::create_dir(roots.etc.join("resolv.conf")).unwrap();
-        let found = own(&roots);
+        let found = own(&roots, &mut Answers::default());
         assert!(found.problems[0].to_string().contains("resolv.conf"));
         assert!(found.exceptions.iter().any(|e| e.why == "resolver"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_any_more_keeps_its_resolvers_until_it_can() {
+        let folder = tempfile::tempdir().unwrap();
+        let roots = host(folder.path());
+        let file = roots.etc.join("resolv.conf");
+        let mut answers = Answers::default();
+        let mut look = || own(&roots, &mut answers).exceptions;
+        let resolver = |exceptions: &[Exception]| {
+            let addr = Prefix::host("127.0.0.53".parse().unwrap());
+            exceptions.iter().any(|e| e.prefix == addr)
+        };
+        assert!(resolver(&look()));
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        assert!(resolver(&look()) && resolver(&look()));
+        fs::remove_dir(&file).unwrap();
+        fs::write(&file, "nameserver 127.0.0.54\n").unwrap();
+        assert!(!resolver(&look()));
     }
 }

@@ -75,10 +75,13 @@ impl SshPeers {
     /// Looks again; cheap while no session begins or ends. Titles are read by `helper`.
     ///
     /// # Errors
-    /// When sessions are there and where they come from cannot be seen: once, until it can. The
-    /// addresses of before stay.
+    /// When sessions are there and where they come from cannot be seen, or processes are not listed: once,
+    /// until it can be seen. The known addresses stay that long.
     pub fn look(&mut self, proc: &Path, now: Uptime, helper: &Helper) -> Result<(), LifelineError> {
-        let candidates = candidates(proc);
+        let candidates = match candidates(proc) {
+            Ok(candidates) => candidates,
+            Err(cause) => return self.unseen(cause),
+        };
         let ids: BTreeSet<Session> = candidates.iter().map(|one| one.id).collect();
         let seen = if ids == self.candidates {
             Ok(())
@@ -97,7 +100,9 @@ impl SshPeers {
                 self.until.extend(until);
             }
         }
-        self.until.retain(|_, until| !until.left(now).is_zero());
+        if seen.is_ok() {
+            self.until.retain(|_, until| !until.left(now).is_zero());
+        }
         while self.until.len() > MOST {
             let oldest = self.until.iter().min_by_key(|(_, until)| **until);
             let Some(oldest) = oldest.map(|(peer, _)| *peer) else {
@@ -106,14 +111,19 @@ impl SshPeers {
             self.until.remove(&oldest);
         }
         match seen {
-            Err(cause) if !std::mem::replace(&mut self.told, true) => {
-                Err(LifelineError::Ssh { cause })
-            }
-            Err(_) => Ok(()),
+            Err(cause) => self.unseen(cause),
             Ok(()) => {
                 self.told = false;
                 Ok(())
             }
+        }
+    }
+
+    /// An error the first time.
+    fn unseen(&mut self, cause: io::Error) -> Result<(), LifelineError> {
+        match std::mem::replace(&mut self.told, true) {
+            true => Ok(()),
+            false => Err(LifelineError::Ssh { cause }),
         }
     }
 
@@ -136,8 +146,8 @@ impl SshPeers {
 }
 
 /// Processes that are called sshd or dropbear, and are root's.
-fn candidates(proc: &Path) -> Vec<Candidate> {
-    let entries = fs::read_dir(proc).into_iter().flatten().flatten();
+fn candidates(proc: &Path) -> io::Result<Vec<Candidate>> {
+    let entries = fs::read_dir(proc)?.flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let candidates = pids.filter_map(|pid| {
         let folder = proc.join(pid.to_string());
@@ -153,7 +163,7 @@ fn candidates(proc: &Path) -> Vec<Candidate> {
                 is_dropbear,
             })
     });
-    candidates.take(PROCESSES).collect()
+    Ok(candidates.take(PROCESSES).collect())
 }
 
 /// The first word of the command line, which sshd writes its state into (setproctitle(3)).
@@ -567,6 +577,17 @@ mod tests {
             .look(folder.path(), now, &helper())
             .expect("told once");
         assert_eq!(found(&peers), ["198.51.100.7"]);
+        // However long it lasts, and when not even processes are listed.
+        let later = now.after(LINGER * 2);
+        fs::remove_dir_all(folder.path().join("7")).unwrap();
+        let file = folder.path().join("8/fd");
+        for proc in [folder.path(), file.as_path()] {
+            peers.look(proc, later, &helper()).unwrap();
+            assert_eq!(found(&peers), ["198.51.100.7"]);
+        }
+        fs::remove_dir_all(folder.path().join("8")).unwrap();
+        peers.look(folder.path(), later, &helper()).unwrap();
+        assert_eq!(found(&peers), [""; 0]);
     }
 
     /// Three connections that a listener of root's accepted.
