@@ -100,7 +100,7 @@ fn mixed() -> Snapshot {
             &[
                 "203.0.113.7",
                 "198.51.100.0/24",
-                "255.255.255.255",
+                "255.255.255.254",
                 "2001:db8::1",
                 "2001:db8:1::/48",
                 "203.0.113.11:443",
@@ -322,7 +322,7 @@ fn elements_arrive_whole_and_deltas_change_them() {
         kernel.install(&old.sets).unwrap();
         let set = |name: &str| nft(&["list", "set", "inet", "feedgate", name], "").1;
         assert!(set("deny_hosts4").contains("203.0.113.7"));
-        assert!(set("deny_hosts4").contains("255.255.255.255"));
+        assert!(set("deny_hosts4").contains("255.255.255.254"));
         assert!(set("deny_nets4").contains("198.51.100.0/24"));
         assert!(set("deny_nets6").contains("2001:db8:1::/48"));
         assert!(set("watch_out_nets4").contains("192.0.0.0/9"));
@@ -341,7 +341,7 @@ fn elements_arrive_whole_and_deltas_change_them() {
         let delta = Delta::between(&old.sets, &new.sets).unwrap();
         kernel.apply(&delta, &new.sets).unwrap();
         assert!(set("deny_nets4").contains("198.51.0.0/16"));
-        assert!(!set("deny_hosts4").contains("255.255.255.255"));
+        assert!(!set("deny_hosts4").contains("255.255.255.254"));
         assert!(set("watch_hosts4").contains("203.0.113.11"));
         assert!(set("deny_nets6").contains("No such file"));
 
