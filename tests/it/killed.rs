@@ -108,7 +108,7 @@ fn a_scan_that_waited_is_told_by_the_next_daemon() {
     assert_eq!(told(&alerts), (100 - waiting, 0));
     assert!(
         waiting >= 40,
-        "the first twenty of one or two sources: {waiting}"
+        "the first twenty of up to three sources: {waiting}"
     );
 
     let daemon = Daemon::start(&lab, &lab.host, &conf);
@@ -120,7 +120,10 @@ fn a_scan_that_waited_is_told_by_the_next_daemon() {
         .iter()
         .max_by_key(|summary| count(summary))
         .unwrap();
-    scan.assert(&[("action", "deny"), ("pid", &std::process::id().to_string())]);
+    // Of flows that waited too long to be looked up on a busy machine the user is known, not the process.
+    let (pid, own) = (scan.get("pid"), std::process::id().to_string());
+    assert!(pid == own || scan.get("method") == "nfqa-uid", "{scan:?}");
+    scan.assert(&[("action", "deny"), ("uid", "0")]);
     assert!(scan.line.contains(", scan of "), "{}", scan.line);
     let id = scan.get("id").to_owned();
     assert!(daemon.output().contains("the last daemon was killed"));
