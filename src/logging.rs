@@ -24,7 +24,7 @@ pub const VARIABLE: &str = "FEEDGATE_LOG";
 pub enum LogError {
     /// The variable holds something else than levels.
     #[error(
-        "{VARIABLE}={value:?}: {part:?} is not a level; use error, warn, info, debug, trace or off, \
+        "FEEDGATE_LOG={value:?}: {part:?} is not a level; use error, warn, info, debug, trace or off, \
          or a level for one module, such as info,feedgate::fetch=debug"
     )]
     Unknown {
@@ -34,7 +34,7 @@ pub enum LogError {
         part: String,
     },
     /// The variable is not UTF-8.
-    #[error("{VARIABLE} is not UTF-8; use error, warn, info, debug, trace or off")]
+    #[error("FEEDGATE_LOG is not UTF-8; use error, warn, info, debug, trace or off")]
     NotUtf8,
     /// The log cannot change while it runs.
     #[error("the log of this process cannot change: {0}")]

@@ -108,8 +108,29 @@ pub const ANSWERS: &[(&str, &str, &str)] = &[
     // Parts of alerts and events.
     ("alert/", "", "alert lines and events"),
     ("alertdb/record.rs", "", "the source of an alert"),
+    ("daemon/engine.rs", "Fate", "the line of a packet at TRACE"),
+    (
+        "daemon/engine.rs",
+        "fn in_words",
+        "the line of a packet at TRACE",
+    ),
     ("daemon/flows.rs", "", "a flow"),
+    (
+        "daemon/found.rs",
+        "const CAUSE",
+        "the cause of an alert without a packet",
+    ),
     ("daemon/judge.rs", "fn annotate", "notes of policies"),
+    (
+        "daemon/notices.rs",
+        "const NOTICES",
+        "news of a version, which explain themselves",
+    ),
+    (
+        "daemon/pressure.rs",
+        "fn as_str",
+        "the line of a packet at TRACE",
+    ),
     ("daemon/tally.rs", "", "who is counted"),
     // Texts for others than people: SQL, nft, files, protocols, markers.
     ("alertdb/book.rs", ".unwrap_or", "a new store"),
@@ -175,7 +196,28 @@ pub const ANSWERS: &[(&str, &str, &str)] = &[
         "parts of the configuration",
     ),
     ("daemon/start.rs", "fn spawn", "a thread"),
-    ("daemon/watchdog.rs", "fn feed", "threads"),
+    ("daemon/", ".begin", "loops"),
+    ("daemon/flow_log.rs", "fn pulses", "loops"),
+    ("daemon/mod.rs", "fn watch_helpers", "loops"),
+    ("daemon/mod.rs", "fn watch_targets", "loops"),
+    ("daemon/pulls.rs", "fn pull", "a loop"),
+    ("sink/mod.rs", "fn pulses", "loops"),
+    ("daemon/watchdog.rs", "fn late", "the watch over the loops"),
+    (
+        "daemon/watchdog.rs",
+        "fn look_for_a_still",
+        "why it stood still",
+    ),
+    (
+        "daemon/watchdog.rs",
+        "Self::fatal",
+        "what waits while one hangs",
+    ),
+    (
+        "daemon/watchdog.rs",
+        "Self::problem",
+        "what waits while one hangs",
+    ),
     (
         "daemon/watchdog.rs",
         "fn new",
@@ -227,6 +269,13 @@ pub const ANSWERS: &[(&str, &str, &str)] = &[
     ("nft/watch.rs", "Damage::Added", "objects of nf_tables"),
     ("nft/watch.rs", "Damage::Deleted", "objects of nf_tables"),
     ("policy/selector/mod.rs", "", "selectors"),
+    ("prefix/special.rs", "", "kinds of addresses"),
+    ("queue/state.rs", "fn holder", "who holds a queue"),
+    (
+        "snapshot/exception.rs",
+        "fn exemption",
+        "a kind of exception",
+    ),
     ("prefix/transition.rs", "", "names of forms"),
     (
         "policy/selector/parse.rs",
