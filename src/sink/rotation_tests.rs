@@ -20,6 +20,8 @@ use super::{
 /// A folder with a JSON file and a configuration of logrotate for it.
 struct Rotated {
     dir: tempfile::TempDir,
+    /// Old files are copies, and the file is truncated.
+    copies: bool,
 }
 
 impl Rotated {
