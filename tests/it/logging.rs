@@ -33,7 +33,14 @@ fn the_level_follows_the_configuration_the_command_and_a_reload() {
     daemon.ok(&["log", "trace"]);
     assert_eq!(daemon.ok(&["log"]), "trace\n");
     assert!(ping(&lab.host, WATCHED));
-    assert!(daemon.output().contains("TRACE"), "{}", daemon.output());
+    let packet = eventually("the packet has its line", || {
+        let said = daemon.output();
+        let line = said.lines().find(|line| line.contains("TRACE queue "));
+        line.map(str::to_owned)
+    });
+    for word in ["packet ", "output", WATCHED, "Allow", "source looked up"] {
+        assert!(packet.contains(word), "{packet}");
+    }
     daemon.reload(&conf.text());
     eventually("the reload sets what the configuration says", || {
         (daemon.ok(&["log"]) == "info\n").then_some(())
