@@ -257,6 +257,7 @@ fn a_read_that_hangs_is_told_and_holds_up_nothing() {
     let file = lab.path("never.txt");
     fs::write(&file, "192.0.2.77\n").unwrap();
     let conf = Conf::new(&lab)
+        .nftables("owner = false")
         .section(SECTION)
         .section(&format!("[exceptions]\nfiles = [\"{}\"]", file.display()))
         .feed("f", "deny", &["203.0.113.1"]);
